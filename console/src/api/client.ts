@@ -1,0 +1,89 @@
+/**
+ * One door to the house: JSON over the cookie session. Every refusal becomes a `Problem` (RFC 9457), so
+ * that a page can show the field, the value and the rule in the reader's language.
+ */
+export const API = "/api/v1";
+
+export interface ProblemBody {
+  type?: string;
+  title?: string;
+  status?: number;
+  detail?: string;
+  field?: string | null;
+  value?: unknown;
+  rule?: string | null;
+  detail_zh?: string;
+  detail_en?: string;
+}
+
+export class Problem extends Error {
+  constructor(
+    readonly status: number,
+    readonly body: ProblemBody,
+    readonly retryAfter: number | null = null,
+  ) {
+    super(body.detail ?? body.title ?? `HTTP ${status}`);
+  }
+}
+
+/** The house could not be reached at all. */
+export const OFFLINE = 0;
+
+type Query = Record<string, string | number | boolean | null | undefined>;
+
+export function path(endpoint: string, query?: Query): string {
+  const search = new URLSearchParams();
+  for (const [key, value] of Object.entries(query ?? {}))
+    if (value !== undefined && value !== null && value !== "") search.set(key, String(value));
+  const text = search.toString();
+  return `${API}${endpoint}${text ? `?${text}` : ""}`;
+}
+
+let onUnauthenticated: (() => void) | null = null;
+
+/** Called when a session has ended under us. */
+export function watchUnauthenticated(listener: () => void): void {
+  onUnauthenticated = listener;
+}
+
+async function request<T>(method: string, url: string, body?: unknown, signal?: AbortSignal): Promise<T> {
+  const headers: Record<string, string> = { Accept: "application/json" };
+  if (method !== "GET") headers["X-Tulou"] = "1";
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response: Response;
+  try {
+    response = await fetch(url, {
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      credentials: "same-origin",
+      signal,
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Problem(OFFLINE, {
+      detail_zh: "无法连接到土楼服务，请检查网络或服务是否在运行。",
+      detail_en: "The house cannot be reached: check the network, or whether it is running.",
+    });
+  }
+  if (response.status === 204) return undefined as T;
+  const text = await response.text();
+  let parsed: unknown;
+  try {
+    parsed = text ? JSON.parse(text) : undefined;
+  } catch {
+    throw new Problem(response.status, { title: response.statusText, detail: text.slice(0, 300) });
+  }
+  if (response.ok) return parsed as T;
+  if (response.status === 401 && !url.startsWith(`${API}/session`)) onUnauthenticated?.();
+  const retry = Number(response.headers.get("Retry-After"));
+  throw new Problem(response.status, (parsed ?? {}) as ProblemBody, retry > 0 ? retry : null);
+}
+
+export const get = <T>(endpoint: string, query?: Query, signal?: AbortSignal): Promise<T> =>
+  request<T>("GET", path(endpoint, query), undefined, signal);
+export const post = <T>(endpoint: string, body?: unknown): Promise<T> =>
+  request<T>("POST", path(endpoint), body);
+export const put = <T>(endpoint: string, body?: unknown): Promise<T> =>
+  request<T>("PUT", path(endpoint), body);
+export const del = <T>(endpoint: string): Promise<T> => request<T>("DELETE", path(endpoint));

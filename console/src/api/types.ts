@@ -1,0 +1,309 @@
+/** The answers of `/api/v1`, as docs/api.md states them. Times are RFC 3339 UTC; `ms` is Unix milliseconds. */
+
+export interface Binding {
+  org: string;
+  role: string;
+  subtree: boolean;
+}
+
+export interface Session {
+  user: {
+    id: string | number;
+    name: string;
+    display: string;
+    org: string;
+    org_name: string;
+    must_change_password: boolean;
+  };
+  roles: Binding[];
+  can: string[];
+  oidc: boolean;
+  version: string;
+}
+
+/** What the session endpoint says to nobody (401). */
+export interface Anonymous {
+  oidc: boolean;
+  version: string;
+}
+
+export interface Page<T> {
+  items: T[];
+  next: string | null;
+  count?: number;
+}
+
+export interface Counters {
+  entities: number;
+  devices: number;
+  online: number;
+  readings_total: number;
+  readings_per_second: number;
+  alarms_open: number;
+  dead_letters: number;
+}
+
+export interface Overview {
+  counters: Counters;
+  synthetic: { entities: number; devices: number };
+  by_type: { type: string; label_zh: string; label_en: string; count: number }[];
+  targets: { measured: number; reported: number; no_data: number; met: number; total: number };
+  rate: [number, number][];
+  systems: { works: number; partial: number; none: number };
+}
+
+/** Columns of equal length, one row an entity. */
+export interface MapColumns {
+  no: number[];
+  id: string[];
+  name: string[];
+  org: string[];
+  type: number[];
+  types: string[];
+  lon: number[];
+  lat: number[];
+  /** 0 ok, 1 alarm, 2 offline */
+  state: number[];
+  synthetic: number[];
+}
+
+export type Scalar = number | string | boolean | null;
+
+export interface Latest {
+  value: Scalar;
+  ts: string;
+  unit?: string | null;
+}
+
+export interface LiveReading {
+  no: number;
+  property: string;
+  ts: string | number;
+  value: Scalar;
+}
+
+export interface ModelProperty {
+  name: string;
+  kind: string;
+  unit: string | null;
+  label_zh: string;
+  label_en: string;
+  min: number | null;
+  max: number | null;
+}
+
+export interface Model {
+  type: string;
+  label_zh: string;
+  label_en: string;
+  icon: string | null;
+  pack: string;
+  properties: ModelProperty[];
+}
+
+export type ThingState = "ok" | "alarm" | "offline" | (string & {});
+
+export interface Thing {
+  no: number;
+  id: string;
+  name: string;
+  type: string;
+  org: string;
+  org_name: string;
+  state: ThingState | number;
+  synthetic: boolean | number;
+  last_seen: string | null;
+  lon: number | null;
+  lat: number | null;
+  latest: Record<string, Latest>;
+}
+
+export interface Device {
+  id: string;
+  token_prefix?: string | null;
+  status?: string;
+  [key: string]: unknown;
+}
+
+export interface ThingDetail extends Thing {
+  doc: Record<string, unknown>;
+  device: Device | null;
+  model: Model | null;
+}
+
+export interface Series {
+  property: string;
+  unit: string | null;
+  resolution: "raw" | "hour" | "day";
+  /** [ms, average, minimum, maximum] */
+  points: [number, number | null, number | null, number | null][];
+  count: number;
+}
+
+export interface Frame {
+  ts: string;
+  protocol: string;
+  raw: string;
+  encoding: string;
+  seq: number;
+  frame: number;
+}
+
+export interface Alarm {
+  id: number | string;
+  no: number;
+  entity_id: string;
+  name: string;
+  property: string;
+  rule: string;
+  severity: string;
+  value: Scalar;
+  raised_at: string;
+  cleared_at: string | null;
+  acknowledged_by: string | null;
+}
+
+export interface DeadLetter {
+  id: number | string;
+  ts: string;
+  org: string;
+  entity: number | string | null;
+  protocol: string;
+  topic: string | null;
+  raw: string;
+  encoding: string;
+  reason: string;
+  field: string | null;
+}
+
+export type SystemState = "works" | "partial" | "none" | (string & {});
+
+export interface PlanTask {
+  id: string;
+  no: string | number;
+  section: string;
+  title_zh: string;
+  title_en: string;
+  agencies: (string | { id: string; name_zh?: string; name_en?: string; lead?: boolean })[];
+  systems: { id: string; title_zh: string; title_en: string; state: SystemState }[];
+}
+
+export type TargetState = "measured" | "reported" | "no_data";
+
+export interface Target {
+  id: string;
+  title_zh: string;
+  title_en: string;
+  task: string;
+  systems: string[];
+  unit: string;
+  goal: number;
+  deadline: string;
+  value: number | null;
+  state: TargetState;
+  met: boolean | null;
+  as_of: string | null;
+  trend: [number, number][];
+  why_zh: string;
+  why_en: string;
+  version: number;
+  query: string;
+}
+
+export interface Report {
+  id: number | string;
+  state: "submitted" | "approved" | "rejected" | (string & {});
+  value: number;
+  as_of: string;
+  evidence_text?: string | null;
+  evidence_name?: string | null;
+  submitted_by?: string | null;
+  submitted_at?: string | null;
+  decided_by?: string | null;
+  decided_at?: string | null;
+  note?: string | null;
+  [key: string]: unknown;
+}
+
+export interface TargetDetail extends Target {
+  definitions: { version: number; query: string; since: string; by: string }[];
+  reports: Report[];
+  measurements: Record<string, unknown>[];
+}
+
+export interface Score {
+  as_of: string;
+  score: number | null;
+  tasks: { id: string; score: number | null; targets: unknown[] }[];
+  digest: string;
+}
+
+export interface Organisation {
+  id: string;
+  name_zh: string;
+  name_en: string;
+  kind: string;
+  parent: string | null;
+  state: string;
+  lon: number | null;
+  lat: number | null;
+}
+
+export interface User {
+  id: number | string;
+  name: string;
+  display: string;
+  org: string;
+  roles: Binding[];
+  disabled?: boolean;
+  state?: string;
+  last_login?: string | null;
+}
+
+export interface Token {
+  id: number | string;
+  name: string;
+  org: string;
+  scopes: string[];
+  expires_at: string | null;
+  prefix?: string;
+  created_at?: string;
+  last_used_at?: string | null;
+  secret?: string;
+  token?: string;
+}
+
+export interface AuditEntry {
+  seq: number;
+  at: string;
+  actor: string;
+  action: string;
+  org: string | null;
+  subject: string | null;
+  outcome: string;
+  detail: unknown;
+  hash: string;
+}
+
+export interface Job {
+  id: number | string;
+  kind: string;
+  state: string;
+  progress: number;
+  total: number | null;
+  started_at: string | null;
+  ended_at: string | null;
+  error: string | null;
+}
+
+export interface SystemReport {
+  version: string;
+  uptime_s: number;
+  roles: string[];
+  processes: { name: string; pid: number; rss: number; restarts: number }[];
+  checks: { name: string; ok: boolean; zh: string; en: string }[];
+  bus: Record<string, unknown>;
+  readings: Record<string, unknown>;
+  sql: Record<string, unknown>;
+  ingest: { accepted: number; stored: number; lag_s: number | null; dead: number };
+}

@@ -1,0 +1,472 @@
+"""MQTT 3.1.1 packets: an incremental parser of what clients send, and encoders of what a server sends.
+
+Law: pure; bytes in, packets out, no I/O and no clock. Whatever the bytes are, the parser gives packets and at most
+one `ProtocolError`, which names the normative statement of the OASIS standard (2014-10-29) that was broken.
+
+PUBLISH packets come as runs: consecutive packets with the same first byte and topic share one `Publish` object, so
+that a busy connection costs a few list appends a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+SIZE_LIMIT = 268_435_455
+"""Largest remaining length that the four length bytes can say (2.2.3)."""
+
+
+class ProtocolError(Exception):
+    """The peer broke the rule `rule` ("MQTT-3.3.1-4", or a clause such as "2.2.3"); the connection must close."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"[{rule}] {message}")
+        self.rule = rule
+
+
+@dataclass(slots=True)
+class Will:
+    """The message that a client leaves for the case that it vanishes."""
+
+    topic: bytes
+    payload: bytes
+    qos: int
+    retain: bool
+
+
+@dataclass(slots=True)
+class Connect:
+    """CONNECT. When `level` is not 4 the rest is not read: the server answers return code 1 (MQTT-3.1.2-2)."""
+
+    level: int
+    client_id: str = ""
+    clean: bool = True
+    keep_alive: int = 0
+    will: Will | None = None
+    user: str | None = None
+    password: bytes | None = None
+
+
+@dataclass(slots=True)
+class Publish:
+    """A run of PUBLISH packets with the same flags and topic; `ids` holds the two raw bytes of each packet id
+    (nothing for QoS 0), parallel to `payloads`."""
+
+    topic: bytes
+    qos: int
+    dup: bool
+    retain: bool
+    ids: list[bytes]
+    payloads: list[bytes]
+
+
+@dataclass(slots=True)
+class Ack:
+    """PUBACK, PUBREC, PUBREL or PUBCOMP from the client: `kind` is the packet type 4..7."""
+
+    kind: int
+    id: bytes
+
+
+@dataclass(slots=True)
+class Subscribe:
+    """SUBSCRIBE: topic filters with the QoS asked for."""
+
+    id: bytes
+    filters: list[tuple[str, int]]
+
+
+@dataclass(slots=True)
+class Unsubscribe:
+    """UNSUBSCRIBE."""
+
+    id: bytes
+    filters: list[str]
+
+
+@dataclass(slots=True)
+class PingRequest:
+    """PINGREQ."""
+
+
+@dataclass(slots=True)
+class Disconnect:
+    """DISCONNECT: the client leaves in order and takes its will back."""
+
+
+Packet: TypeAlias = Connect | Publish | Ack | Subscribe | Unsubscribe | PingRequest | Disconnect
+
+_NAMES = {
+    1: "CONNECT", 2: "CONNACK", 3: "PUBLISH", 4: "PUBACK", 5: "PUBREC", 6: "PUBREL", 7: "PUBCOMP", 8: "SUBSCRIBE",
+    9: "SUBACK", 10: "UNSUBSCRIBE", 11: "UNSUBACK", 12: "PINGREQ", 13: "PINGRESP", 14: "DISCONNECT",
+}
+
+
+class Parser:
+    """Parses the byte stream of one client, in pieces of any size.
+
+    `limit` bounds the remaining length of a packet in bytes (at least 127), `connect_limit` that of CONNECT.
+    Memory held is at most one packet.
+    """
+
+    __slots__ = ("_connected", "_dead", "_head", "_limit", "_need", "_rest", "_topic")
+
+    def __init__(self, limit: int = 1 << 20, connect_limit: int = 1 << 14) -> None:
+        self._limit = max(connect_limit, 127) | (max(limit, 127) << 32)
+        self._rest: bytearray | None = None
+        self._need = 0
+        self._connected = False
+        self._dead = False
+        self._head = 0
+        self._topic = b""
+
+    def feed(self, data: bytes) -> list[Packet | ProtocolError]:
+        """The packets completed by `data`; the last item is a `ProtocolError` if a rule was broken, and from then
+        on nothing is parsed."""
+        if self._dead:
+            return []
+        rest = self._rest
+        if rest is not None:
+            rest += data
+            if len(rest) < self._need:
+                return []
+            data = bytes(rest)
+            self._rest = None
+        out: list[Packet | ProtocolError] = []
+        try:
+            at = self._parse(data, out)
+        except ProtocolError as error:
+            self._dead = True
+            out.append(error)
+            return out
+        if at < len(data):
+            self._rest = bytearray(data[at:] if at else data)
+        return out
+
+    def _parse(self, data: bytes, out: list[Packet | ProtocolError]) -> int:
+        """Append the packets of `data` to `out`; returns where the first incomplete one begins."""
+        limit = self._limit >> 32 if self._connected else self._limit & 0xFFFFFFFF
+        head_known, topic_known = self._head, self._topic
+        topic_size = len(topic_known)
+        starts = data.startswith
+        run: Publish | None = None
+        at, length = 0, len(data)
+        while length - at > 1:
+            head = data[at]
+            size = data[at + 1]
+            body = at + 2
+            if size > 127:
+                if length - at < 3:
+                    self._need = 3
+                    return at
+                more = data[at + 2]
+                size = size & 127 | (more & 127) << 7
+                body = at + 3
+                if more > 127:
+                    shift = 14
+                    while True:
+                        if shift > 21:
+                            raise ProtocolError("2.2.3", "remaining length of more than four bytes")
+                        if body >= length:
+                            self._need = body + 1 - at
+                            return at
+                        more = data[body]
+                        body += 1
+                        size |= (more & 127) << shift
+                        if more < 128:
+                            break
+                        shift += 7
+                if size > limit:
+                    raise ProtocolError("2.2.3", f"packet of {size} bytes; the limit here is {limit}")
+            end = body + size
+            if end > length:
+                if head >> 4 != 3:
+                    self._check_head(head)
+                self._need = end - at
+                return at
+            if head == head_known and starts(topic_known, body):
+                if run is None:
+                    run = Publish(topic_known[2:], head >> 1 & 3, head & 8 != 0, head & 1 != 0, [], [])
+                    ids, payloads = run.ids, run.payloads
+                    out.append(run)
+                payload = body + topic_size
+                if head & 6:
+                    packet_id = data[payload : payload + 2]
+                    payload += 2
+                    if payload > end:
+                        raise ProtocolError("3.3.2", "PUBLISH ends within its packet id")
+                    if packet_id == b"\0\0":
+                        raise ProtocolError("MQTT-2.3.1-1", "PUBLISH with packet id 0")
+                    ids.append(packet_id)
+                payloads.append(data[payload:end])
+                at = end
+                continue
+            run = None
+            if head & 0xF0 == 0x30:
+                self._check_head(head)
+                topic_known = self._publish_topic(data, body, end)
+                topic_size = len(topic_known)
+                head_known = head
+                self._head, self._topic = head_known, topic_known
+                continue  # the same packet again, now on the short way
+            self._check_head(head)
+            out.append(_packet(head >> 4, data[body:end]))
+            if head == 0x10:
+                self._connected = True
+                limit = self._limit >> 32
+            at = end
+        if at < length:
+            self._need = 2
+            if data[at] >> 4 != 3:
+                self._check_head(data[at])
+        return at
+
+    def _check_head(self, head: int) -> None:
+        """Refuse a first byte that no client may send now (2.2.1, 2.2.2)."""
+        kind, flags = head >> 4, head & 15
+        if not self._connected:
+            if kind != 1:
+                raise ProtocolError("MQTT-3.1.0-1", f"{_NAMES.get(kind, kind)} before CONNECT")
+        elif kind == 1:
+            raise ProtocolError("MQTT-3.1.0-2", "second CONNECT")
+        if kind == 3:
+            if flags & 6 == 6:
+                raise ProtocolError("MQTT-3.3.1-4", "PUBLISH with QoS 3")
+            if flags & 14 == 8:
+                raise ProtocolError("MQTT-3.3.1-2", "PUBLISH with DUP and QoS 0")
+        elif kind in (2, 9, 11, 13, 0, 15):
+            raise ProtocolError("2.2.1", f"packet type {kind} ({_NAMES.get(kind, 'reserved')}) from a client")
+        elif flags != (2 if kind in (6, 8, 10) else 0):
+            rule = {6: "MQTT-3.6.1-1", 8: "MQTT-3.8.1-1", 10: "MQTT-3.10.1-1", 14: "MQTT-3.14.1-1"}
+            raise ProtocolError(rule.get(kind, "MQTT-2.2.2-2"), f"{_NAMES[kind]} with flags {flags}")
+
+    @staticmethod
+    def _publish_topic(data: bytes, body: int, end: int) -> bytes:
+        """The topic field of a PUBLISH, with its two length bytes, checked (3.3.2.1, 4.7)."""
+        topic_end = body + 2 + int.from_bytes(data[body : body + 2])
+        if end - body < 2 or topic_end > end:
+            raise ProtocolError("3.3.2", "PUBLISH ends within its topic name")
+        topic = data[body + 2 : topic_end]
+        _text(topic, "topic name")
+        if not topic:
+            raise ProtocolError("MQTT-4.7.3-1", "empty topic name")
+        if b"+" in topic or b"#" in topic:
+            raise ProtocolError("MQTT-3.3.2-2", "wildcard in a topic name")
+        return data[body:topic_end]
+
+
+def _text(raw: bytes, what: str) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise ProtocolError("MQTT-1.5.3-1", f"{what} is not UTF-8") from None
+    if "\0" in text:
+        raise ProtocolError("MQTT-1.5.3-2", f"{what} contains U+0000")
+    return text
+
+
+class _Fields:
+    """Reads the fields of one packet body."""
+
+    def __init__(self, body: bytes, name: str) -> None:
+        self.body, self.name, self.at = body, name, 0
+
+    def take(self, size: int) -> bytes:
+        piece = self.body[self.at : self.at + size]
+        if len(piece) < size:
+            raise ProtocolError("2.2.3", f"{self.name} ends too early")
+        self.at += size
+        return piece
+
+    def data(self) -> bytes:
+        return self.take(int.from_bytes(self.take(2)))
+
+    def text(self, what: str) -> str:
+        return _text(self.data(), what)
+
+    def packet_id(self) -> bytes:
+        packet_id = self.take(2)
+        if packet_id == b"\0\0":
+            raise ProtocolError("MQTT-2.3.1-1", f"{self.name} with packet id 0")
+        return packet_id
+
+    @property
+    def left(self) -> int:
+        return len(self.body) - self.at
+
+    def end(self) -> None:
+        if self.left:
+            raise ProtocolError("2.2.3", f"{self.name} has {self.left} bytes too many")
+
+
+def _packet(kind: int, body: bytes) -> Packet:
+    fields = _Fields(body, _NAMES[kind])
+    if kind == 1:
+        return _connect(fields)
+    if kind in (4, 5, 6, 7):
+        ack = Ack(kind, fields.packet_id())
+        fields.end()
+        return ack
+    if kind == 8:
+        packet_id = fields.packet_id()
+        wanted: list[tuple[str, int]] = []
+        while fields.left:
+            topic = _topic_filter(fields)
+            qos = fields.take(1)[0]
+            if qos > 2:
+                raise ProtocolError("MQTT-3.8.3-4", f"SUBSCRIBE with requested QoS byte {qos}")
+            wanted.append((topic, qos))
+        if not wanted:
+            raise ProtocolError("MQTT-3.8.3-3", "SUBSCRIBE without a topic filter")
+        return Subscribe(packet_id, wanted)
+    if kind == 10:
+        packet_id = fields.packet_id()
+        unwanted: list[str] = []
+        while fields.left:
+            unwanted.append(_topic_filter(fields))
+        if not unwanted:
+            raise ProtocolError("MQTT-3.10.3-2", "UNSUBSCRIBE without a topic filter")
+        return Unsubscribe(packet_id, unwanted)
+    fields.end()
+    return PingRequest() if kind == 12 else Disconnect()
+
+
+def _topic_filter(fields: _Fields) -> str:
+    topic = fields.text("topic filter")
+    if not topic:
+        raise ProtocolError("MQTT-4.7.3-1", "empty topic filter")
+    levels = topic.split("/")
+    for number, level in enumerate(levels, 1):
+        if "#" in level and (level != "#" or number != len(levels)):
+            raise ProtocolError("MQTT-4.7.1-2", "'#' that is not the whole last level of a topic filter")
+        if "+" in level and level != "+":
+            raise ProtocolError("MQTT-4.7.1-3", "'+' that is not a whole level of a topic filter")
+    return topic
+
+
+def _connect(fields: _Fields) -> Connect:
+    name = fields.data()
+    level = fields.take(1)[0]
+    if name != b"MQTT":
+        if name == b"MQIsdp":
+            return Connect(3)
+        raise ProtocolError("MQTT-3.1.2-1", "protocol name is not MQTT")
+    if level & 0x7F != 4 or level == 0x84:
+        return Connect(level)
+    flags = fields.take(1)[0]
+    if flags & 1:
+        raise ProtocolError("MQTT-3.1.2-3", "reserved connect flag is set")
+    qos = flags >> 3 & 3
+    if flags & 4:
+        if qos == 3:
+            raise ProtocolError("MQTT-3.1.2-14", "will with QoS 3")
+    elif qos or flags & 32:
+        raise ProtocolError("MQTT-3.1.2-13" if qos else "MQTT-3.1.2-15", "will QoS or will retain without a will")
+    if flags & 64 and not flags & 128:
+        raise ProtocolError("MQTT-3.1.2-22", "password without a user name")
+    keep_alive = int.from_bytes(fields.take(2))
+    connect = Connect(level, fields.text("client id"), flags & 2 != 0, keep_alive)
+    if flags & 4:
+        topic = fields.data()
+        _text(topic, "will topic")
+        if not topic:
+            raise ProtocolError("MQTT-4.7.3-1", "empty will topic")
+        if b"+" in topic or b"#" in topic:
+            raise ProtocolError("MQTT-4.7.1-1", "wildcard in a will topic")
+        connect.will = Will(topic, fields.data(), qos, flags & 32 != 0)
+    if flags & 128:
+        connect.user = fields.text("user name")
+    if flags & 64:
+        connect.password = fields.data()
+    fields.end()
+    return connect
+
+
+# What a server sends ----------------------------------------------------------------------------------------------
+
+ACCEPTED, BAD_LEVEL, BAD_CLIENT_ID, UNAVAILABLE, BAD_USER, NOT_AUTHORISED = range(6)
+PINGRESP = b"\xd0\x00"
+
+
+def length(size: int) -> bytes:
+    """The remaining length `size` in one to four bytes (2.2.3). Raises `ValueError` beyond `SIZE_LIMIT`."""
+    if not 0 <= size <= SIZE_LIMIT:
+        raise ValueError(f"remaining length {size} is outside 0..{SIZE_LIMIT}")
+    out = bytearray()
+    while True:
+        size, digit = size >> 7, size & 127
+        out.append(digit | 128 if size else digit)
+        if not size:
+            return bytes(out)
+
+
+def connack(code: int, session_present: bool = False) -> bytes:
+    """CONNACK; session present only with code 0 (MQTT-3.2.2-4)."""
+    return bytes((0x20, 2, session_present and code == ACCEPTED, code))
+
+
+def pubacks(ids: list[bytes]) -> bytes:
+    """One PUBACK after another for the raw packet ids."""
+    return b"\x40\x02" + b"\x40\x02".join(ids) if ids else b""
+
+
+def pubrecs(ids: list[bytes]) -> bytes:
+    """One PUBREC after another for the raw packet ids."""
+    return b"\x50\x02" + b"\x50\x02".join(ids) if ids else b""
+
+
+def pubrel(packet_id: bytes) -> bytes:
+    """PUBREL."""
+    return b"\x62\x02" + packet_id
+
+
+def pubcomp(packet_id: bytes) -> bytes:
+    """PUBCOMP."""
+    return b"\x70\x02" + packet_id
+
+
+def suback(packet_id: bytes, codes: list[int]) -> bytes:
+    """SUBACK; a code is the QoS granted, or 0x80 for a refusal."""
+    return b"\x90" + length(2 + len(codes)) + packet_id + bytes(codes)
+
+
+def unsuback(packet_id: bytes) -> bytes:
+    """UNSUBACK."""
+    return b"\xb0\x02" + packet_id
+
+
+def publish(topic: bytes, payload: bytes, qos: int = 0, packet_id: bytes = b"", *, dup: bool = False,
+            retain: bool = False) -> bytes:
+    """PUBLISH; `packet_id` is two bytes for QoS 1 and 2, and empty for QoS 0."""
+    body = len(topic).to_bytes(2) + topic + packet_id + payload
+    return bytes((0x30 | dup << 3 | qos << 1 | retain,)) + length(len(body)) + body
+
+
+# What a client sends: for load generators and tests -----------------------------------------------------------------
+
+def connect(client_id: str, user: str | None = None, *, password: bytes | None = None, keep_alive: int = 0,
+            clean: bool = True, will: Will | None = None) -> bytes:
+    """CONNECT, level 4."""
+    flags = clean << 1
+    body = _field(client_id.encode())
+    if will:
+        flags |= 4 | will.qos << 3 | will.retain << 5
+        body += _field(will.topic) + _field(will.payload)
+    if user is not None:
+        flags |= 128
+        body += _field(user.encode())
+    if password is not None:
+        flags |= 64
+        body += _field(password)
+    body = b"\x00\x04MQTT\x04" + bytes((flags,)) + keep_alive.to_bytes(2) + body
+    return b"\x10" + length(len(body)) + body
+
+
+def subscribe(packet_id: bytes, filters: list[tuple[str, int]]) -> bytes:
+    """SUBSCRIBE."""
+    body = packet_id + b"".join(_field(topic.encode()) + bytes((qos,)) for topic, qos in filters)
+    return b"\x82" + length(len(body)) + body
+
+
+def _field(raw: bytes) -> bytes:
+    return len(raw).to_bytes(2) + raw

@@ -1,0 +1,93 @@
+"""The one page of extension points: everything that an engine or a pack may contribute to the house.
+
+Law: the house's own engines use these same hooks; there is no other way in. A plugin is a module with functions of
+these names marked `@hookimpl`; installed packages add theirs under the entry point group `tulou`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+    from starlette.routing import BaseRoute
+
+    from tulou.kernel.bus import StreamSpec
+    from tulou.kernel.house import ASGI, Check, House, JobKind, Task
+
+hookspec = pluggy.HookspecMarker("tulou")
+hookimpl = pluggy.HookimplMarker("tulou")
+
+
+@hookspec
+def packs() -> Sequence[Path]:  # type: ignore[empty-body]
+    """Folders that hold a `pack.yaml`."""
+
+
+@hookspec
+def policies() -> str:  # type: ignore[empty-body]
+    """Cedar policies, added to `kernel/policies.cedar`."""
+
+
+@hookspec
+def migrations() -> Path:  # type: ignore[empty-body]
+    """Folder of Alembic revisions; its first revision has `down_revision = None` and its own `branch_labels`."""
+
+
+@hookspec
+def streams() -> Sequence[StreamSpec]:  # type: ignore[empty-body]
+    """JetStream streams to ensure before anything publishes."""
+
+
+@hookspec
+def services(house: House) -> Sequence[object]:  # type: ignore[empty-body]
+    """Service objects of an engine, found again by class with `house.service(Cls)`."""
+
+
+@hookspec
+def routes(house: House) -> Sequence[BaseRoute]:  # type: ignore[empty-body]
+    """Starlette routes; paths are absolute."""
+
+
+@hookspec
+def doors(house: House) -> Mapping[str, ASGI]:  # type: ignore[empty-body]
+    """Hot doors: path prefix -> bare ASGI application, asked before the router."""
+
+
+@hookspec
+def tasks(house: House) -> Sequence[Task]:  # type: ignore[empty-body]
+    """Background tasks, each with the role that runs it."""
+
+
+@hookspec
+def jobs(house: House) -> Sequence[JobKind]:  # type: ignore[empty-body]
+    """Kinds of jobs that the worker can run."""
+
+
+@hookspec
+def commands() -> Sequence[click.Command]:  # type: ignore[empty-body]
+    """Commands or groups below `tulou`."""
+
+
+@hookspec
+def checks(house: House) -> Sequence[Check]:  # type: ignore[empty-body]
+    """Checks of `tulou doctor` and the system page."""
+
+
+@hookspec
+def status(house: House) -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Named figures for the system page; merged, so names are prefixed by the engine."""
+
+
+@hookspec
+def systems() -> Mapping[str, tuple[str, str, str, str]]:  # type: ignore[empty-body]
+    """Plan systems served: id -> (works | partial, evidence zh, evidence en, test or conformance reference)."""
+
+
+@hookspec
+async def started(house: House) -> None:
+    """Runs once when stores are open and before doors open: seed data, first administrator."""

@@ -1,0 +1,227 @@
+"""The house: its settings, stores and services put together for one process.
+
+Law: nothing is global. A process makes one `House`, starts it with the roles it plays, and hands it to every engine
+through the hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pluggy
+
+from tulou.kernel import hookspecs
+from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec
+from tulou.kernel.errors import Unauthenticated
+from tulou.kernel.http import Scope
+from tulou.kernel.packs import Packs
+from tulou.kernel.policy import ANONYMOUS, Actor, Policy
+from tulou.kernel.readings import Readings, open_readings
+from tulou.kernel.settings import Settings
+from tulou.kernel.sql import Database
+
+log = logging.getLogger("tulou.house")
+
+S = TypeVar("S")
+ASGI = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
+ROLES = ("gateway", "api", "writer", "rules", "worker")
+
+PLUGINS = (
+    "tulou.kernel.organisations.hooks",
+    "tulou.kernel.audit",
+    "tulou.kernel.jobs",
+    "tulou.kernel.system",
+    "tulou.context.hooks",
+    "tulou.access.hooks",
+    "tulou.plan.hooks",
+    "tulou.packs.hooks",
+    "tulou.console.hooks",
+)
+"""The house's own plugins, lowest floor first; named as text because imports only go down."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A background task: `run(house)` until cancelled; started again when it raises."""
+
+    name: str
+    role: str
+    run: Callable[[House], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of `tulou doctor`: `run()` -> (ok, zh, en)."""
+
+    name: str
+    run: Callable[[], Awaitable[tuple[bool, str, str]]]
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """A kind of job: `run(context, **arguments)` in the worker (see `kernel.jobs`)."""
+
+    name: str
+    run: Callable[..., Any]
+
+
+class Authenticator(Protocol):
+    """Finds who is asking (kernel.organisations)."""
+
+    async def actor_of(self, scope: Scope) -> Actor | None:
+        """The actor of a request's token or session; None without credentials. Raises `Unauthenticated`."""
+        ...
+
+
+def plugins() -> pluggy.PluginManager:
+    """The plugin manager with the house's own plugins and those of installed packages."""
+    manager = pluggy.PluginManager("tulou")
+    manager.add_hookspecs(hookspecs)
+    for name in PLUGINS:
+        manager.register(import_module(name), name)
+    manager.load_setuptools_entrypoints("tulou")
+    return manager
+
+
+def flat(results: list[Any]) -> list[Any]:
+    """Hook results in the order of registration (pluggy calls the last registered first)."""
+    return [item for result in reversed(results) for item in result]
+
+
+class House:
+    """Everything that a process of the house holds. `await start(roles)`, then `await stop()`."""
+
+    def __init__(self, settings: Settings, manager: pluggy.PluginManager | None = None) -> None:
+        self.settings = settings
+        self.hooks = manager or plugins()
+        self.packs = Packs(
+            [*flat(self.hooks.hook.packs()), *[Path(p) for p in settings.packs.split(":") if p]]
+        )
+        self.policy = Policy(reversed(self.hooks.hook.policies()))
+        self.roles: tuple[str, ...] = ()
+        self.began = time.time()
+        self.db: Database
+        self.bus: Bus
+        self.readings: Readings
+        self.nats: NatsServer | None = None
+        self.children: list[Child] = []
+        self.authenticator: Authenticator | None = None
+        self._services: dict[type[Any], Any] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def service(self, cls: type[S]) -> S:
+        """The service of class `cls`."""
+        found: S = self._services[cls]
+        return found
+
+    def has_service(self, cls: type[Any]) -> bool:
+        """Whether `cls` is registered."""
+        return cls in self._services
+
+    async def actor(self, scope: Scope) -> Actor:
+        """Who asks: the actor of the token or session, or `ANONYMOUS`. Raises `Unauthenticated` for a bad one."""
+        if self.authenticator is None:
+            raise Unauthenticated("无法验证身份", "no authenticator")
+        return await self.authenticator.actor_of(scope) or ANONYMOUS
+
+    def open_database(self) -> Database:
+        """Open the relational store and bring its tables up to date."""
+        from tulou.kernel.migrate import upgrade
+
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        self.db = Database(self.settings.sql_url)
+        upgrade(self.db, self.hooks.hook.migrations())
+        return self.db
+
+    def open_services(self) -> None:
+        """Make every engine's services, lowest floor first (the stores are open by now)."""
+        for plugin in [self.hooks.get_plugin(name) for name, _ in self.hooks.list_name_plugin()]:
+            make = getattr(plugin, "services", None)
+            for service in make(self) if make else ():
+                self._services[type(service)] = service
+
+    async def start(self, roles: tuple[str, ...] = ("api", "writer", "rules", "worker"), *, bus: bool = True) -> None:
+        """Open stores, bus and services, seed, and start the background tasks of `roles`."""
+        self.roles = roles
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        self.settings.home.chmod(0o700)
+        opening = asyncio.to_thread(open_readings, self.settings.readings_dsn)
+        readings = asyncio.create_task(opening) if "api" in roles or "writer" in roles else None
+        if bus:
+            url = self.settings.nats_url
+            if not url:
+                self.nats = NatsServer(self.settings)
+                await self.nats.start()
+                self.children.append(self.nats.child)
+                url = self.nats.url
+            self.bus = Bus(url, replicas=self.settings.nats_replicas)
+            await self.bus.connect()
+            specs: list[StreamSpec] = flat(self.hooks.hook.streams())
+            await self.bus.ensure(specs)
+        await asyncio.to_thread(self.open_database)
+        if readings is not None:
+            self.readings = await readings
+            await self.readings.ensure_schema(self.retention())
+        self.open_services()
+        for hook in reversed(self.hooks.hook.started(house=self)):
+            await hook
+        for task in flat(self.hooks.hook.tasks(house=self)):
+            if task.role in roles:
+                self._tasks.append(asyncio.create_task(self._keep(task), name=task.name))
+
+    def retention(self) -> dict[str, int]:
+        """Days to keep, by entity type, of the models that say so."""
+        return {name: m.retention_days for name, m in self.packs.models.items() if m.retention_days}
+
+    async def _keep(self, task: Task) -> None:
+        pause = 0.2
+        while True:
+            try:
+                await task.run(self)
+                return
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("task %s failed; starting it again in %.1f s", task.name, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 15.0)
+
+    async def stop(self) -> None:
+        """Stop tasks, then close everything, in the reverse order of opening."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for child in reversed(self.children):
+            if self.nats is None or child is not self.nats.child:
+                await child.stop()
+        if hasattr(self, "bus"):
+            await self.bus.close()
+        if hasattr(self, "readings"):
+            await self.readings.close()
+        if hasattr(self, "db"):
+            await self.db.close()
+        if self.nats is not None:
+            await self.nats.stop()
+
+    def figures(self) -> Mapping[str, Any]:
+        """Merged figures of every engine for the system page."""
+        merged: dict[str, Any] = {}
+        for part in self.hooks.hook.status(house=self):
+            merged.update(part)
+        return merged
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process in bytes, 0 when it is gone (Linux)."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

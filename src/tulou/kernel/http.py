@@ -1,0 +1,176 @@
+"""HTTP for every door: problem documents, who is asking, paging, security headers.
+
+Law: a door turns a request into one service call and its result into a response; it decides nothing. Errors are RFC
+9457 problem documents; a defect is logged and answered with 500 and no detail.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tulou.kernel.errors import Invalid, NotFound, Throttled, TooLarge, TulouError
+from tulou.kernel.policy import Actor
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+log = logging.getLogger("tulou.http")
+
+Scope = MutableMapping[str, Any]
+M = TypeVar("M", bound=BaseModel)
+Handler = Callable[[Request, Actor], Awaitable[Response]]
+
+API = "/api/v1"
+MAX_BODY = 8 << 20
+
+SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"geolocation=(), camera=(), microphone=()"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+        b"worker-src 'self' blob:; connect-src 'self'; font-src 'self' data:; object-src 'none'; "
+        b"base-uri 'none'; frame-ancestors 'none'; form-action 'self'",
+    ),
+]
+
+
+def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer; datetimes become RFC 3339 UTC with `Z`."""
+    data = orjson.dumps(body, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+    return Response(data, status, {"cache-control": "no-store", **(headers or {})}, "application/json")
+
+
+def problem_response(error: TulouError) -> Response:
+    """The error as `application/problem+json`."""
+    headers = {"cache-control": "no-store"}
+    if isinstance(error, Throttled):
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(orjson.dumps(error.problem()), error.status, headers, "application/problem+json")
+
+
+def defect_response() -> Response:
+    """What is answered for a defect."""
+    return problem_response(TulouError("内部错误，已记入日志", "internal error; it has been logged"))
+
+
+async def body_bytes(request: Request, limit: int = MAX_BODY) -> bytes:
+    """The whole body, refused with 413 beyond `limit` bytes before it is held in memory."""
+    size = 0
+    chunks: list[bytes] = []
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"请求体超过 {limit} 字节", f"body exceeds {limit} bytes", field="body", rule=f"<= {limit}")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def body_json(request: Request, limit: int = MAX_BODY) -> Any:
+    """The body as JSON. Raises `Invalid` if it is not."""
+    data = await body_bytes(request, limit)
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"请求体不是有效的 JSON：{error}", f"body is not JSON: {error}", field="body", rule="JSON") from None
+
+
+async def body_model(request: Request, model: type[M]) -> M:
+    """The body as `model`. Raises `Invalid` naming the first field that breaks a rule."""
+    return checked(model, await body_json(request))
+
+
+def checked(model: type[M], data: Any) -> M:
+    """Validate `data`. Raises `Invalid` naming the first field that breaks a rule."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Invalid(
+            f"{place} 不合规则：{first['msg']}", f"{place}: {first['msg']}",
+            field=place, value=first.get("input"), rule=first["type"],
+        ) from None
+
+
+def limit_of(request: Request, default: int = 50, most: int = 1000) -> int:
+    """The `limit` parameter. Raises `Invalid` outside 1..most."""
+    raw = request.query_params.get("limit")
+    if raw is None:
+        return default
+    if not raw.isdigit() or not 1 <= int(raw) <= most:
+        raise Invalid(f"limit 应为 1 至 {most}", f"limit must be 1..{most}", field="limit", value=raw, rule=f"1..{most}")
+    return int(raw)
+
+
+def flag(request: Request, name: str) -> bool | None:
+    """A boolean parameter, None when absent. Raises `Invalid` for anything but 0/1/true/false."""
+    raw = request.query_params.get(name)
+    if raw is None or raw == "":
+        return None
+    if raw not in ("0", "1", "true", "false"):
+        raise Invalid(f"{name} 应为 0 或 1", f"{name} must be 0 or 1", field=name, value=raw, rule="boolean")
+    return raw in ("1", "true")
+
+
+def cursor(values: list[Any]) -> str:
+    """An opaque keyset cursor of the last row's key values."""
+    return base64.urlsafe_b64encode(orjson.dumps(values)).decode().rstrip("=")
+
+
+def from_cursor(text: str | None, parts: int) -> list[Any] | None:
+    """The key values of a cursor, None when absent. Raises `Invalid` if it is not one of ours."""
+    if not text:
+        return None
+    try:
+        values = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (binascii.Error, ValueError):
+        values = None
+    if not isinstance(values, list) or len(values) != parts:
+        raise Invalid("after 不是有效的游标", "after is not a cursor of this list", field="after", value=text, rule="cursor")
+    return values
+
+
+def route(house: House, method: str, path: str, handler: Handler) -> Route:
+    """A route whose handler gets the actor; TulouErrors become problem documents, defects 500."""
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            actor = await house.actor(request.scope)
+            return await handler(request, actor)
+        except TulouError as error:
+            return problem_response(error)
+        except Exception:
+            log.exception("defect in %s %s", method, path)
+            return defect_response()
+
+    return Route(path, endpoint, methods=[method])
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header `name` (lower case) of an ASGI scope."""
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def not_found() -> NotFound:
+    """The error for a path that no door serves."""
+    return NotFound("没有这个地址", "no such address", field="path")

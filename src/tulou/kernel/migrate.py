@@ -1,0 +1,39 @@
+"""Schema of the relational store: Alembic revisions, one folder per engine, all heads applied.
+
+Law: tables change only by revisions; a test compares what the revisions make with `metadata` on both stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from tulou.kernel.sql import Database
+
+
+def configuration(folders: Iterable[Path]) -> Config:
+    """An Alembic configuration over the given revision folders."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "alembic"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", "\n".join(str(f) for f in folders))
+    return config
+
+
+def upgrade(db: Database, folders: Iterable[Path]) -> None:
+    """Apply every revision that is missing. Quick when there is none."""
+    config = configuration(sorted(set(folders)))
+    heads = set(ScriptDirectory.from_config(config).get_heads())
+    with db.engine.connect() as connection:
+        if sa.inspect(connection).has_table("alembic_version"):
+            current = {row[0] for row in connection.execute(sa.text("SELECT version_num FROM alembic_version"))}
+            if current == heads:
+                return
+    with db.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "heads")

@@ -1,0 +1,139 @@
+"""Packs: folders with a `pack.yaml` that declare entity models and seed data.
+
+Law: a pack is data that is checked when it is read; an error names the file, the place in it and the rule. A model's
+closed set of properties is what access checks readings against and what NGSI-LD contexts are generated from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tulou.kernel.errors import Invalid
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Text(_Strict):
+    """A text for people in Chinese and English."""
+
+    zh: str
+    en: str
+
+
+class Threshold(_Strict):
+    """Raise an alarm when the value is above or below a bound for `for_s` seconds; clear at `clear`."""
+
+    above: float | None = None
+    below: float | None = None
+    clear: float | None = None
+    for_s: int = 0
+    severity: Literal["critical", "major", "minor", "warning"] = "major"
+
+
+class Property(_Strict):
+    """A property of a model. `unit` is a UN/CEFACT code, `symbol` what people read."""
+
+    kind: Literal["number", "boolean", "string", "json"] = "number"
+    label: Text
+    unit: str = ""
+    symbol: str = ""
+    min: float | None = None
+    max: float | None = None
+    iri: str = ""
+    alarm: Threshold | None = None
+
+
+class Model(_Strict):
+    """An entity type. A closed model refuses readings of unknown properties; an open one stores them."""
+
+    label: Text
+    icon: str = ""
+    iri: str = ""
+    open: bool = False
+    properties: dict[str, Property] = Field(default_factory=dict)
+    relationships: dict[str, Text] = Field(default_factory=dict)
+    retention_days: int | None = None
+    offline_after_s: int = 600
+
+
+class OrganisationSeed(_Strict):
+    """An organisation that ships with the pack, created approved when the house first starts."""
+
+    id: str
+    label: Text
+    kind: Literal["province", "city", "county", "department", "enterprise"]
+    parent: str | None = None
+    lon: float | None = None
+    lat: float | None = None
+    code: str = ""
+
+
+class Pack(_Strict):
+    """A declared pack. `data` names further files of the pack, read by the engine that owns their meaning."""
+
+    name: str
+    version: str
+    label: Text
+    models: dict[str, Model] = Field(default_factory=dict)
+    organisations: list[OrganisationSeed] = Field(default_factory=list)
+    data: dict[str, str] = Field(default_factory=dict)
+    folder: Path = Path()
+
+    def read(self, name: str) -> Any:
+        """The parsed YAML of the data file `name`. Raises `Invalid` if the pack does not name it."""
+        if name not in self.data:
+            raise Invalid(f"包 {self.name} 没有数据 {name}", f"pack {self.name} has no data {name}", field=name)
+        return load_yaml(self.folder / self.data[name])
+
+
+def load_yaml(path: Path) -> Any:
+    """Parse a YAML file. Raises `Invalid` with file, line and column."""
+    try:
+        return yaml.load(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise Invalid(f"{where} 不是有效的 YAML", f"{where}: {error}", field=str(path), rule="YAML") from None
+
+
+def load_pack(folder: Path) -> Pack:
+    """Read and check `folder/pack.yaml`. Raises `Invalid` naming file, place and rule."""
+    path = folder / "pack.yaml"
+    try:
+        return Pack.model_validate({**load_yaml(path), "folder": folder})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Invalid(
+            f"{path} 的 {place}：{first['msg']}",
+            f"{path}: {place}: {first['msg']}",
+            field=place, value=first.get("input"), rule=first["type"],
+        ) from None
+
+
+class Packs:
+    """All packs of the house, and their models by type name."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.packs: dict[str, Pack] = {}
+        self.models: dict[str, Model] = {}
+        self.pack_of: dict[str, str] = {}
+        for folder in folders:
+            pack = load_pack(folder)
+            self.packs[pack.name] = pack
+            for name, model in pack.models.items():
+                if name in self.models:
+                    raise Invalid(
+                        f"类型 {name} 在包 {self.pack_of[name]} 与 {pack.name} 中重复",
+                        f"type {name} is declared by packs {self.pack_of[name]} and {pack.name}",
+                        field=name, rule="unique type name",
+                    )
+                self.models[name] = model
+                self.pack_of[name] = pack.name

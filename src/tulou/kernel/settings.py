@@ -1,0 +1,139 @@
+"""Settings from one file and the environment, each remembering where its value came from.
+
+Law: environment over file over default; an unknown key in the file is an error, because a misspelt setting that is
+silently ignored is worse than a house that does not start.
+
+The file is `tulou.toml` in the home (`TULOU_HOME`, default `./var`), or the path in `TULOU_CONFIG`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tulou.kernel.errors import Invalid
+
+Source = Literal["default", "file", "env"]
+
+SECRET = {"admin_password", "database_url", "clickhouse_url", "nats_url", "objects_url", "oidc_client_secret"}
+
+
+def _entry(default: Any, zh: str, en: str) -> Any:
+    return field(default=default, metadata={"zh": zh, "en": en})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of the house. The environment name of `x` is `TULOU_X`."""
+
+    home: Path = _entry(Path("var"), "数据目录", "data folder")
+    bind: str = _entry("127.0.0.1", "监听地址", "address that listeners bind to")
+    http_port: int = _entry(8080, "HTTP 端口", "HTTP port")
+    mqtt_port: int = _entry(1883, "MQTT 端口", "MQTT port; 0 closes the listener")
+    mqtts_port: int = _entry(0, "MQTT TLS 端口", "MQTT over TLS port; 0 closes the listener")
+    tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP and MQTT")
+    tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
+    public_url: str = _entry("", "对外地址", "address that people use, for OIDC redirects and links")
+    admin_password: str = _entry("", "首个管理员口令", "first administrator's password; made at random if empty")
+    database_url: str = _entry("", "PostgreSQL 地址；空为 SQLite", "PostgreSQL address; empty means SQLite in the home")
+    nats_url: str = _entry("", "外部 NATS；空为内置", "external NATS; empty starts our own nats-server")
+    nats_server: str = _entry("", "nats-server 程序路径", "path of a system nats-server to start instead of the wheel's")
+    nats_replicas: int = _entry(1, "JetStream 副本数", "JetStream replicas on an external cluster")
+    clickhouse_url: str = _entry("", "外部 ClickHouse；空为 chDB", "external ClickHouse; empty means chDB in the home")
+    objects_url: str = _entry("", "对象存储地址；空为数据目录", "object store (s3://bucket/prefix); empty means the home")
+    stream_max_bytes: int = _entry(8 << 30, "READINGS 流上限（字节）", "bound of the READINGS stream in bytes")
+    max_payload: int = _entry(1 << 20, "设备消息上限（字节）", "largest device message in bytes")
+    max_connections: int = _entry(100_000, "最大设备连接数", "most device connections")
+    session_hours: int = _entry(12, "会话时长（小时）", "length of a sign-in session in hours")
+    log_level: str = _entry("info", "日志级别", "log level")
+    oidc_issuer: str = _entry("", "OIDC 颁发者", "OIDC issuer; empty turns OIDC sign-in off")
+    oidc_client_id: str = _entry("", "OIDC 客户端标识", "OIDC client id")
+    oidc_client_secret: str = _entry("", "OIDC 客户端密钥", "OIDC client secret")
+    packs: str = _entry("", "附加包目录", "folders of further packs, separated by ':'")
+    sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the file and the environment. Raises `Invalid` for an unknown key or a value of the wrong type."""
+        environ = os.environ if environ is None else environ
+        home = Path(environ.get("TULOU_HOME", "var"))
+        path = Path(environ["TULOU_CONFIG"]) if "TULOU_CONFIG" in environ else home / "tulou.toml"
+        values: dict[str, Any] = {}
+        sources: dict[str, Source] = {}
+        known = {f.name: f for f in fields(cls) if f.name != "sources"}
+        if path.is_file():
+            for key, value in tomllib.loads(path.read_text("utf-8")).items():
+                if key not in known or key == "home":
+                    raise Invalid(
+                        f"{path} 中的设置项 {key} 不存在", f"unknown setting {key} in {path}", field=key, value=value
+                    )
+                values[key], sources[key] = _convert(known[key].type, key, value), "file"
+        elif "TULOU_CONFIG" in environ:
+            raise Invalid(f"设置文件 {path} 不存在", f"settings file {path} does not exist", field="TULOU_CONFIG")
+        for key in known:
+            raw = environ.get(f"TULOU_{key.upper()}")
+            if raw is not None:
+                values[key], sources[key] = _convert(known[key].type, key, raw), "env"
+        values["home"] = home
+        for key in known:
+            sources.setdefault(key, "default")
+        return cls(**values, sources=sources)
+
+    def show(self) -> list[dict[str, Any]]:
+        """Every entry with its value (secrets masked), source and meaning."""
+        rows = []
+        for f in fields(self):
+            if f.name == "sources":
+                continue
+            value = getattr(self, f.name)
+            shown = "******" if f.name in SECRET and value else str(value) if isinstance(value, Path) else value
+            rows.append(
+                {
+                    "name": f.name,
+                    "value": shown,
+                    "source": self.sources.get(f.name, "default"),
+                    "env": f"TULOU_{f.name.upper()}",
+                    "zh": f.metadata["zh"],
+                    "en": f.metadata["en"],
+                }
+            )
+        return rows
+
+    @property
+    def sql_url(self) -> str:
+        """SQLAlchemy address of the relational store."""
+        if not self.database_url:
+            return f"sqlite:///{(self.home / 'tulou.db').absolute()}"
+        url = self.database_url
+        for prefix in ("postgresql://", "postgres://"):
+            if url.startswith(prefix):
+                return "postgresql+psycopg://" + url.removeprefix(prefix)
+        return url
+
+    @property
+    def readings_dsn(self) -> str:
+        """Address of the readings store: chDB in the home, or a ClickHouse server."""
+        return self.clickhouse_url or f"chdb:///{(self.home / 'readings').absolute()}"
+
+
+def _convert(kind: Any, key: str, value: Any) -> Any:
+    try:
+        if kind == "int":
+            return int(value)
+        if kind == "Path":
+            return Path(value)
+    except (TypeError, ValueError):
+        raise Invalid(
+            f"设置项 {key} 应为整数，现为 {value!r}", f"setting {key} must be an integer, not {value!r}",
+            field=key, value=value, rule="integer",
+        ) from None
+    if not isinstance(value, str):
+        raise Invalid(
+            f"设置项 {key} 应为文本，现为 {value!r}", f"setting {key} must be text, not {value!r}",
+            field=key, value=value, rule="text",
+        )
+    return value

@@ -1,0 +1,223 @@
+"""The relational store: SQLAlchemy Core on SQLite (WAL, foreign keys on) or PostgreSQL.
+
+Law: a write returns only after its transaction is committed and synced. All writes of a process go through one
+thread, which puts whatever is waiting into one transaction: many callers, one fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import queue
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+T = TypeVar("T")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Json = sa.JSON().with_variant(JSONB(), "postgresql")
+BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""A 64-bit key that SQLite can auto-increment (only INTEGER PRIMARY KEY can)."""
+
+
+class UtcDateTime(sa.TypeDecorator[dt.datetime]):
+    """An aware UTC datetime on both stores. Refuses naive values."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime")
+        value = value.astimezone(dt.UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+
+def utcnow() -> dt.datetime:
+    """Now, aware, in UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+class Database:
+    """One relational store. Open it in the process that uses it; close it when done.
+
+    `url` is an SQLAlchemy address: `sqlite:////path/file.db` or `postgresql+psycopg://...`.
+    """
+
+    GROUP = 2000
+
+    def __init__(self, url: str, *, readers: int = 4) -> None:
+        self.url = sa.make_url(url)
+        self.dialect = self.url.get_backend_name()
+        if self.dialect == "sqlite" and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        self.engine = self._engine("BEGIN IMMEDIATE", size=1)
+        self._read_engine = self._engine("BEGIN", size=readers)
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="sql-read")
+        self._local = threading.local()
+        self._queue: queue.SimpleQueue[tuple[Callable[[sa.Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write_loop, name="sql-write", daemon=True)
+        self._writer.start()
+
+    def _engine(self, begin: str, size: int) -> sa.Engine:
+        if self.dialect != "sqlite":
+            return sa.create_engine(self.url, pool_size=size, max_overflow=2, pool_pre_ping=True)
+        engine = sa.create_engine(
+            self.url, poolclass=sa.QueuePool, pool_size=size, max_overflow=0,
+            connect_args={"check_same_thread": False, "isolation_level": None, "cached_statements": 512},
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
+            _prepare(connection)
+
+        @sa.event.listens_for(engine, "begin")
+        def _begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    async def write(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run `fn(connection)` in the writer thread; returns its result after the commit.
+
+        `fn` may run twice (a neighbour in the same transaction failed), so it must have no effect but on the store.
+        What `fn` raises is raised here, and only its own changes are rolled back.
+        """
+        return await asyncio.wrap_future(self.write_soon(fn))
+
+    def write_soon(self, fn: Callable[[sa.Connection], T]) -> Future[T]:
+        """As `write`, for threads: a `concurrent.futures.Future` of the committed result."""
+        future: Future[T] = Future()
+        self._queue.put((fn, future))
+        return future
+
+    async def read(self, fn: Callable[[sa.Connection], T]) -> T:
+        """Run `fn(connection)` in a reader thread, in one snapshot."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, fn)
+
+    def read_now(self, fn: Callable[[sa.Connection], T]) -> T:
+        """As `read`, in the calling thread."""
+        with self._read_engine.connect() as connection:
+            return fn(connection)
+
+    def point(self, statement: str) -> Callable[..., Awaitable[Sequence[Any] | None]]:
+        """A look-up of one row by key, for hot paths: SQL with `?` marks -> async function of its parameters.
+
+        On SQLite it runs in the calling thread (microseconds); on PostgreSQL in a reader thread.
+        """
+        if self.dialect == "sqlite":
+            async def lookup(*parameters: Any) -> Sequence[Any] | None:
+                row: Sequence[Any] | None = self._inline().execute(statement, parameters).fetchone()
+                return row
+
+            return lookup
+        translated = statement.replace("?", "%s")
+
+        async def remote(*parameters: Any) -> Sequence[Any] | None:
+            return await self.read(lambda c: c.exec_driver_sql(translated, parameters).fetchone())
+
+        return remote
+
+    def _inline(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(
+                self.url.database or "", isolation_level=None, cached_statements=512, check_same_thread=False
+            )
+            _prepare(connection)
+            self._local.connection = connection
+        return connection
+
+    def _write_loop(self) -> None:
+        stopping = False
+        while not stopping:
+            first = self._queue.get()
+            if first is None:
+                return
+            group = [first]
+            while len(group) < self.GROUP:
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    stopping = True
+                    break
+                group.append(item)
+            self._commit(group)
+
+    def _commit(self, group: list[tuple[Callable[[sa.Connection], Any], Future[Any]]]) -> None:
+        group = [item for item in group if item[1].set_running_or_notify_cancel()]
+        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with self.engine.begin() as connection:
+                for fn, future in group:
+                    results.append((future, fn(connection), None))
+        except BaseException as failure:
+            if len(group) == 1:
+                group[0][1].set_exception(failure)
+                return
+            results = self._commit_apart(group)
+        for future, value, error in results:
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
+
+    def _commit_apart(
+        self, group: list[tuple[Callable[[sa.Connection], Any], Future[Any]]]
+    ) -> list[tuple[Future[Any], Any, BaseException | None]]:
+        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with self.engine.begin() as connection:
+                for fn, future in group:
+                    try:
+                        with connection.begin_nested():
+                            results.append((future, fn(connection), None))
+                    except Exception as error:
+                        results.append((future, None, error))
+        except BaseException as failure:
+            return [(future, None, failure) for _, future in group]
+        return results
+
+    async def close(self) -> None:
+        """Commit what is waiting, then close every connection."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._writer.join)
+        self._readers.shutdown(wait=True)
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local = threading.local()
+        self.engine.dispose()
+        self._read_engine.dispose()
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    for pragma in (
+        "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000", "cache_size=-65536",
+        "mmap_size=1073741824", "temp_store=MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
