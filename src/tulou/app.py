@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tulou import __version__
-from tulou.kernel.http import SECURITY_HEADERS, Scope, not_found, problem_response
 from tulou.kernel.house import ASGI, House, flat
+from tulou.kernel.http import SECURITY_HEADERS, Scope, not_found, problem_response
 from tulou.kernel.settings import Settings
 
 log = logging.getLogger("tulou.app")
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 
 
 class Front:
@@ -45,12 +47,12 @@ class Front:
             *([(b"strict-transport-security", b"max-age=31536000")] if secure else []),
         ]
 
-    async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         headers = self.headers
 
-        async def secured(message: dict[str, Any]) -> None:
+        async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
@@ -140,7 +142,7 @@ class Running:
     async def stop(self) -> None:
         self.run_file.unlink(missing_ok=True)
         if self.server is not None and self._serving is not None:
-            self.server.stop()
+            self.server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([self._serving], timeout=10)
         await self.house.stop()
 

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import httpx
@@ -96,7 +96,7 @@ class Session:
                 self._stack.push_async_callback(house.stop)
                 await house.start(("api",))
                 client = httpx.AsyncClient(
-                    transport=httpx.ASGITransport(app=Front(house)), base_url="http://house", timeout=None
+                    transport=httpx.ASGITransport(app=Front(house)), base_url="http://house", timeout=3600
                 )
                 client.headers["authorization"] = f"Bearer {house.local_token}"
             self._client = await self._stack.enter_async_context(client)
@@ -132,7 +132,7 @@ class Session:
         """The text in the user's language."""
         return zh if self.language == "zh" else en
 
-    def fail(self, response: httpx.Response) -> None:
+    def fail(self, response: httpx.Response) -> NoReturn:
         """Exit with the message of a problem document."""
         try:
             problem = orjson.loads(response.content)
@@ -145,7 +145,7 @@ class Session:
         place = f" [{problem['field']}]" if problem.get("field") else ""
         self.stop(f"{message}{place}", f"{message}{place}")
 
-    def stop(self, zh: str, en: str, code: int = ERROR) -> Any:
+    def stop(self, zh: str, en: str, code: int = ERROR) -> NoReturn:
         """Print an error and exit."""
         click.secho(self.text(zh, en), fg="red", err=True)
         sys.exit(code)
