@@ -234,7 +234,7 @@ class Policy:
             **attributes,
         }
         request = {
-            "principal": f"Actor::{_quoted(actor.id)}",
+            "principal": f"Actor::{_quoted(actor.kind)}",
             "action": f"Action::{_quoted(action)}",
             "resource": f"Organisation::{_quoted(org)}",
             "context": context,
