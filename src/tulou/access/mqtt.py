@@ -117,7 +117,7 @@ class Parser:
         self._need = 0
         self._connected = False
         self._dead = False
-        self._head = 0
+        self._head = -1
         self._topic = b""
 
     def feed(self, data: bytes) -> list[Packet | ProtocolError]:
@@ -166,6 +166,7 @@ class Parser:
                     shift = 14
                     while True:
                         if shift > 21:
+                            self._check_head(head)
                             raise ProtocolError("2.2.3", "remaining length of more than four bytes")
                         if body >= length:
                             self._need = body + 1 - at
@@ -177,11 +178,11 @@ class Parser:
                             break
                         shift += 7
                 if size > limit:
+                    self._check_head(head)
                     raise ProtocolError("2.2.3", f"packet of {size} bytes; the limit here is {limit}")
             end = body + size
             if end > length:
-                if head >> 4 != 3:
-                    self._check_head(head)
+                self._check_head(head)
                 self._need = end - at
                 return at
             if head == head_known and starts(topic_known, body):
@@ -193,11 +194,11 @@ class Parser:
                 if head & 6:
                     packet_id = data[payload : payload + 2]
                     payload += 2
-                    if payload > end:
-                        raise ProtocolError("3.3.2", "PUBLISH ends within its packet id")
                     if packet_id == b"\0\0":
                         raise ProtocolError("MQTT-2.3.1-1", "PUBLISH with packet id 0")
                     ids.append(packet_id)
+                if payload > end:
+                    raise ProtocolError("3.3.2", "PUBLISH ends within its topic name or packet id")
                 payloads.append(data[payload:end])
                 at = end
                 continue
@@ -217,8 +218,7 @@ class Parser:
             at = end
         if at < length:
             self._need = 2
-            if data[at] >> 4 != 3:
-                self._check_head(data[at])
+            self._check_head(data[at])
         return at
 
     def _check_head(self, head: int) -> None:

@@ -1,0 +1,710 @@
+"""The MQTT 3.1.1 front door: a process that takes devices' messages and acknowledges them when they are durable.
+
+Law: what is acknowledged is in JetStream, synced. One event loop, no task and no future a message: a connection's
+bytes are parsed into runs, runs wait in the `Ingestor`, and a durable batch answers each connection with one write.
+
+What an ingest door does not keep, and says so: no session outlives its connection (CONNACK never says "session
+present"); retained messages are stored as readings, never replayed; a will is stored when its topic is telemetry or
+attributes. Devices may subscribe to their own `v1/devices/me/` topics only.
+
+Run as `python -m tulou.access.gateway '<settings JSON>'`, or with the JSON in `TULOU_GATEWAY`; see `Config`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import json
+import logging
+import os
+import resource
+import signal
+import ssl
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import orjson
+import uvloop
+
+from tulou.access import mqtt
+from tulou.access.ingest import Ingestor, Item
+from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
+from tulou.kernel.bus import Bus
+from tulou.kernel.sql import Database
+
+log = logging.getLogger("tulou.gateway")
+
+TOPICS = {b"v1/devices/me/telemetry": TELEMETRY, b"v1/devices/me/attributes": ATTRIBUTES}
+REQUEST_ATTRIBUTES = b"v1/devices/me/attributes/request/"
+RESPONSE_ATTRIBUTES = b"v1/devices/me/attributes/response/"
+REQUEST_RPC = b"v1/devices/me/rpc/request/"
+RESPONSE_RPC = b"v1/devices/me/rpc/response/"
+GRANTED = frozenset({
+    "v1/devices/me/attributes", "v1/devices/me/attributes/response/+", "v1/devices/me/rpc/request/+",
+    "v1/devices/me/rpc/response/+",
+})
+ROOM = 60
+"""Bytes that a message holds beside its payload while it waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """Who a connection is: the entity's number, organisation, type and origin (3 is synthetic), and the device."""
+
+    entity: int
+    org: str
+    type: str
+    origin: int
+    device_id: str
+
+    @property
+    def synthetic(self) -> bool:
+        return self.origin == 3
+
+
+class Authenticator(Protocol):
+    """Finds the device of an access token; None if there is none, or it is not active."""
+
+    async def authenticate(self, token: str) -> DeviceIdentity | None: ...
+
+    def known(self, token: str) -> DeviceIdentity | None:
+        """The identity if it is in the cache: never asks the store."""
+        ...
+
+    def forget(self, device_id: str) -> None:
+        """Drop what is cached of the device, or everything if the id is empty."""
+        ...
+
+
+class SqlAuthenticator:
+    """Tokens of the table `devices` (their SHA-256, hexadecimal), with a bounded cache."""
+
+    STATEMENT = "SELECT entity_no, org, type, origin, id FROM devices WHERE token_hash = ? AND status = 'active'"
+
+    def __init__(self, db: Database, *, cached: int = 200_000) -> None:
+        self._lookup = db.point(self.STATEMENT)
+        self._cached = cached
+        self._cache: OrderedDict[bytes, DeviceIdentity] = OrderedDict()
+        self._names: dict[str, str] = {}
+
+    async def authenticate(self, token: str) -> DeviceIdentity | None:
+        identity = self.known(token)
+        if identity is not None:
+            return identity
+        digest = hashlib.sha256(token.encode())
+        row = await self._lookup(digest.hexdigest())
+        if row is None:
+            return None
+        names = self._names
+        org, kind = names.setdefault(row[1], row[1]), names.setdefault(row[2], row[2])
+        identity = DeviceIdentity(int(row[0]), org, kind, int(row[3]), str(row[4]))
+        self._cache[digest.digest()] = identity
+        if len(self._cache) > self._cached:
+            self._cache.popitem(last=False)
+        return identity
+
+    def known(self, token: str) -> DeviceIdentity | None:
+        return self._cache.get(hashlib.sha256(token.encode()).digest())
+
+    def forget(self, device_id: str) -> None:
+        if not device_id:
+            self._cache.clear()
+            return
+        for key in [key for key, identity in self._cache.items() if identity.device_id == device_id]:
+            del self._cache[key]
+
+
+class Throttle:
+    """Failed attempts by address: after `burst` in a row a new one is allowed every `refill` seconds. Bounded."""
+
+    def __init__(self, burst: int = 20, refill: float = 3.0, size: int = 10_000) -> None:
+        self._burst, self._refill, self._size = burst, refill, size
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, address: str) -> float:
+        """Seconds until the address may try again; 0 if now."""
+        entry = self._spent.get(address)
+        if entry is None:
+            return 0.0
+        spent, at = entry
+        spent -= (time.monotonic() - at) / self._refill
+        return max(0.0, (spent - self._burst + 1) * self._refill)
+
+    def failed(self, address: str) -> None:
+        now = time.monotonic()
+        spent, at = self._spent.pop(address, (0.0, now))
+        self._spent[address] = (max(0.0, spent - (now - at) / self._refill) + 1, now)
+        if len(self._spent) > self._size:
+            self._spent.popitem(last=False)
+
+
+@dataclass(slots=True)
+class Config:
+    """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
+    `models` is type -> {open, properties: {name: [kind, min,
+    max]}}."""
+
+    name: str = "gateway"
+    host: str = "127.0.0.1"
+    port: int = 1883
+    tls_port: int = 0
+    tls_certificate: str = ""
+    tls_key: str = ""
+    nats_url: str = "nats://127.0.0.1:4222"
+    sql_url: str = ""
+    max_packet: int = 1 << 20
+    max_connections: int = 100_000
+    connect_timeout: float = 10.0
+    high: int = 64 << 20
+    models: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Raises `TypeError` for an unknown key."""
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps({f.name: getattr(self, f.name) for f in fields(self)})
+
+    def rules(self) -> dict[str, Rules]:
+        """The models as rules by type name."""
+        return {
+            name: Rules({prop: (kind, low, high) for prop, (kind, low, high) in model["properties"].items()},
+                        open=model["open"])
+            for name, model in self.models.items()
+        }
+
+
+class Connection(asyncio.Protocol):
+    """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
+
+    __slots__ = ("answers", "client_id", "gateway", "identity", "keep_alive", "level", "of", "parser", "peer",
+                 "qos2", "reasons", "rules", "seen", "transport", "waiting", "will")
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.transport: asyncio.Transport | None = None
+        self.parser: mqtt.Parser | None = mqtt.Parser(gateway.config.max_packet)
+        self.identity: DeviceIdentity | None = None
+        self.waiting: list[Any] | None = None
+        self.answers: list[bytes] | None = None
+        self.will: mqtt.Will | None = None
+        self.qos2: dict[bytes, bool] | None = None
+        self.reasons = 0
+        self.keep_alive = 0.0
+        self.seen = gateway.tick
+        self.client_id = ""
+        self.peer = ""
+
+    # What uvloop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self.gateway.arrived(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = self.parser = self.waiting = self.answers = None
+        self.gateway.left(self)
+
+    def pause_writing(self) -> None:
+        self.pause(_WRITE)
+
+    def resume_writing(self) -> None:
+        self.resume(_WRITE)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self.parser
+        if parser is None:
+            return
+        gateway = self.gateway
+        self.seen = gateway.tick
+        events = parser.feed(data)
+        if self.waiting is not None:
+            self.waiting += events
+            return
+        identity = self.identity
+        for number, event in enumerate(events):
+            if type(event) is mqtt.Publish and identity is not None:
+                kind = TOPICS.get(event.topic)
+                if kind is not None and event.qos < 2:
+                    payloads = event.payloads
+                    gateway.ingestor.add(
+                        Chunk(kind, identity.entity, self.of, self.rules, payloads,
+                              gateway.ingestor.stamp(len(payloads)), event.dup),
+                        (self, event), sum(map(len, payloads)) + ROOM * len(payloads),
+                    )
+                    continue
+            if not self.handle(event):
+                if self.waiting is not None:
+                    self.waiting += events[number + 1 :]
+                return
+
+    # Reading stops while any reason holds
+
+    def pause(self, reason: int) -> None:
+        if not self.reasons and self.transport is not None:
+            with contextlib.suppress(RuntimeError):
+                self.transport.pause_reading()
+        self.reasons |= reason
+
+    def resume(self, reason: int) -> None:
+        if self.reasons & reason:
+            self.reasons &= ~reason
+            self.seen = self.gateway.tick
+            if not self.reasons and self.transport is not None:
+                with contextlib.suppress(RuntimeError):
+                    self.transport.resume_reading()
+
+    def send(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def close(self, why: str) -> None:
+        """Close after what was written is sent; nothing more is read."""
+        self.parser = None
+        if self.transport is not None:
+            log.debug("closing %s %r: %s", self.peer, self.client_id, why)
+            self.transport.close()
+            self.gateway.closing(self)
+
+    # Packets
+
+    def handle(self, event: Any) -> bool:
+        """Handle one packet off the fast path. False if the following ones must not be handled (now)."""
+        kind = type(event)
+        if kind is mqtt.ProtocolError:
+            self.gateway.protocol_errors += 1
+            self.close(str(event))
+            return False
+        if kind is mqtt.Connect:
+            return self._connect(event)
+        if kind is mqtt.Publish:
+            self._publish(event)
+        elif kind is mqtt.PingRequest:
+            self.send(mqtt.PINGRESP)
+        elif kind is mqtt.Ack:
+            if event.kind == 6:
+                if self.qos2:
+                    self.qos2.pop(event.id, None)
+                self.send(mqtt.pubcomp(event.id))
+        elif kind is mqtt.Subscribe:
+            self.send(mqtt.suback(event.id, [
+                min(qos, 1) if topic in GRANTED else 0x80 for topic, qos in event.filters
+            ]))
+        elif kind is mqtt.Unsubscribe:
+            self.send(mqtt.unsuback(event.id))
+        else:
+            self.will = None
+            self.close("DISCONNECT")
+            return False
+        return True
+
+    def _connect(self, connect: mqtt.Connect) -> bool:
+        if connect.level != 4:
+            self._refuse(mqtt.BAD_LEVEL, f"protocol level {connect.level}")
+            return False
+        if not connect.client_id and not connect.clean:
+            self._refuse(mqtt.BAD_CLIENT_ID, "empty client id with clean session 0 [MQTT-3.1.3-8]")
+            return False
+        gateway = self.gateway
+        token = connect.user or ""
+        if not token:
+            self._refuse(mqtt.NOT_AUTHORISED, "no access token as user name")
+            return False
+        known = gateway.authenticator.known(token)
+        if known is not None:
+            self._accept(connect, known)
+            return True
+        if gateway.throttle.wait(self.peer) > 0:
+            gateway.throttled += 1
+            self._refuse(mqtt.UNAVAILABLE, "too many failed attempts from this address")
+            return False
+        self.waiting = []
+        self.pause(_AUTH)
+        gateway.spawn(self._ask(connect, token))
+        return False
+
+    async def _ask(self, connect: mqtt.Connect, token: str) -> None:
+        gateway = self.gateway
+        try:
+            identity = await gateway.authenticator.authenticate(token)
+        except Exception as error:
+            log.warning("authentication is not possible: %r", error)
+            self._refuse(mqtt.UNAVAILABLE, "authentication is not possible now")
+            return
+        if self.transport is None or self.parser is None:
+            return
+        if identity is None:
+            gateway.refused += 1
+            gateway.throttle.failed(self.peer)
+            self._refuse(mqtt.NOT_AUTHORISED, "unknown access token")
+            return
+        self._accept(connect, identity)
+        events, self.waiting = self.waiting or [], None
+        self.resume(_AUTH)
+        for event in events:
+            if not self.handle(event):
+                return
+
+    def _refuse(self, code: int, why: str) -> None:
+        self.send(mqtt.connack(code))
+        self.close(why)
+
+    def _accept(self, connect: mqtt.Connect, identity: DeviceIdentity) -> None:
+        self.identity = identity
+        self.of, self.rules = self.gateway.class_of(identity)
+        self.keep_alive = connect.keep_alive * 1.5
+        self.client_id = connect.client_id
+        self.will = connect.will if connect.will and connect.will.topic in TOPICS else None
+        self.gateway.welcomed(self)
+        self.send(mqtt.connack(mqtt.ACCEPTED))
+
+    def _publish(self, run: mqtt.Publish) -> None:
+        """A run that is not plain QoS 0 or 1 telemetry, or came while the client was being looked up."""
+        identity = self.identity
+        assert identity is not None
+        if run.qos == 2:
+            run = self._first_time(run)
+            if not run.ids:
+                return
+        kind = TOPICS.get(run.topic)
+        topic = ""
+        if kind is None:
+            if run.topic.startswith((REQUEST_ATTRIBUTES, REQUEST_RPC)):
+                for payload in run.payloads:
+                    self._answer(run.topic, payload)
+                run = mqtt.Publish(run.topic, run.qos, run.dup, run.retain, run.ids, [])  # acknowledged in its turn
+                kind = TELEMETRY
+            else:
+                kind, topic = UNKNOWN, run.topic.decode()
+        ingestor = self.gateway.ingestor
+        ingestor.add(
+            Chunk(kind, identity.entity, self.of, self.rules, run.payloads, ingestor.stamp(len(run.payloads)),
+                  run.dup, topic),
+            (self, run), sum(map(len, run.payloads)) + ROOM * len(run.payloads),
+        )
+
+    def _first_time(self, run: mqtt.Publish) -> mqtt.Publish:
+        """QoS 2, method A of 4.3.3: an id that was not released by PUBREL is a repeat; answer it, store nothing."""
+        if self.qos2 is None:
+            self.qos2 = {}
+        ids, payloads = [], []
+        for packet_id, payload in zip(run.ids, run.payloads, strict=True):
+            durable = self.qos2.get(packet_id)
+            if durable is None:
+                self.qos2[packet_id] = False
+                ids.append(packet_id)
+                payloads.append(payload)
+            elif durable:
+                self.send(mqtt.pubrecs([packet_id]))
+        return mqtt.Publish(run.topic, 2, run.dup, run.retain, ids, payloads)
+
+    def _answer(self, topic: bytes, payload: bytes) -> None:
+        """Requests that a device may make of the door itself."""
+        if topic.startswith(REQUEST_ATTRIBUTES):
+            self.send(mqtt.publish(RESPONSE_ATTRIBUTES + topic[len(REQUEST_ATTRIBUTES) :], b"{}"))
+            return
+        try:
+            call = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            call = None
+        method = call.get("method") if isinstance(call, dict) else None
+        if method == "getSessionLimits":
+            answer: dict[str, Any] = {
+                "maxPayloadSize": self.gateway.config.max_packet, "maxInflightMessages": 1000, "rateLimits": {},
+            }
+        else:
+            answer = {"error": f"unknown method {str(method)[:80]}"}
+        self.send(mqtt.publish(RESPONSE_RPC + topic[len(REQUEST_RPC) :], orjson.dumps(answer)))
+
+    def acknowledge(self, run: mqtt.Publish) -> None:
+        """The run is durable: queue its PUBACKs or PUBRECs for the next `write_answers`."""
+        if not run.qos or self.transport is None:
+            return
+        if run.qos == 1:
+            data = mqtt.pubacks(run.ids)
+        else:
+            if self.qos2 is not None:
+                for packet_id in run.ids:
+                    if packet_id in self.qos2:
+                        self.qos2[packet_id] = True
+            data = mqtt.pubrecs(run.ids)
+        if self.answers is None:
+            self.answers = [data]
+            self.gateway.answering.append(self)
+        else:
+            self.answers.append(data)
+
+
+_AUTH, _WRITE, _PRESSURE = 1, 2, 4
+
+
+class Gateway:
+    """Listeners, connections and their upkeep. `start`, then `close`."""
+
+    def __init__(self, config: Config, authenticator: Authenticator, bus: Bus) -> None:
+        self.config, self.authenticator, self.bus = config, authenticator, bus
+        self.models = config.rules()
+        self.throttle = Throttle()
+        self.connections: set[Connection] = set()
+        self.entities: dict[tuple[int, str], Connection] = {}
+        self.devices: dict[str, set[Connection]] = {}
+        self.answering: list[Connection] = []
+        self.protocol_errors = self.refused = self.throttled = self.turned_away = 0
+        self.tick = 0
+        self.ports: list[int] = []
+        self._classes: dict[tuple[str, str, int], tuple[tuple[str, str, int], Rules]] = {}
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._presence: deque[dict[str, Any]] = deque(maxlen=200_000)
+        self._closing: dict[Connection, int] = {}
+        self._anonymous: dict[Connection, int] = {}
+        self.ingestor: Ingestor
+
+    async def start(self) -> None:
+        """Open the listeners; `ports` says where."""
+        config = self.config
+        loop = asyncio.get_running_loop()
+        self.ingestor = Ingestor(
+            self.bus.nc, self.bus.js, name=config.name, protocol="mqtt", released=self._released,
+            pressure=self._press, high=config.high,
+        )
+        await self.bus.on_changed("devices", self._changed)
+        if config.port:
+            self._servers.append(await loop.create_server(
+                self._accept, config.host, max(config.port, 0), backlog=4096
+            ))
+        if config.tls_port:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.load_cert_chain(config.tls_certificate, config.tls_key)
+            self._servers.append(await loop.create_server(
+                self._accept, config.host, max(config.tls_port, 0), backlog=4096, ssl=context,
+                ssl_handshake_timeout=config.connect_timeout,
+            ))
+        self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
+        self.spawn(self._upkeep())
+
+    async def close(self) -> None:
+        """Stop listening, make durable what was read, close every connection."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.pause(_PRESSURE)
+        await self.ingestor.close()
+        for connection in list(self.connections):
+            connection.close("the gateway stops")
+        await asyncio.sleep(0)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _accept(self) -> Connection:
+        return Connection(self)
+
+    # Called by connections
+
+    def arrived(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        self._anonymous[connection] = self.tick
+        if len(self.connections) > self.config.max_connections:
+            self.turned_away += 1
+            connection.close("too many connections")
+        elif self.ingestor.pressed:
+            connection.pause(_PRESSURE)
+
+    def welcomed(self, connection: Connection) -> None:
+        identity = connection.identity
+        assert identity is not None
+        self._anonymous.pop(connection, None)
+        if connection.client_id:
+            key = (identity.entity, connection.client_id)
+            before = self.entities.get(key)
+            self.entities[key] = connection
+            if before is not None:
+                before.close("taken over by a new connection [MQTT-3.1.4-2]")
+        self.devices.setdefault(identity.device_id, set()).add(connection)
+        self._present(identity, True)
+
+    def closing(self, connection: Connection) -> None:
+        """The connection was asked to close; if its peer does not let it, it is cut off."""
+        self._closing[connection] = self.tick
+
+    def left(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self._closing.pop(connection, None)
+        self._anonymous.pop(connection, None)
+        identity = connection.identity
+        if identity is None:
+            return
+        key = (identity.entity, connection.client_id)
+        if self.entities.get(key) is connection:
+            del self.entities[key]
+        same = self.devices.get(identity.device_id)
+        if same is not None:
+            same.discard(connection)
+            if not same:
+                del self.devices[identity.device_id]
+                self._present(identity, False)
+        will = connection.will
+        if will is not None:
+            self.ingestor.add(
+                Chunk(TOPICS[will.topic], identity.entity, connection.of, connection.rules, [will.payload],
+                      self.ingestor.stamp(1)),
+                (connection, mqtt.Publish(will.topic, 0, False, False, [], [])), len(will.payload) + ROOM,
+            )
+
+    def class_of(self, identity: DeviceIdentity) -> tuple[tuple[str, str, int], Rules]:
+        key = (identity.org, identity.type, identity.origin)
+        found = self._classes.get(key)
+        if found is None:
+            found = self._classes[key] = (key, self.models.get(identity.type, ANY))
+        return found
+
+    def write_answers(self) -> None:
+        answering, self.answering = self.answering, []
+        for connection in answering:
+            answers = connection.answers
+            if answers is not None:
+                connection.answers = None
+                connection.send(answers[0] if len(answers) == 1 else b"".join(answers))
+
+    # Called by the ingestor
+
+    def _released(self, items: list[Item]) -> None:
+        for _, (connection, run), _ in items:
+            connection.acknowledge(run)
+        self.write_answers()
+
+    def _press(self, on: bool) -> None:
+        log.warning("reading %s: %d bytes held", "paused" if on else "resumed", self.ingestor.held)
+        for connection in self.connections:
+            if on:
+                connection.pause(_PRESSURE)
+            else:
+                connection.resume(_PRESSURE)
+
+    # Upkeep
+
+    async def _changed(self, device_id: str) -> None:
+        """A device changed: forget it, and disconnect it if its token is no longer valid."""
+        self.authenticator.forget(device_id)
+        which = self.devices.get(device_id, set()) if device_id else self.connections
+        for connection in list(which):
+            if connection.identity is not None:
+                connection.close("the device was changed; it may come back with a valid token")
+
+    def _present(self, identity: DeviceIdentity, online: bool) -> None:
+        self._presence.append({
+            "entity": identity.entity, "device": identity.device_id, "online": online,
+            "at": time.time_ns() // 1000,
+        })
+
+    async def _upkeep(self) -> None:
+        """Once a second: keep-alive and CONNECT limits, presence and statistics."""
+        while True:
+            await asyncio.sleep(1)
+            self.tick += 1
+            self._sweep()
+            with contextlib.suppress(Exception):
+                await self._report()
+
+    def _sweep(self) -> None:
+        tick = self.tick
+        for connection, since in list(self._closing.items()):
+            if tick - since > 5 and connection.transport is not None:
+                connection.transport.abort()
+        limit = self.config.connect_timeout
+        for connection, since in list(self._anonymous.items()):
+            if tick - since > limit and not connection.reasons:
+                connection.close("no CONNECT in time [MQTT-3.1.0-1]")
+        if self.ingestor.pressed:
+            return
+        late = [
+            c for c in self.connections if c.keep_alive and tick - c.seen > c.keep_alive + 1 and not c.reasons
+        ]
+        for connection in late:
+            connection.close("keep-alive expired [MQTT-3.1.2-24]")
+
+    async def _report(self) -> None:
+        nc = self.bus.nc
+        if not nc.is_connected:
+            return
+        while self._presence:
+            some = [self._presence.popleft() for _ in range(min(1000, len(self._presence)))]
+            await nc.publish("tulou.presence", orjson.dumps(some))
+        await nc.publish("tulou.stats.gateway", orjson.dumps(self.stats()))
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and the state now."""
+        counters = self.ingestor.counters
+        return {
+            "name": self.config.name, "pid": os.getpid(), "connections": len(self.connections),
+            "accepted": counters.accepted, "acked": counters.acked, "readings": counters.readings,
+            "dead": counters.dead, "bytes": counters.bytes, "batches": counters.batches,
+            "retries": counters.retries, "held": self.ingestor.held, "paused": self.ingestor.pressed,
+            "failing": self.ingestor.failing, "protocol_errors": self.protocol_errors, "refused": self.refused,
+            "throttled": self.throttled, "turned_away": self.turned_away, "rss": rss(),
+        }
+
+
+def rss() -> int:
+    """Resident memory of this process in bytes."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+async def serve(config: Config, ready: Callable[[Gateway], Awaitable[None]] | None = None) -> None:
+    """Run a gateway until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    bus = Bus(config.nats_url, name=config.name)
+    await bus.connect()
+    db = Database(config.sql_url, readers=2)
+    gateway = Gateway(config, SqlAuthenticator(db), bus)
+    await gateway.start()
+    log.info("MQTT on %s %s", config.host, gateway.ports)
+    if ready is not None:
+        await ready(gateway)
+    await stop.wait()
+    await gateway.close()
+    await bus.close()
+    await db.close()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The process: settings JSON as the first argument or in `TULOU_GATEWAY`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    config = Config.from_json(arguments[0] if arguments else os.environ["TULOU_GATEWAY"])
+    logging.basicConfig(level=os.environ.get("TULOU_LOG_LEVEL", "info").upper(),
+                        format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = config.max_connections + 100
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    uvloop.run(serve(config))
+
+
+if __name__ == "__main__":
+    main()

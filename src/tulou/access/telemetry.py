@@ -1,0 +1,495 @@
+"""Payloads of `v1/devices/me/telemetry` and `v1/devices/me/attributes`, the convention that integrators know.
+
+Law: pure; payloads in, rows of a batch and dead letters out. A payload that breaks a rule costs only itself, and a
+reading that breaks its model's rule costs only that reading; the neighbours are stored.
+
+Telemetry is `{"name": value, ...}`, `{"ts": milliseconds, "values": {...}}`, or a list of those. Attributes are one
+object. Numbers and booleans (as 1 and 0) are stored as float64, texts as text, objects and arrays as JSON text.
+
+`decode` works on many messages at once: messages whose objects have the same names in the same order become columns
+by a few calls that run in C (`map`, `array.extend`); whatever is unusual falls back to one message at a time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Protocol
+
+import orjson
+
+from tulou.access.batch import BAD, GOOD, BatchBuilder
+
+TELEMETRY, ATTRIBUTES, UNKNOWN = "telemetry", "attributes", "unknown"
+
+MAX_READINGS = 10_000
+MAX_NAME = 128
+MAX_NAMES_CACHED = 4096
+EARLIEST_MS = 946_684_800_000
+"""2000-01-01T00:00:00Z; an earlier time is a device without a clock, or seconds sent as milliseconds."""
+SKEW_MS = 24 * 3600 * 1000
+NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a payload, or the part of it that `field` names, was not stored."""
+
+    rule: str
+    zh: str
+    en: str
+    field: str = ""
+    value: Any = None
+
+    @property
+    def reason(self) -> str:
+        return f"{self.zh} ({self.en})"
+
+
+class Property(Protocol):
+    """What a model says of a property: `kind` is number, boolean, string or json; the bounds are inclusive."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def min(self) -> float | None: ...
+    @property
+    def max(self) -> float | None: ...
+
+
+class Model(Protocol):
+    """An entity type as a pack declares it; `open` models take properties they do not name."""
+
+    @property
+    def open(self) -> bool: ...
+    @property
+    def properties(self) -> Mapping[str, Any]: ...
+
+
+class Rules:
+    """What readings of one entity type must keep to, with the shapes of objects already judged against it.
+
+    `properties` maps a name to (kind, min, max).
+    """
+
+    __slots__ = ("open", "properties", "shapes")
+
+    def __init__(
+        self, properties: Mapping[str, tuple[str, float | None, float | None]] | None = None, *, open: bool = True
+    ) -> None:
+        self.properties = dict(properties or {})
+        self.open = open
+        self.shapes: dict[tuple[str, ...], _Shape] = {}
+
+    @classmethod
+    def of(cls, model: Model) -> Rules:
+        """The rules of a pack's model."""
+        return cls({name: (p.kind, p.min, p.max) for name, p in model.properties.items()}, open=model.open)
+
+    def shape(self, names: tuple[str, ...]) -> _Shape:
+        """The judgement on objects with exactly these names, in this order."""
+        shape = self.shapes.get(names)
+        if shape is None:
+            if len(self.shapes) >= MAX_NAMES_CACHED or len(names) > 200:
+                self.shapes.clear()
+            shape = self.shapes[names] = _Shape(self, names)
+        return shape
+
+
+ANY = Rules()
+"""The rules of a type that no pack declares: everything that the payload convention allows."""
+
+
+class _Shape:
+    """Objects with the same names. `plain`: every value may go straight into the number column."""
+
+    __slots__ = ("bounds", "names", "plain", "stamped")
+
+    def __init__(self, rules: Rules, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.stamped = names == ("ts", "values")
+        self.bounds: list[tuple[int, float, float]] = []
+        self.plain = 0 < len(names) <= MAX_READINGS and not ("ts" in names and "values" in names)
+        for number, name in enumerate(names):
+            rule = rules.properties.get(name)
+            if name_refusal(name) is not None or (rule is None and not rules.open) or (
+                rule is not None and rule[0] != "number"
+            ):
+                self.plain = False
+            elif rule is not None and (rule[1] is not None or rule[2] is not None):
+                low = rule[1] if rule[1] is not None else float("-inf")
+                high = rule[2] if rule[2] is not None else float("inf")
+                self.bounds.append((number, low, high))
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Payloads of one entity on one topic, in the order of arrival: what a door hands in.
+
+    `of` is (org, type, origin); `ts` is when the first was received, in µs, and the others count up from it.
+    """
+
+    kind: str
+    entity: int
+    of: tuple[str, str, int]
+    rules: Rules
+    payloads: list[bytes]
+    ts: int
+    dup: bool = False
+    topic: str = ""
+
+
+@dataclass(slots=True)
+class DeadLetter:
+    """A payload, or a part of it, that was refused."""
+
+    entity: int
+    org: str
+    topic: str
+    ts: int
+    raw: bytes
+    refusal: Refusal
+
+
+@dataclass(slots=True)
+class Decoded:
+    """Counts of what went into a batch, and what did not."""
+
+    frames: int = 0
+    readings: int = 0
+    dead: list[DeadLetter] = field(default_factory=list)
+
+
+def name_refusal(name: str) -> Refusal | None:
+    """Why this cannot be a property's name, or None."""
+    if not name:
+        return Refusal("name", "属性名为空", "empty property name")
+    if len(name) > MAX_NAME:
+        return Refusal("name-length", f"属性名超过 {MAX_NAME} 个字符", f"property name longer than {MAX_NAME} characters",
+                       name[:MAX_NAME])
+    if not name.isprintable():
+        return Refusal("name-characters", "属性名含控制字符", "property name has control characters", repr(name))
+    return None
+
+
+def decode(chunks: Sequence[Chunk], builder: BatchBuilder, now_ms: int) -> Decoded:
+    """Append the chunks' frames and readings to the builder; what is refused comes back as dead letters.
+
+    `now_ms` is the wall clock, against which clock skew is judged. Raises only `BatchFull`.
+    """
+    decoded = Decoded()
+    groups: dict[tuple[int, str], list[Chunk]] = {}
+    for chunk in chunks:
+        key = (id(chunk.rules), chunk.kind)
+        group = groups.get(key)
+        if group is None:
+            groups[key] = [chunk]
+        else:
+            group.append(chunk)
+    for group in groups.values():
+        _decode_group(group, builder, now_ms, decoded)
+    decoded.frames = len(builder.raws)
+    decoded.readings = len(builder.r_val)
+    return decoded
+
+
+def _decode_group(group: list[Chunk], builder: BatchBuilder, now_ms: int, decoded: Decoded) -> None:
+    rules, kind = group[0].rules, group[0].kind
+    if kind == UNKNOWN:
+        refusal = Refusal("topic", "没有此主题", "no such topic")
+        decoded.dead.extend(
+            DeadLetter(chunk.entity, chunk.of[0], chunk.topic, chunk.ts + number, raw, refusal)
+            for chunk in group for number, raw in enumerate(chunk.payloads)
+        )
+        return
+    first = len(builder.raws)
+    try:
+        docs = list(map(orjson.loads, chain.from_iterable([chunk.payloads for chunk in group])))
+        alike = {dict}.issuperset(map(type, docs))
+    except (orjson.JSONDecodeError, RecursionError):
+        docs, alike = _one_by_one(group, builder, decoded), False
+    else:
+        for chunk in group:
+            builder.frames(chunk.entity, chunk.of, chunk.ts, chunk.payloads, chunk.dup)
+    one = _OneMessage(builder, rules, kind, now_ms, decoded, group[0])
+    if not alike:
+        for frame, doc in enumerate(docs, first):
+            one.store(frame, doc)
+        return
+    shapes = rules.shapes
+    names = list(map(tuple, docs))
+    known = list(map(shapes.get, names))
+    kinds = set(known)
+    if None in kinds:
+        known = [rules.shape(one_names) if shape is None else shape
+                 for shape, one_names in zip(known, names, strict=True)]
+        kinds = set(known)
+    if len(kinds) == 1:
+        (shape,) = kinds
+        _store_alike(shape, range(first, first + len(docs)), docs, one)
+        return
+    apart: dict[Any, tuple[list[int], list[Any]]] = {shape: ([], []) for shape in kinds}
+    for frame, (shape, doc) in enumerate(zip(known, docs, strict=True), first):
+        frames, same = apart[shape]
+        frames.append(frame)
+        same.append(doc)
+    for shape, (frames, same) in apart.items():
+        _store_alike(shape, frames, same, one)
+
+
+def _one_by_one(group: list[Chunk], builder: BatchBuilder, decoded: Decoded) -> list[Any]:
+    """As the first step of `_decode_group`, where some payload is not JSON: that one becomes a dead letter."""
+    docs = []
+    for chunk in group:
+        for number, raw in enumerate(chunk.payloads):
+            try:
+                doc = orjson.loads(raw)
+            except (orjson.JSONDecodeError, RecursionError) as error:
+                decoded.dead.append(DeadLetter(
+                    chunk.entity, chunk.of[0], chunk.topic or chunk.kind, chunk.ts + number, raw, _not_json(raw, error)
+                ))
+                continue
+            docs.append(doc)
+            builder.frames(chunk.entity, chunk.of, chunk.ts + number, (raw,), chunk.dup)
+    return docs
+
+
+def _not_json(raw: bytes, error: Exception) -> Refusal:
+    text = str(error)
+    if not raw:
+        return Refusal("empty", "内容为空", "empty payload")
+    if "depth" in text or isinstance(error, RecursionError):
+        return Refusal("depth", "JSON 嵌套过深", f"JSON nested too deeply: {text}")
+    if "infinity" in text:
+        return Refusal("float64", "数值超出 float64 范围", f"number beyond float64: {text}")
+    try:
+        raw.decode()
+    except UnicodeDecodeError as where:
+        return Refusal("utf-8", f"第 {where.start} 字节起不是 UTF-8", f"not UTF-8 from byte {where.start}")
+    return Refusal("json", "不是 JSON（NaN 与 Infinity 也不是）", f"not JSON (nor are NaN and Infinity): {text}")
+
+
+def _store_alike(shape: _Shape, frames: Sequence[int], docs: list[dict[str, Any]], one: _OneMessage) -> None:
+    """Store messages whose objects have the same names."""
+    if one.kind == TELEMETRY and shape.stamped:
+        times = [doc["ts"] for doc in docs]
+        inner = [doc["values"] for doc in docs]
+        if (
+            {int}.issuperset(map(type, times)) and {dict}.issuperset(map(type, inner))
+            and min(times) >= EARLIEST_MS and max(times) <= one.now_ms + SKEW_MS
+        ):
+            apart: dict[tuple[str, ...], tuple[list[int], list[Any], list[int]]] = {}
+            for frame, doc, ms in zip(frames, inner, times, strict=True):
+                names = tuple(doc)
+                same = apart.get(names)
+                if same is None:
+                    same = apart[names] = ([], [], [])
+                same[0].append(frame)
+                same[1].append(doc)
+                same[2].append(ms * 1000)
+            for names, (some, same_docs, stamps) in apart.items():
+                if not _store_columns(one.rules.shape(names), some, same_docs, array("q", stamps), one):
+                    for frame, doc, ts in zip(some, same_docs, stamps, strict=True):
+                        one.store_values(frame, doc, ts, "values.")
+            return
+    elif _store_columns(shape, frames, docs, None, one):
+        return
+    for frame, doc in zip(frames, docs, strict=True):
+        one.store(frame, doc)
+
+
+def _store_columns(
+    shape: _Shape, frames: Sequence[int], docs: list[dict[str, Any]], stamps: array[int] | None, one: _OneMessage
+) -> bool:
+    """The fast path: numbers only. False, with nothing stored, if some value is something else."""
+    if not shape.plain:
+        return False
+    builder, count, width = one.builder, len(docs), len(shape.names)
+    values = array("d")
+    try:
+        values.extend(chain.from_iterable(map(dict.values, docs)))
+    except TypeError:
+        return False
+    if one.rules.properties and one.bools() and any(
+        type(value) is bool for doc in docs for value in doc.values()
+    ):
+        return False
+    props = array("H", map(builder.prop, shape.names))
+    row = len(builder.r_val)
+    entities, times = builder.f_entity, builder.f_ts
+    if isinstance(frames, range):
+        numbers = array("I", frames)
+        entities, times = entities[frames.start : frames.stop], times[frames.start : frames.stop]
+    else:
+        numbers = array("I", frames)
+        entities = array("Q", map(entities.__getitem__, frames))
+        if stamps is None:
+            times = array("q", map(times.__getitem__, frames))
+    if stamps is not None:
+        times = stamps
+    builder.r_val.extend(values)
+    builder.r_prop.extend(props * count)
+    builder.r_frame.extend(_repeat(numbers, width))
+    builder.r_entity.extend(_repeat(entities, width))
+    builder.r_ts.extend(_repeat(times, width))
+    for number, low, high in shape.bounds:
+        column = values[number::width]
+        if min(column) < low or max(column) > high:
+            for at, value in enumerate(column):
+                if not low <= value <= high:
+                    builder.worse[row + at * width + number] = BAD
+    return True
+
+
+def _repeat(column: array[int], times: int) -> array[int]:
+    """Every item `times` times over: [a, b] -> [a, a, b, b]."""
+    if times == 1:
+        return column
+    out = array(column.typecode, bytes(len(column) * column.itemsize * times))
+    for number in range(times):
+        out[number::times] = column
+    return out
+
+
+class _OneMessage:
+    """The general path: stores one decoded payload after another."""
+
+    __slots__ = ("_bools", "builder", "decoded", "kind", "now_ms", "rules", "topic")
+
+    def __init__(self, builder: BatchBuilder, rules: Rules, kind: str, now_ms: int, decoded: Decoded,
+                 chunk: Chunk) -> None:
+        self.builder, self.rules, self.kind, self.now_ms, self.decoded = builder, rules, kind, now_ms, decoded
+        self.topic = chunk.topic or kind
+        self._bools: bool | None = None
+
+    def bools(self) -> bool:
+        """Whether any payload of the batch may hold a boolean."""
+        if self._bools is None:
+            raw = b"".join(self.builder.raws)
+            self._bools = b"true" in raw or b"false" in raw
+        return self._bools
+
+    def refuse(self, frame: int, refusal: Refusal) -> None:
+        builder = self.builder
+        self.decoded.dead.append(DeadLetter(
+            builder.f_entity[frame], builder.org_of(frame), self.topic, builder.f_ts[frame], builder.raws[frame],
+            refusal,
+        ))
+
+    def store(self, frame: int, doc: Any) -> None:
+        """Store what the payload says, by the convention of its topic."""
+        received = self.builder.f_ts[frame]
+        if type(doc) is dict:
+            if not doc:
+                self.refuse(frame, Refusal("empty", "对象为空", "empty object"))
+            elif self._too_many(frame, (doc,)):
+                pass
+            elif self.kind == TELEMETRY and "ts" in doc and "values" in doc:
+                self._store_stamped(frame, doc, "")
+            else:
+                self.store_values(frame, doc, received, "")
+        elif type(doc) is list and self.kind == TELEMETRY:
+            if not doc:
+                self.refuse(frame, Refusal("empty", "列表为空", "empty list"))
+            elif not self._too_many(frame, doc):
+                for number, item in enumerate(doc):
+                    if type(item) is not dict:
+                        self.refuse(frame, Refusal("object", "列表元素不是对象", "list item is not an object",
+                                                   f"[{number}]", _short(item)))
+                    elif "ts" in item and "values" in item:
+                        self._store_stamped(frame, item, f"[{number}].")
+                    elif not item:
+                        self.refuse(frame, Refusal("empty", "对象为空", "empty object", f"[{number}]"))
+                    else:
+                        self.store_values(frame, item, received, f"[{number}].")
+        else:
+            self.refuse(frame, Refusal("object", "内容不是 JSON 对象", "payload is not a JSON object", "", _short(doc)))
+
+    def _too_many(self, frame: int, items: Iterable[Any]) -> bool:
+        count = 0
+        for item in items:
+            if type(item) is dict:
+                values = item.get("values") if "ts" in item else None
+                count += len(values) if type(values) is dict else len(item)
+            else:
+                count += 1
+        if count <= MAX_READINGS:
+            return False
+        self.refuse(frame, Refusal("count", f"一条消息的读数超过 {MAX_READINGS} 个",
+                                   f"more than {MAX_READINGS} readings in one message", "", count))
+        return True
+
+    def _store_stamped(self, frame: int, doc: dict[str, Any], place: str) -> None:
+        ms, values = doc["ts"], doc["values"]
+        if type(ms) is not int:
+            refusal = Refusal("ts", "ts 不是整数毫秒", "ts is not whole milliseconds", f"{place}ts", _short(ms))
+        elif ms < EARLIEST_MS:
+            refusal = Refusal("ts-past", "ts 早于 2000 年（应为毫秒）", "ts is before the year 2000 (it is in milliseconds)",
+                              f"{place}ts", ms)
+        elif ms > self.now_ms + SKEW_MS:
+            refusal = Refusal("ts-future", "ts 在 24 小时以后", "ts is more than 24 hours in the future", f"{place}ts", ms)
+        elif type(values) is not dict:
+            refusal = Refusal("object", "values 不是对象", "values is not an object", f"{place}values", _short(values))
+        elif not values:
+            refusal = Refusal("empty", "values 为空", "values is empty", f"{place}values")
+        else:
+            self.store_values(frame, values, ms * 1000, f"{place}values.")
+            return
+        self.refuse(frame, refusal)
+
+    def store_values(self, frame: int, values: dict[str, Any], ts: int, place: str) -> None:
+        """Store the readings of one object, all at `ts` (µs); `place` names the object in refusals."""
+        builder, rules = self.builder, self.rules
+        if not values:
+            self.refuse(frame, Refusal("empty", "对象为空", "empty object", place.rstrip(".")))
+        for name, value in values.items():
+            rule = rules.properties.get(name)
+            kind = type(value)
+            refusal = name_refusal(name) if rule is None else None
+            if refusal is not None:
+                pass
+            elif rule is None and not rules.open:
+                refusal = Refusal("unknown-property", "型号没有此属性", "the model has no such property", place + name)
+            elif value is None:
+                refusal = Refusal("null", "值为 null", "the value is null", place + name)
+            elif rule is not None and not _fits(rule[0], value):
+                refusal = Refusal("kind", f"值的类型不是 {rule[0]}", f"the value is not a {rule[0]}", place + name,
+                                  _short(value))
+            elif kind is int or kind is float or kind is bool:
+                number = float(value)
+                good = rule is None or (
+                    (rule[1] is None or number >= rule[1]) and (rule[2] is None or number <= rule[2])
+                )
+                builder.reading(frame, name, ts, number, None, GOOD if good else BAD)
+            elif kind is str:
+                builder.reading(frame, name, ts, NAN, value)
+            else:
+                try:
+                    text = orjson.dumps(value).decode()
+                except (orjson.JSONEncodeError, RecursionError):
+                    refusal = Refusal("depth", "JSON 嵌套过深", "JSON nested too deeply", place + name)
+                else:
+                    builder.reading(frame, name, ts, NAN, text)
+            if refusal is not None:
+                self.refuse(frame, refusal)
+
+
+def _fits(kind: str, value: Any) -> bool:
+    of = type(value)
+    if kind == "number":
+        return of is int or of is float
+    if kind == "boolean":
+        return of is bool or (of is int and value in (0, 1))
+    if kind == "string":
+        return of is str
+    return True
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, int | float | bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return value[:80]
+    return type(value).__name__
