@@ -1,0 +1,66 @@
+/** Which page is shown: nobody signs in, a first password is changed, everybody else gets the shell. */
+import { Spin } from "antd";
+import { lazy, Suspense } from "react";
+import { Navigate, Route, Routes } from "react-router";
+import { ProblemPage } from "./components/problem.tsx";
+import { NotFoundPage } from "./pages/not-found.tsx";
+import { SignInPage } from "./pages/sign-in.tsx";
+import { SessionProvider, useSessionQuery } from "./session.tsx";
+
+const Shell = lazy(() => import("./shell.tsx"));
+const Cockpit = lazy(() => import("./pages/cockpit.tsx"));
+const Things = lazy(() => import("./pages/things.tsx"));
+const Thing = lazy(() => import("./pages/thing.tsx"));
+const Tasks = lazy(() => import("./pages/tasks.tsx"));
+const Targets = lazy(() => import("./pages/targets.tsx"));
+const Target = lazy(() => import("./pages/target.tsx"));
+const Organisations = lazy(() => import("./pages/organisations.tsx"));
+const People = lazy(() => import("./pages/people.tsx"));
+const Tokens = lazy(() => import("./pages/tokens.tsx"));
+const Alarms = lazy(() => import("./pages/alarms.tsx"));
+const DeadLetters = lazy(() => import("./pages/dead-letters.tsx"));
+const Audit = lazy(() => import("./pages/audit.tsx"));
+const System = lazy(() => import("./pages/system.tsx"));
+const Jobs = lazy(() => import("./pages/jobs.tsx"));
+
+function Waiting() {
+  return (
+    <div className="waiting">
+      <Spin size="large" />
+    </div>
+  );
+}
+
+export function App() {
+  const { data, error, refetch } = useSessionQuery();
+  if (error) return <ProblemPage error={error} retry={() => void refetch()} />;
+  if (!data) return <Waiting />;
+  if (!data.session) return <SignInPage anonymous={data.anonymous} />;
+  if (data.session.user.must_change_password) return <SignInPage changing={data.session} />;
+  return (
+    <SessionProvider session={data.session}>
+      <Suspense fallback={<Waiting />}>
+        <Routes>
+          <Route element={<Shell />}>
+            <Route index element={<Cockpit />} />
+            <Route path="things" element={<Things />} />
+            <Route path="things/:no" element={<Thing />} />
+            <Route path="plan" element={<Navigate to="/plan/targets" replace />} />
+            <Route path="plan/tasks" element={<Tasks />} />
+            <Route path="plan/targets" element={<Targets />} />
+            <Route path="plan/targets/:id" element={<Target />} />
+            <Route path="organisations" element={<Organisations />} />
+            <Route path="people" element={<People />} />
+            <Route path="tokens" element={<Tokens />} />
+            <Route path="alarms" element={<Alarms />} />
+            <Route path="dead-letters" element={<DeadLetters />} />
+            <Route path="audit" element={<Audit />} />
+            <Route path="system" element={<System />} />
+            <Route path="jobs" element={<Jobs />} />
+            <Route path="*" element={<NotFoundPage />} />
+          </Route>
+        </Routes>
+      </Suspense>
+    </SessionProvider>
+  );
+}

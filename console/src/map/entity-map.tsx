@@ -1,0 +1,134 @@
+/** The map of Fujian with its entities (WebGL). `entity-map-simple.tsx` stands in where there is no WebGL. */
+import { AttributionControl, Map as MapLibre, NavigationControl, ScaleControl, setWorkerUrl } from "maplibre-gl";
+import "maplibre-gl/dist/maplibre-gl.css";
+import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
+import { useEffect, useRef, useState } from "react";
+import type { Outlines } from "../../scripts/outlines.ts";
+import { useLive } from "../api/live.ts";
+import type { MapColumns } from "../api/types.ts";
+import { StateMark, SyntheticTag } from "../components/tags.tsx";
+import { useSettings } from "../settings.tsx";
+import { DARK, LIGHT } from "../theme.ts";
+import { PointLayer, type Rgb } from "./points.ts";
+import { FUJIAN, mapStyle } from "./style.ts";
+
+setWorkerUrl(workerUrl);
+
+export interface EntityMapProps {
+  outlines: Outlines;
+  columns: MapColumns;
+  /** Types to show; empty: all. */
+  types: string[];
+  typeLabel(type: string): string;
+  onPick(no: number): void;
+}
+
+const rgb = (hex: string): Rgb => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255) as Rgb;
+
+// Where the reader last looked, so that a change of language or appearance does not throw them back.
+let view: { center: [number, number]; zoom: number } | null = null;
+
+export default function EntityMap({ outlines, columns, types, typeLabel, onPick }: EntityMapProps) {
+  const { dark, language, text } = useSettings();
+  const holder = useRef<HTMLDivElement>(null);
+  const layer = useRef<PointLayer | null>(null);
+  const map = useRef<MapLibre | null>(null);
+  const [ready, setReady] = useState(0);
+  const [hover, setHover] = useState<{ row: number; x: number; y: number } | null>(null);
+  const pick = useRef(onPick);
+  useEffect(() => {
+    pick.current = onPick;
+  });
+
+  useEffect(() => {
+    const palette = dark ? DARK : LIGHT;
+    const created = new MapLibre({
+      container: holder.current!,
+      style: mapStyle(outlines, palette, language),
+      ...(view ?? { bounds: FUJIAN, fitBoundsOptions: { padding: 12 } }),
+      maxBounds: [105, 15, 131, 37],
+      maxZoom: 17,
+      dragRotate: false,
+      pitchWithRotate: false,
+      touchPitch: false,
+      attributionControl: false,
+      fadeDuration: 0,
+      locale: { "NavigationControl.ResetBearing": text.cockpit.resetView },
+    });
+    created.touchZoomRotate.disableRotation();
+    created.keyboard.disableRotation();
+    created.addControl(new NavigationControl({ showCompass: false }), "top-right");
+    created.addControl(new ScaleControl({ maxWidth: 90 }), "bottom-left");
+    created.addControl(
+      new AttributionControl({ compact: false, customAttribution: text.cockpit.attribution }),
+      "bottom-right",
+    );
+    created.on("load", () => setReady((n) => n + 1));
+    created.on("moveend", () => {
+      const { lng, lat } = created.getCenter();
+      view = { center: [lng, lat], zoom: created.getZoom() };
+    });
+    created.on("mousemove", (event) => {
+      const row = layer.current?.find(event.lngLat.lng, event.lngLat.lat, created.getZoom(), 9) ?? null;
+      created.getCanvas().style.cursor = row === null ? "" : "pointer";
+      setHover(row === null ? null : { row, x: event.point.x, y: event.point.y });
+    });
+    created.on("mouseout", () => setHover(null));
+    created.on("click", (event) => {
+      const found = layer.current;
+      const row = found?.find(event.lngLat.lng, event.lngLat.lat, created.getZoom(), 12) ?? null;
+      if (found && row !== null) pick.current(found.columns.no[row]!);
+    });
+    map.current = created;
+    return () => {
+      map.current = null;
+      layer.current = null;
+      created.remove();
+    };
+  }, [outlines, dark, language, text]);
+
+  useEffect(() => {
+    const current = map.current;
+    if (!current || !ready) return;
+    const palette = dark ? DARK : LIGHT;
+    const states: [Rgb, Rgb, Rgb] = [rgb(palette.ok), rgb(palette.alarm), rgb(palette.offline)];
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const points = new PointLayer(columns, { states, edge: rgb(palette.province) }, still);
+    current.addLayer(points, "city-name");
+    layer.current = points;
+    return () => {
+      layer.current = null;
+      if (map.current === current && current.getLayer(points.id)) current.removeLayer(points.id);
+    };
+    // `ready` counts the maps that have loaded: a new map needs its layer again.
+  }, [columns, ready, dark]);
+
+  useEffect(() => {
+    const points = layer.current;
+    if (!points) return;
+    const wanted = new Set(types.map((type) => points.columns.types.indexOf(type)));
+    points.filter((row) => wanted.size === 0 || wanted.has(points.columns.type[row]!));
+  }, [types, columns, ready, dark]);
+
+  useLive("latest", (readings) => layer.current?.touch([...new Set(readings.map(({ no }) => no))]));
+  useLive("alarm", (alarm) => layer.current?.setState(alarm.no, alarm.cleared_at ? 0 : 1));
+
+  return (
+    <div className="entity-map" role="region" aria-label={text.cockpit.map}>
+      <div ref={holder} className="entity-map-canvas" data-testid="map" data-ready={ready > 0} />
+      {hover && (
+        <div className="map-tip" style={{ left: hover.x, top: hover.y }}>
+          <div className="map-tip-name">{columns.name[hover.row] || columns.id[hover.row]}</div>
+          <div className="map-tip-line">
+            <StateMark state={columns.state[hover.row]!} synthetic={columns.synthetic[hover.row]} />
+            <span>{typeLabel(columns.types[columns.type[hover.row]!] ?? "")}</span>
+            {columns.synthetic[hover.row] ? <SyntheticTag /> : null}
+          </div>
+        </div>
+      )}
+      <button type="button" className="map-home" onClick={() => map.current?.fitBounds(FUJIAN, { padding: 12 })}>
+        {text.cockpit.resetView}
+      </button>
+    </div>
+  );
+}

@@ -1,0 +1,79 @@
+/** The menu, and which actions make each entry appear. */
+import {
+  AimOutlined,
+  AlertOutlined,
+  ApartmentOutlined,
+  AuditOutlined,
+  DashboardOutlined,
+  DatabaseOutlined,
+  FlagOutlined,
+  HeartOutlined,
+  InboxOutlined,
+  KeyOutlined,
+  ScheduleOutlined,
+  TeamOutlined,
+} from "@ant-design/icons";
+import type { ReactNode } from "react";
+import type { Dict } from "./i18n/zh.ts";
+
+export interface Entry {
+  path: string;
+  /** Second key after `g`. */
+  key: string;
+  icon: ReactNode;
+  label(text: Dict): string;
+  /** Any one of these is enough; none: everybody. */
+  needs: string[];
+}
+
+export interface Group {
+  id: "main" | "plan" | "access" | "operations";
+  entries: Entry[];
+}
+
+export const GROUPS: Group[] = [
+  {
+    id: "main",
+    entries: [
+      { path: "/", key: "c", icon: <DashboardOutlined />, label: (t) => t.nav.cockpit, needs: [] },
+      { path: "/things", key: "t", icon: <DatabaseOutlined />, label: (t) => t.nav.things, needs: ["context.*.read"] },
+    ],
+  },
+  {
+    id: "plan",
+    entries: [
+      { path: "/plan/targets", key: "p", icon: <AimOutlined />, label: (t) => t.nav.targets, needs: ["plan.*.read"] },
+      { path: "/plan/tasks", key: "k", icon: <FlagOutlined />, label: (t) => t.nav.tasks, needs: ["plan.*.read"] },
+    ],
+  },
+  {
+    id: "access",
+    entries: [
+      {
+        path: "/organisations",
+        key: "o",
+        icon: <ApartmentOutlined />,
+        label: (t) => t.nav.organisations,
+        needs: ["organisations.organisation.read"],
+      },
+      { path: "/people", key: "u", icon: <TeamOutlined />, label: (t) => t.nav.people, needs: ["organisations.user.read"] },
+      { path: "/tokens", key: "n", icon: <KeyOutlined />, label: (t) => t.nav.tokens, needs: ["organisations.token.read"] },
+    ],
+  },
+  {
+    id: "operations",
+    entries: [
+      { path: "/alarms", key: "a", icon: <AlertOutlined />, label: (t) => t.nav.alarms, needs: ["access.alarm.read"] },
+      {
+        path: "/dead-letters",
+        key: "d",
+        icon: <InboxOutlined />,
+        label: (t) => t.nav.deadLetters,
+        needs: ["access.dead.read"],
+      },
+      { path: "/jobs", key: "j", icon: <ScheduleOutlined />, label: (t) => t.nav.jobs, needs: ["house.job.read"] },
+      { path: "/audit", key: "l", icon: <AuditOutlined />, label: (t) => t.nav.audit, needs: ["audit.*.read"] },
+      { path: "/system", key: "s", icon: <HeartOutlined />, label: (t) => t.nav.system, needs: ["house.*.read"] },
+    ],
+  },
+];

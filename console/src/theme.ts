@@ -1,0 +1,101 @@
+/**
+ * The look: sea blue for what can be done, the earth of a tulou's wall for the house itself, and the four
+ * state colours. The same values serve Ant Design, the charts and the map.
+ */
+import { theme, type ThemeConfig } from "antd";
+
+export interface Palette {
+  page: string;
+  panel: string;
+  line: string;
+  text: string;
+  muted: string;
+  primary: string;
+  earth: string;
+  ok: string;
+  warning: string;
+  alarm: string;
+  offline: string;
+  sea: string;
+  land: string;
+  province: string;
+  provinceLine: string;
+  cityLine: string;
+  label: string;
+}
+
+export const LIGHT: Palette = {
+  page: "#f3f5f7",
+  panel: "#ffffff",
+  line: "#e3e8ed",
+  text: "#1c2733",
+  muted: "#5f6d7b",
+  primary: "#1b5e94",
+  earth: "#8a5a2b",
+  ok: "#1d7f5c",
+  warning: "#a86400",
+  alarm: "#c43327",
+  offline: "#6f7b87",
+  sea: "#dfe9f0",
+  land: "#eceeeb",
+  province: "#fbfaf6",
+  provinceLine: "#8e8a7c",
+  cityLine: "#cfcabb",
+  label: "#4a5560",
+};
+
+export const DARK: Palette = {
+  page: "#10161d",
+  panel: "#171f28",
+  line: "#28333f",
+  text: "#e4eaf0",
+  muted: "#94a2b0",
+  primary: "#5aa2da",
+  earth: "#d0a06a",
+  ok: "#43b58a",
+  warning: "#d99a3d",
+  alarm: "#ec6a5e",
+  offline: "#7f8c99",
+  sea: "#0d141b",
+  land: "#161d24",
+  province: "#202a34",
+  provinceLine: "#5b6875",
+  cityLine: "#35424f",
+  label: "#a9b6c3",
+};
+
+export const FONT =
+  '-apple-system, BlinkMacSystemFont, "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", ' +
+  '"Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", Roboto, "Helvetica Neue", Arial, sans-serif';
+export const MONO = 'ui-monospace, SFMono-Regular, Menlo, Consolas, "Noto Sans Mono CJK SC", monospace';
+
+export function themeOf(dark: boolean): ThemeConfig {
+  const palette = dark ? DARK : LIGHT;
+  return {
+    algorithm: dark ? theme.darkAlgorithm : theme.defaultAlgorithm,
+    token: {
+      colorPrimary: palette.primary,
+      colorInfo: palette.primary,
+      colorLink: palette.primary,
+      colorSuccess: palette.ok,
+      colorWarning: palette.warning,
+      colorError: palette.alarm,
+      colorTextBase: palette.text,
+      colorBgBase: palette.panel,
+      colorBgLayout: palette.page,
+      colorBorderSecondary: palette.line,
+      colorTextSecondary: palette.muted,
+      colorTextTertiary: palette.muted,
+      colorTextDescription: palette.muted,
+      borderRadius: 6,
+      fontFamily: FONT,
+      fontFamilyCode: MONO,
+      wireframe: false,
+    },
+    components: {
+      Layout: { headerBg: palette.panel, siderBg: palette.panel, bodyBg: palette.page, headerHeight: 52 },
+      Menu: { itemBg: "transparent", subMenuItemBg: "transparent", activeBarBorderWidth: 0 },
+      Table: { headerBg: dark ? "#1b242e" : "#f7f9fa", cellPaddingBlockMD: 9 },
+    },
+  };
+}
