@@ -137,7 +137,7 @@ def _light(s: Signal, t: float) -> dict[str, Value]:
 def _meter(s: Signal, t: float) -> dict[str, Value]:
     voltage = 230 + s.bias[0] + 2.5 * s.noise(t, 0)
     power = max(120, 900 + 260 * s.bias[1] + 900 * bump(t, 20, 2.5) + 450 * bump(t, 12, 1.5) + 180 * s.noise(t, 1))
-    hours = (t - 1_735_689_600) / 3_600  # kW·h since 2025-01-01 at the mean of the daily curve
+    hours = max(0, t - 1_577_836_800) / 3_600  # since 2020-01-01, at the mean of the daily curve
     return {
         "totalActiveEnergyImport": round(s.born + 1.15 * hours, 2),
         "activePower": round(power),
