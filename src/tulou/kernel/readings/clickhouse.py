@@ -1,0 +1,555 @@
+"""The readings store over clickhouse-connect: chDB in the process, or a ClickHouse server by HTTP.
+
+Law: the same SQL on both. A client is used by one thread at a time; one client writes, the others read. Numbers go
+into the SQL as numbers, text always as bound parameters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import os
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+import clickhouse_connect
+import numpy as np
+import pyarrow as pa
+from clickhouse_connect import common
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from numpy.typing import NDArray
+
+from tulou.kernel.errors import Invalid, Unavailable
+from tulou.kernel.policy import Orgs
+from tulou.kernel.readings.interface import (
+    METHODS,
+    Aggregate,
+    Area,
+    Frame,
+    OrgFilter,
+    Series,
+    Stored,
+    Table,
+    Value,
+)
+from tulou.kernel.readings.rows import Frames, Rows
+from tulou.kernel.readings.schema import LATEST, ROLLED, TABLES, ddl, ttl
+
+log = logging.getLogger("tulou.readings")
+
+T = TypeVar("T")
+
+HOUR = 3_600_000_000
+DAY = 24 * HOUR
+CHUNK = 5_000
+"""Numbers in one IN list: keeps a statement far below the server's limit on its size."""
+
+_COLUMNS = {table.name: [column.name for column in table.columns] for table in TABLES}
+
+
+class ClickHouseReadings:
+    """See `kernel.readings.Readings`."""
+
+    def __init__(self, dsn: str, *, readers: int = 3) -> None:
+        self.embedded = dsn.startswith("chdb:")
+        address = urlsplit(dsn)
+        self.cluster = "" if self.embedded else parse_qs(address.query).get("cluster", [""])[0]
+        self.dsn = dsn if self.embedded else urlunsplit(address._replace(query=""))
+        self.path = address.path if self.embedded else ""
+        self._retention: dict[str, int] = {}
+        self._write_pool = ThreadPoolExecutor(1, thread_name_prefix="readings-write")
+        self._read_pool = ThreadPoolExecutor(readers, thread_name_prefix="readings-read")
+        self._clients: queue.SimpleQueue[Client] = queue.SimpleQueue()
+        common.set_setting("autogenerate_session_id", False)
+        if self.embedded:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+        try:
+            self._writer = self._connect()
+            for _ in range(readers):
+                self._clients.put(self._connect())
+        except (ClickHouseError, OSError) as error:
+            raise Unavailable(f"无法打开读数库：{error}", f"cannot open the readings store: {error}") from error
+
+    def _connect(self) -> Client:
+        return clickhouse_connect.get_client(dsn=self.dsn)
+
+    # -- threads
+
+    async def _write(self, fn: Callable[[Client], T]) -> T:
+        return await self._in(self._write_pool, lambda: fn(self._writer))
+
+    async def _read(self, fn: Callable[[Client], T]) -> T:
+        def run() -> T:
+            client = self._clients.get()
+            try:
+                return fn(client)
+            finally:
+                self._clients.put(client)
+
+        return await self._in(self._read_pool, run)
+
+    async def _in(self, pool: ThreadPoolExecutor, fn: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, fn)
+        except OperationalError as error:
+            raise Unavailable(f"读数库不可用：{error}", f"the readings store is away: {error}") from error
+
+    async def _columns(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
+    ) -> list[Sequence[Any]]:
+        """The columns of a query's answer; no columns when there are no rows."""
+        def run(client: Client) -> list[Sequence[Any]]:
+            result = client.query(sql, parameters=dict(parameters or {}), settings=dict(settings or {}),
+                                  column_oriented=True)
+            return list(result.result_columns)
+
+        return await self._read(run)
+
+    # -- schema
+
+    async def ensure_schema(self, retention: Mapping[str, int]) -> None:
+        def run(client: Client) -> None:
+            for statement in ddl(self.cluster):
+                client.command(statement)
+
+        await self._write(run)
+        await self.apply_retention(retention)
+
+    async def apply_retention(self, rules: Mapping[str, int]) -> None:
+        for kind, days in rules.items():
+            if days < 1:
+                raise Invalid(f"类型 {kind} 的保留天数应不小于 1", f"retention of {kind} must be at least one day",
+                              field=kind, value=days, rule=">= 1")
+        wanted = _digest(rules)
+
+        def run(client: Client) -> None:
+            for table, statement in ttl(rules, self.cluster):
+                comment = client.command(
+                    f"SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = '{table.name}'"
+                )
+                if comment == wanted or (not rules and not comment):
+                    continue
+                client.command(statement)
+                client.command(f"ALTER TABLE {table.name}{self._on} MODIFY COMMENT '{wanted}'")
+
+        self._retention = dict(rules)
+        await self._write(run)
+
+    @property
+    def _on(self) -> str:
+        return f" ON CLUSTER '{self.cluster}'" if self.cluster else ""
+
+    # -- writing
+
+    async def insert(self, rows: Rows, frames: Frames, token: str) -> None:
+        await self._write(lambda client: self._insert(client, rows, frames, token))
+
+    def _insert(self, client: Client, rows: Rows, frames: Frames, token: str | None) -> None:
+        if len(frames):
+            _put(client, "frames", frames.arrow(), token)
+        if len(rows):
+            _put(client, "readings", rows.arrow(), token)
+
+    async def recover(self, rows: Rows, frames: Frames, missing: Rows, missing_frames: Frames, token: str) -> None:
+        def run(client: Client) -> None:
+            self._interrupt(client, token)
+            self._insert(client, missing, missing_frames, None)
+            last = rows.last().arrow().select(_COLUMNS[LATEST.name])
+            if len(last):
+                _put(client, LATEST.name, last, None)
+            self._reconcile(client, rows)
+
+        await self._write(run)
+
+    def _interrupt(self, client: Client, token: str) -> None:
+        """End inserts of this token that a server still runs for a connection that we lost."""
+        if not self.embedded:
+            for table in ("readings", "frames"):
+                client.command("KILL QUERY WHERE query_id = {id:String} SYNC", parameters={"id": f"{token}:{table}"})
+
+    def _reconcile(self, client: Client, rows: Rows) -> None:
+        """Add to each roll-up the difference between it and what it is made of, for the hours of these rows.
+
+        Counts are compared; a difference carries sums and extremes with it. Hours that retention may already have
+        thinned out are left alone.
+        """
+        hours = rows.ts // HOUR
+        if self._retention:
+            oldest = time.time_ns() // 1000 - min(self._retention.values()) * DAY
+            kept = hours > oldest // HOUR + 1
+            hours, entity = hours[kept], rows.entity[kept]
+        else:
+            entity = rows.entity
+        days = hours // 24
+        for day in np.unique(days).tolist():
+            of_day = days == day
+            touched = np.unique(hours[of_day])
+            span = _in(touched * 3600)
+            on_day = f"hour >= toDateTime({day * 86400}, 'UTC') AND hour < toDateTime({(day + 1) * 86400}, 'UTC')"
+            for part in _chunks(np.unique(entity[of_day])):
+                who = f"entity IN ({_in(part)})"
+                within = f"ts >= {_time(day * DAY)} AND ts < {_time((day + 1) * DAY)}"
+                _command(client, f"""
+                    INSERT INTO readings_hour (entity, property, hour, org, type, origin, count, sum, min, max)
+                    SELECT entity, property, h, org, type, origin, sum(c) AS n, sum(s), min(a), max(b) FROM (
+                        SELECT entity, property, toStartOfHour(ts) AS h, org, type, origin, toInt64(count()) AS c,
+                            sum(value) AS s, min(value) AS a, max(value) AS b FROM readings
+                        WHERE {who} AND {within} AND toUnixTimestamp(toStartOfHour(ts)) IN ({span}) AND {ROLLED}
+                        GROUP BY entity, property, h, org, type, origin
+                        UNION ALL
+                        SELECT entity, property, hour AS h, org, type, origin, -count AS c, -sum AS s, min AS a, max AS b
+                        FROM readings_hour WHERE {who} AND {on_day} AND toUnixTimestamp(hour) IN ({span})
+                    ) GROUP BY entity, property, h, org, type, origin HAVING n != 0""")
+                _command(client, f"""
+                    INSERT INTO readings_day (entity, property, day, org, type, origin, count, sum, min, max)
+                    SELECT entity, property, d, org, type, origin, sum(c) AS n, sum(s), min(a), max(b) FROM (
+                        SELECT entity, property, toDate(hour) AS d, org, type, origin, count AS c, sum AS s,
+                            min AS a, max AS b
+                        FROM readings_hour WHERE {who} AND {on_day}
+                        UNION ALL
+                        SELECT entity, property, day AS d, org, type, origin, -count AS c, -sum AS s, min AS a, max AS b
+                        FROM readings_day WHERE {who} AND day = toDate({day})
+                    ) GROUP BY entity, property, d, org, type, origin HAVING n != 0""")
+            _command(client, f"""
+                INSERT INTO area_hour (org, type, property, origin, hour, count, sum, min, max)
+                SELECT org, type, property, origin, hour, sum(c) AS n, sum(s), min(a), max(b) FROM (
+                    SELECT org, type, property, origin, hour, count AS c, sum AS s, min AS a, max AS b
+                    FROM readings_hour WHERE {on_day} AND toUnixTimestamp(hour) IN ({span})
+                    UNION ALL
+                    SELECT org, type, property, origin, hour, -count AS c, -sum AS s, min AS a, max AS b
+                    FROM area_hour WHERE {on_day} AND toUnixTimestamp(hour) IN ({span})
+                ) GROUP BY org, type, property, origin, hour HAVING n != 0""")
+
+    async def stored(self, entity: NDArray[np.uint64], ts: NDArray[np.int64]) -> Stored:
+        order = np.lexsort((ts, entity))
+        entity, ts = entity[order], ts[order]
+        found: list[list[Sequence[Any]]] = []
+        for at in range(0, len(entity), CHUNK):
+            who, when = entity[at : at + CHUNK], ts[at : at + CHUNK]
+            pairs = ", ".join(f"({e}, {t})" for e, t in zip(who.tolist(), when.tolist(), strict=True))
+            found.append(await self._columns(f"""
+                SELECT entity, property, toUnixTimestamp64Micro(ts) AS t, value, text FROM readings
+                WHERE entity IN ({_in(np.unique(who))})
+                    AND ts >= {_time(int(when.min()))} AND ts <= {_time(int(when.max()))} AND (entity, t) IN ({pairs})""",
+                settings={"max_query_size": 4 << 20, "max_ast_elements": 1_000_000,
+                          "max_expanded_ast_elements": 1_000_000},
+            ))
+        joined: list[list[Any]] = [[], [], [], [], []]
+        for columns in found:
+            for into, column in zip(joined, columns, strict=False):
+                into.extend(column)
+        return Stored(
+            np.array(joined[0], np.uint64), joined[1], np.array(joined[2], np.int64), np.array(joined[3], np.float64),
+            joined[4],
+        )
+
+    async def stored_frames(self, entity: NDArray[np.uint64], start: int, end: int) -> pa.Table:
+        def run(client: Client) -> pa.Table:
+            parts = [
+                client.query_arrow(f"""
+                    SELECT entity, toUnixTimestamp64Micro(ts) AS t, raw, seq, frame FROM frames
+                    WHERE entity IN ({_in(part)}) AND ts >= {_time(start)} AND ts < {_time(end)}""", use_strings=False)
+                for part in _chunks(np.unique(entity))
+            ]
+            return pa.concat_tables(parts)
+
+        return await self._read(run)
+
+    async def watermarks(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        columns = await self._columns("SELECT entity, max(toUnixTimestamp64Micro(ts)) FROM latest GROUP BY entity")
+        if not columns:
+            return np.empty(0, np.uint64), np.empty(0, np.int64)
+        return np.array(columns[0], np.uint64), np.array(columns[1], np.int64)
+
+    # -- reading
+
+    async def latest(
+        self, entities: Sequence[int] | None, properties: Sequence[str] | None = None, *, orgs: OrgFilter
+    ) -> dict[int, dict[str, Value]]:
+        out: dict[int, dict[str, Value]] = {}
+        for part in [None] if entities is None else _chunks(np.array(entities, np.uint64)):
+            where, bound = _where(entities=part, orgs=orgs, properties=properties)
+            columns = await self._columns(f"""
+                SELECT entity, property, toUnixTimestamp64Micro(ts), value, text, quality, origin
+                FROM latest FINAL WHERE {where}""", bound)
+            if columns:
+                for entity, name, ts, value, text, quality, origin in zip(*columns, strict=True):
+                    reading = Value(ts, text if value != value else value, quality, origin)
+                    known = out.get(entity)
+                    if known is None:
+                        out[entity] = {name: reading}
+                    else:
+                        known[name] = reading
+        return out
+
+    async def series(
+        self, entity: int, property: str, start: int, end: int, points: int = 500, *, orgs: OrgFilter
+    ) -> Series:
+        if end <= start:
+            return Series("raw", [], 0)
+        step = math.ceil((end - start) / max(points, 1))
+        if step >= DAY:
+            return await self._rolled("day", entity, property, start, end, step, orgs)
+        if step >= HOUR:
+            return await self._rolled("hour", entity, property, start, end, step, orgs)
+        where, bound = _where(entities=[entity], properties=[property], start=start, end=end, orgs=orgs)
+        columns = await self._columns(f"""
+            SELECT toUnixTimestamp64Micro(min(r.ts)) AS t, avg(r.value), min(r.value), max(r.value), count()
+            FROM readings AS r WHERE {where} AND {ROLLED}
+            GROUP BY intDiv(toUnixTimestamp64Micro(r.ts) - {start}, {step}) ORDER BY t""", bound)
+        if columns:
+            return Series("raw", list(zip(*columns[:4], strict=True)), sum(columns[4]))
+        return await self._rolled("hour", entity, property, start, end, max(step, HOUR), orgs)
+
+    async def _rolled(
+        self, by: Literal["hour", "day"], entity: int, property: str, start: int, end: int, step: int, orgs: OrgFilter
+    ) -> Series:
+        unit = HOUR if by == "hour" else DAY
+        first, step = start // unit * unit // 1_000_000, step // unit * unit // 1_000_000
+        where, bound = _where(entities=[entity], properties=[property], orgs=orgs)
+        columns = await self._columns(f"""
+            SELECT min(toUnixTimestamp(toDateTime(r.{by}, 'UTC'))) AS t, sum(r.sum) / sum(r.count), min(r.min),
+                max(r.max), sum(r.count)
+            FROM readings_{by} AS r
+            WHERE {where} AND r.{by} >= toDateTime({first}, 'UTC') AND r.{by} < toDateTime({-(-end // 1_000_000)}, 'UTC')
+            GROUP BY intDiv(toUnixTimestamp(toDateTime(r.{by}, 'UTC')) - {first}, {step}) ORDER BY t""", bound)
+        if not columns:
+            return Series(by, [], 0)
+        times = [t * 1_000_000 for t in columns[0]]
+        return Series(by, list(zip(times, *columns[1:4], strict=True)), sum(columns[4]))
+
+    async def history(
+        self, entities: Sequence[int], properties: Sequence[str] | None, start: int | None, end: int | None, *,
+        orgs: OrgFilter, limit: int = 1000, order: Literal["asc", "desc"] = "asc",
+    ) -> dict[int, dict[str, list[Value]]]:
+        out: dict[int, dict[str, list[Value]]] = {}
+        for part in _chunks(np.array(entities, np.uint64)):
+            where, bound = _where(entities=part, orgs=orgs, properties=properties, start=start, end=end)
+            direction = "ASC" if order == "asc" else "DESC"
+            columns = await self._columns(f"""
+                SELECT entity, property, toUnixTimestamp64Micro(r.ts), value, text, quality, origin FROM readings AS r
+                WHERE {where} ORDER BY entity {direction}, property {direction}, r.ts {direction}
+                LIMIT {int(limit)} BY entity, property""", bound)
+            for entity, name, ts, value, text, quality, origin in zip(*columns, strict=True):
+                out.setdefault(entity, {}).setdefault(name, []).append(
+                    Value(ts, text if value != value else value, quality, origin)
+                )
+        return out
+
+    async def area_hour(
+        self, orgs: OrgFilter, type: str, property: str, start: int, end: int, *, origins: Sequence[int] | None = None
+    ) -> list[Area]:
+        where, bound = _where(orgs=orgs, type=type, properties=[property], origins=origins)
+        columns = await self._columns(f"""
+            SELECT org, origin, toUnixTimestamp(h.hour) AS t, sum(h.count), sum(h.sum), min(h.min), max(h.max)
+            FROM area_hour AS h
+            WHERE {where} AND h.hour >= toDateTime({start // HOUR * 3600}, 'UTC')
+                AND h.hour < toDateTime({-(-end // 1_000_000)}, 'UTC')
+            GROUP BY org, origin, h.hour HAVING sum(h.count) > 0 ORDER BY t, org, origin""", bound)
+        return [
+            Area(org, origin, t * 1_000_000, count, total, low, high)
+            for org, origin, t, count, total, low, high in zip(*columns, strict=True)
+        ]
+
+    async def frames(
+        self, entity: int, *, orgs: OrgFilter, after: tuple[int, int, int] | None = None, limit: int = 50
+    ) -> list[Frame]:
+        where, bound = _where(entities=[entity], orgs=orgs)
+        if after is not None:
+            ts, seq, frame = (int(part) for part in after)
+            where += f" AND f.ts <= {_time(ts)} AND (f.ts, seq, frame) < ({_time(ts)}, {seq}, {frame})"
+        table = await self._read(lambda client: client.query_arrow(
+            f"""SELECT toUnixTimestamp64Micro(f.ts) AS t, toString(protocol) AS protocol, raw, dup, seq, frame
+            FROM frames AS f WHERE {where} ORDER BY f.ts DESC, seq DESC, frame DESC LIMIT {int(limit)}""",
+            parameters=bound, use_strings=False))
+        return [
+            Frame(row["t"], row["protocol"].decode(), row["raw"], bool(row["dup"]), row["seq"], row["frame"])
+            for row in table.to_pylist()
+        ]
+
+    async def aggregate(
+        self, methods: Sequence[str], *, orgs: OrgFilter, entities: Sequence[int] | None = None,
+        type: str | None = None, properties: Sequence[str] | None = None, start: int | None = None,
+        end: int | None = None, period: int | None = None, origins: Sequence[int] | None = None,
+        by: Sequence[Literal["entity", "property"]] = ("entity", "property"),
+    ) -> list[Aggregate]:
+        for method in methods:
+            if method not in METHODS:
+                raise Invalid(f"没有名为 {method} 的聚合", f"there is no aggregate {method}", field="aggrMethods",
+                              value=method, rule=" | ".join(METHODS))
+        if period is not None and (period < 1 or start is None):
+            raise Invalid("聚合周期须为正，且须有开始时间", "a period must be positive and needs a start",
+                          field="aggrPeriodDuration", value=period, rule="> 0")
+        where, bound = _where(entities=entities, orgs=orgs, type=type, properties=properties, start=start, end=end,
+                              origins=origins)
+        keys = [f"r.{name}" for name in by]
+        if period is not None:
+            keys.append(f"intDiv(toUnixTimestamp64Micro(r.ts) - {start}, {period})")
+        chosen = ", ".join([*keys, *(METHODS[method] for method in methods)])
+        grouping = f"GROUP BY {', '.join(keys)} ORDER BY {', '.join(keys)}" if keys else "HAVING count() > 0"
+        columns = await self._columns(
+            f"SELECT {chosen} FROM readings AS r WHERE {where} AND r.quality < 2 {grouping}", bound
+        )
+        out = []
+        for row in zip(*columns, strict=True):
+            named = dict(zip(by, row, strict=False))
+            at = len(by)
+            bucket = None
+            if period is not None and start is not None:
+                bucket, at = start + row[at] * period, at + 1
+            values = {
+                method: None if value is None or value != value else float(value)
+                for method, value in zip(methods, row[at:], strict=True)
+            }
+            out.append(Aggregate(named.get("entity"), named.get("property"), bucket, values))
+        return out
+
+    async def count(
+        self, *, orgs: OrgFilter, type: str | None = None, property: str | None = None, start: int | None = None,
+        end: int | None = None, origins: Sequence[int] | None = None,
+    ) -> int:
+        where, bound = _where(orgs=orgs, type=type, properties=None if property is None else [property], start=start,
+                              end=end, origins=origins)
+        return int((await self._columns(f"SELECT count() FROM readings AS r WHERE {where}", bound))[0][0])
+
+    async def sql(self, query: str, *, seconds: float = 30, max_rows: int = 10_000) -> Table:
+        limits = {"max_execution_time": seconds, "max_result_rows": max_rows, "max_memory_usage": 2 << 30}
+
+        def run() -> Table:
+            # A handle of its own: what a read-only handle may do can never be widened again, also not by us.
+            client = self._connect()
+            try:
+                if self.embedded:
+                    for name, value in {**limits, "readonly": 1}.items():
+                        client.command(f"SET {name} = {value}")
+                result = client.query(query.rstrip().rstrip(";"), settings={} if self.embedded else {**limits, "readonly": 1})
+                return Table(list(result.column_names), list(result.result_rows))
+            finally:
+                client.close()
+
+        try:
+            return await self._in(self._read_pool, run)
+        except DatabaseError as error:
+            raise Invalid(f"查询被拒绝：{error}", f"the query was refused: {error}", field="query",
+                          value=query) from error
+
+    # -- care
+
+    async def delete_entity(self, entity: int) -> None:
+        def run(client: Client) -> None:
+            for name in ("readings", "frames", "latest", "readings_hour", "readings_day"):
+                client.command(f"DELETE FROM {name}{self._on} WHERE entity = {int(entity)}")
+
+        await self._write(run)
+
+    async def disk_usage(self) -> dict[str, dict[str, int]]:
+        columns = await self._columns("""
+            SELECT table, sum(rows), sum(bytes_on_disk), count() FROM system.parts
+            WHERE database = currentDatabase() AND active GROUP BY table ORDER BY table""")
+        out = {
+            table: {"rows": rows, "bytes": size, "parts": parts}
+            for table, rows, size, parts in zip(*columns, strict=True)
+        }
+        disks = await self._columns("SELECT min(free_space), sum(total_space) FROM system.disks")
+        out["free"] = {"bytes": int(disks[0][0]), "total": int(disks[1][0])}
+        return out
+
+    async def health(self) -> dict[str, Any]:
+        try:
+            columns = await self._columns("""
+                SELECT version(), (SELECT count() FROM system.parts WHERE active AND database = currentDatabase()),
+                    (SELECT count() FROM system.merges)""")
+        except (Unavailable, ClickHouseError) as error:
+            return {"ok": False, "error": str(error)}
+        return {"ok": True, "version": columns[0][0], "parts": columns[1][0], "merges": columns[2][0]}
+
+    async def close(self) -> None:
+        for pool in (self._write_pool, self._read_pool):
+            await asyncio.to_thread(pool.shutdown)
+        while not self._clients.empty():
+            self._clients.get().close()
+        self._writer.close()
+
+
+def _put(client: Client, table: str, rows: pa.Table, token: str | None) -> None:
+    """Insert one Arrow table as one block, under `token` or without deduplication."""
+    settings: dict[str, Any] = {
+        "max_insert_block_size": 1 << 24, "min_insert_block_size_rows": 1 << 24, "min_insert_block_size_bytes": 1 << 32,
+        "max_partitions_per_insert_block": 0, "throw_on_max_partitions_per_insert_block": 0,
+    }
+    if token is None:
+        settings |= {"insert_deduplicate": 0, "deduplicate_blocks_in_dependent_materialized_views": 0}
+    else:
+        settings |= {
+            "insert_deduplicate": 1, "deduplicate_blocks_in_dependent_materialized_views": 1,
+            "insert_deduplication_token": f"{token}:{table}",
+        }
+        settings["query_id"] = f"{token}:{table}"
+    client.insert_arrow(table, rows, settings=settings)
+
+
+def _command(client: Client, sql: str) -> None:
+    client.command(sql, settings={"insert_deduplicate": 0, "deduplicate_blocks_in_dependent_materialized_views": 0})
+
+
+def _where(
+    *, entities: Iterable[int] | None = None, orgs: OrgFilter = None, type: str | None = None,
+    properties: Sequence[str] | None = None, start: int | None = None, end: int | None = None,
+    origins: Sequence[int] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """A WHERE clause and its bound parameters; `start` and `end` are on the column ts."""
+    terms: list[str] = []
+    bound: dict[str, Any] = {}
+    if entities is not None:
+        terms.append(f"entity IN ({_in(entities)})")
+    if properties is not None:
+        terms.append("property IN {properties:Array(String)}")
+        bound["properties"] = list(properties)
+    if type is not None:
+        terms.append("type = {type:String}")
+        bound["type"] = type
+    allowed = _orgs(orgs)
+    if allowed is not None:
+        terms.append("org IN {orgs:Array(String)}")
+        bound["orgs"] = allowed
+    if origins is not None:
+        terms.append(f"origin IN ({_in(origins)})")
+    if start is not None:
+        terms.append(f"ts >= {_time(start)}")
+    if end is not None:
+        terms.append(f"ts < {_time(end)}")
+    return " AND ".join(terms) or "1", bound
+
+
+def _orgs(orgs: OrgFilter) -> list[str] | None:
+    if isinstance(orgs, Orgs):
+        return None if orgs.all else sorted(orgs.ids)
+    return None if orgs is None else sorted(orgs)
+
+
+def _in(numbers: Iterable[int]) -> str:
+    listed = numbers.tolist() if isinstance(numbers, np.ndarray) else [int(n) for n in numbers]
+    return ", ".join(map(str, listed)) or "NULL"
+
+
+def _chunks(numbers: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for at in range(0, len(numbers), CHUNK):
+        yield numbers[at : at + CHUNK]
+
+
+def _time(ts: int) -> str:
+    return f"fromUnixTimestamp64Micro(toInt64({int(ts)}), 'UTC')"
+
+
+def _digest(rules: Mapping[str, int]) -> str:
+    if not rules:
+        return ""
+    text = ",".join(f"{kind}={days}" for kind, days in sorted(rules.items()))
+    return "retention " + hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,211 @@
+"""The interface of the readings store, which every engine fulfils and one test-suite checks.
+
+Law: times are integer µs since the epoch, UTC, ranges are `start <= ts < end`. `orgs` names the organisations whose
+rows may come back (a `policy.Orgs` or ids); `None` means the whole house.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tulou.kernel.policy import Orgs
+from tulou.kernel.readings.rows import Frames, Rows
+
+OrgFilter = Orgs | Collection[str] | None
+
+METHODS: Mapping[str, str] = {
+    "totalCount": "toFloat64(count())",
+    "distinctCount": "toFloat64(uniqExact(r.value, r.text))",
+    "sum": "sumOrNullIf(r.value, isFinite(r.value))",
+    "avg": "avgOrNullIf(r.value, isFinite(r.value))",
+    "min": "minOrNullIf(r.value, isFinite(r.value))",
+    "max": "maxOrNullIf(r.value, isFinite(r.value))",
+    "stddev": "stddevPopOrNullIf(r.value, isFinite(r.value))",
+    "sumsq": "sumOrNullIf(r.value * r.value, isFinite(r.value))",
+    "entities": "toFloat64(uniqExact(r.entity))",
+    "last": "argMaxOrNullIf(r.value, r.ts, isFinite(r.value))",
+}
+"""Aggregates by name: those of NGSI-LD (ETSI GS CIM 009, 4.5.19), `entities` (how many) and `last`."""
+
+
+class Value(NamedTuple):
+    """A reading of a known entity and property; a text value is a str."""
+
+    ts: int
+    value: float | str
+    quality: int
+    origin: int
+
+
+class Frame(NamedTuple):
+    """A raw device message."""
+
+    ts: int
+    protocol: str
+    raw: bytes
+    dup: bool
+    seq: int
+    frame: int
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """An hour of a property over the things of a type in an organisation."""
+
+    org: str
+    origin: int
+    hour: int
+    count: int
+    sum: float
+    min: float
+    max: float
+
+
+class Aggregate(NamedTuple):
+    """Aggregates of a bucket: `start` in µs (None without `period`), `values` by name, None where undefined."""
+
+    entity: int | None
+    property: str | None
+    start: int | None
+    values: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points of a property: (µs, average, minimum, maximum), ascending; `count` is the readings behind them."""
+
+    resolution: Literal["raw", "hour", "day"]
+    points: list[tuple[int, float, float, float]]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The answer to a free query."""
+
+    columns: list[str]
+    rows: list[Sequence[Any]]
+
+
+@dataclass(slots=True)
+class Stored:
+    """Identities and values found in the store, as columns."""
+
+    entity: NDArray[np.uint64]
+    property: list[str]
+    ts: NDArray[np.int64]
+    value: NDArray[np.float64]
+    text: list[str]
+
+
+class Readings(Protocol):
+    """A readings store. Raises `Unavailable` when the engine cannot be reached."""
+
+    async def ensure_schema(self, retention: Mapping[str, int]) -> None:
+        """Create what is missing and apply retention."""
+        ...
+
+    async def apply_retention(self, rules: Mapping[str, int]) -> None:
+        """Let raw readings and frames of a type expire after its days; types not named are kept for ever."""
+        ...
+
+    async def insert(self, rows: Rows, frames: Frames, token: str) -> None:
+        """Store a group in one block per table under deduplication tokens; returns when it is on disk.
+
+        The token is of the group: the same token with the same group adds nothing. When this raises, it is not
+        known what was stored: call `recover`.
+        """
+        ...
+
+    async def recover(self, rows: Rows, frames: Frames, missing: Rows, missing_frames: Frames, token: str) -> None:
+        """Finish a group of which it is unknown what was stored: end what still runs under `token`, store what is
+        missing, then make roll-ups and latest values agree with the readings. May itself be repeated."""
+        ...
+
+    async def stored(self, entity: NDArray[np.uint64], ts: NDArray[np.int64]) -> Stored:
+        """Readings stored for any of these (entity, ts)."""
+        ...
+
+    async def stored_frames(self, entity: NDArray[np.uint64], start: int, end: int) -> pa.Table:
+        """Frames of these entities received in the range: columns entity, ts, raw, seq, frame."""
+        ...
+
+    async def watermarks(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Every entity and the time of its newest reading."""
+        ...
+
+    async def latest(
+        self, entities: Sequence[int] | None, properties: Sequence[str] | None = None, *, orgs: OrgFilter
+    ) -> dict[int, dict[str, Value]]:
+        """The newest reading of each property; `entities` None means all of `orgs`."""
+        ...
+
+    async def series(
+        self, entity: int, property: str, start: int, end: int, points: int = 500, *, orgs: OrgFilter
+    ) -> Series:
+        """At most about `points` points of a numeric property, of whichever resolution gives them."""
+        ...
+
+    async def history(
+        self, entities: Sequence[int], properties: Sequence[str] | None, start: int | None, end: int | None, *,
+        orgs: OrgFilter, limit: int = 1000, order: Literal["asc", "desc"] = "asc",
+    ) -> dict[int, dict[str, list[Value]]]:
+        """Readings of each (entity, property), at most `limit` of each, in the order asked for."""
+        ...
+
+    async def area_hour(
+        self, orgs: OrgFilter, type: str, property: str, start: int, end: int, *, origins: Sequence[int] | None = None
+    ) -> list[Area]:
+        """Hourly figures over all things of a type, by organisation and origin."""
+        ...
+
+    async def frames(
+        self, entity: int, *, orgs: OrgFilter, after: tuple[int, int, int] | None = None, limit: int = 50
+    ) -> list[Frame]:
+        """Raw frames, newest first; `after` is the (ts, seq, frame) of the last one seen."""
+        ...
+
+    async def aggregate(
+        self, methods: Sequence[str], *, orgs: OrgFilter, entities: Sequence[int] | None = None,
+        type: str | None = None, properties: Sequence[str] | None = None, start: int | None = None,
+        end: int | None = None, period: int | None = None, origins: Sequence[int] | None = None,
+        by: Sequence[Literal["entity", "property"]] = ("entity", "property"),
+    ) -> list[Aggregate]:
+        """Aggregates named in `METHODS` over readings that are not bad, per `period` µs counted from `start`.
+
+        Raises `Invalid` for a method that does not exist.
+        """
+        ...
+
+    async def count(
+        self, *, orgs: OrgFilter, type: str | None = None, property: str | None = None, start: int | None = None,
+        end: int | None = None, origins: Sequence[int] | None = None,
+    ) -> int:
+        """How many readings."""
+        ...
+
+    async def sql(self, query: str, *, seconds: float = 30, max_rows: int = 10_000) -> Table:
+        """A read-only query of the whole house, bounded in time and rows. Raises `Invalid` when it is refused."""
+        ...
+
+    async def delete_entity(self, entity: int) -> None:
+        """Remove an entity's readings, frames, roll-ups and latest values."""
+        ...
+
+    async def disk_usage(self) -> dict[str, dict[str, int]]:
+        """Rows and bytes by table, and under `free` the bytes free on its disk."""
+        ...
+
+    async def health(self) -> dict[str, Any]:
+        """`ok`, the engine's version, and parts waiting to be merged; never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Close the store; calls under way finish first."""
+        ...

@@ -1,0 +1,169 @@
+"""Columns of readings and frames on their way into the store.
+
+Law: columns only; no function here touches a row in Python, except for text values, which are sparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Class = tuple[str, str, int]
+"""What entities have in common: (organisation, type, origin)."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """Readings as columns: one row per reading, all columns of one length.
+
+    `property` and `of` index `properties` and `classes`; `ts` is µs since the epoch, UTC; `value` is NaN for text,
+    which `text` holds by row number; `seq` and `frame` say which stream message and frame a reading came in.
+    """
+
+    entity: NDArray[np.uint64]
+    property: NDArray[np.int32]
+    ts: NDArray[np.int64]
+    value: NDArray[np.float64]
+    quality: NDArray[np.uint8]
+    of: NDArray[np.int32]
+    seq: NDArray[np.uint64]
+    frame: NDArray[np.uint32]
+    properties: Sequence[str]
+    classes: Sequence[Class]
+    text: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+    def take(self, rows: NDArray[np.intp]) -> Rows:
+        """The rows of these numbers, in this order."""
+        text: dict[int, str] = {}
+        if self.text:
+            with_text = np.zeros(len(self), bool)
+            with_text[list(self.text)] = True
+            at = np.flatnonzero(with_text[rows])
+            text = {int(new): self.text[int(old)] for new, old in zip(at, rows[at], strict=True)}
+        return Rows(
+            self.entity[rows], self.property[rows], self.ts[rows], self.value[rows], self.quality[rows],
+            self.of[rows], self.seq[rows], self.frame[rows], self.properties, self.classes, text,
+        )
+
+    def where(self, mask: NDArray[np.bool_]) -> Rows:
+        """The rows where `mask` is true."""
+        return self if mask.all() else self.take(np.flatnonzero(mask))
+
+    def last(self) -> Rows:
+        """Per (entity, property) the row of the greatest `ts`; of equal ones the later row."""
+        if len(self) == 0:
+            return self
+        order = np.lexsort((self.ts, self.property, self.entity))
+        entity, prop = self.entity[order], self.property[order]
+        ends = np.empty(len(order), bool)
+        ends[-1] = True
+        np.not_equal(entity[1:], entity[:-1], out=ends[:-1])
+        ends[:-1] |= prop[1:] != prop[:-1]
+        return self.take(order[ends])
+
+    def tuples(self) -> Iterator[tuple[int, str, int, float | str, int, int]]:
+        """(entity, property, ts, value, quality, origin) of every row; a text value is a str."""
+        names, origins = list(self.properties), [of[2] for of in self.classes]
+        columns = zip(
+            self.entity.tolist(), self.property.tolist(), self.ts.tolist(), self.value.tolist(),
+            self.quality.tolist(), self.of.tolist(), strict=True,
+        )
+        for row, (entity, prop, ts, value, quality, of) in enumerate(columns):
+            yield entity, names[prop], ts, self.text.get(row, value), quality, origins[of]
+
+    def texts(self) -> pa.Array:
+        """The column of text values, empty where there is none."""
+        codes = np.zeros(len(self), np.int32)
+        index: dict[str, int] = {"": 0}
+        for row, text in self.text.items():
+            codes[row] = index.setdefault(text, len(index))
+        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(index), pa.string()))
+
+    def arrow(self) -> pa.Table:
+        """The table as the store's `readings` wants it: one record batch."""
+        return pa.table({
+            **_classes(self.of, self.classes),
+            "entity": self.entity,
+            "property": _dictionary(self.property, self.properties),
+            "ts": _times(self.ts),
+            "value": self.value,
+            "text": self.texts(),
+            "quality": self.quality,
+            "origin": np.array([of[2] for of in self.classes], np.uint8)[self.of],
+            "seq": self.seq,
+            "frame": self.frame,
+        })
+
+
+@dataclass(slots=True)
+class Frames:
+    """Raw device messages as columns: frame i is `raw[ends[i-1]:ends[i]]`; `frame` is its number in message `seq`."""
+
+    entity: NDArray[np.uint64]
+    ts: NDArray[np.int64]
+    of: NDArray[np.int32]
+    protocol: NDArray[np.int32]
+    dup: NDArray[np.uint8]
+    seq: NDArray[np.uint64]
+    frame: NDArray[np.uint32]
+    raw: pa.Array
+    classes: Sequence[Class]
+    protocols: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.entity)
+
+    def where(self, mask: NDArray[np.bool_]) -> Frames:
+        """The frames where `mask` is true."""
+        if mask.all():
+            return self
+        return Frames(
+            self.entity[mask], self.ts[mask], self.of[mask], self.protocol[mask], self.dup[mask], self.seq[mask],
+            self.frame[mask], self.raw.filter(pa.array(mask)), self.classes, self.protocols,
+        )
+
+    def arrow(self) -> pa.Table:
+        """The table as the store's `frames` wants it: one record batch."""
+        return pa.table({
+            **{name: column for name, column in _classes(self.of, self.classes).items() if name != "origin"},
+            "entity": self.entity,
+            "ts": _times(self.ts),
+            "protocol": _dictionary(self.protocol, self.protocols),
+            "raw": self.raw,
+            "dup": self.dup,
+            "seq": self.seq,
+            "frame": self.frame,
+        })
+
+
+def raw_column(lengths: NDArray[np.uint32], raw: bytes) -> pa.Array:
+    """Payloads of the given lengths, concatenated in `raw`, as an Arrow column without copying them."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.Array.from_buffers(
+        pa.large_binary(), len(lengths), [None, pa.py_buffer(offsets), pa.py_buffer(raw)]
+    )
+
+
+def _times(ts: NDArray[np.int64]) -> pa.Array:
+    return pa.array(ts.view("datetime64[us]")).cast(pa.timestamp("us", "UTC"))
+
+
+def _dictionary(codes: NDArray[np.int32], names: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(names), pa.string()))
+
+
+def _classes(of: NDArray[np.int32], classes: Sequence[Class]) -> dict[str, pa.Array]:
+    columns = {}
+    for name, place in (("org", 0), ("type", 1)):
+        index: dict[str, int] = {}
+        codes = np.array([index.setdefault(str(item[place]), len(index)) for item in classes], np.int32)
+        columns[name] = _dictionary(codes[of], list(index))
+    return columns

@@ -1,0 +1,241 @@
+"""The readings store as definitions: tables, columns, order, partitions, views and retention.
+
+Law: the ClickHouse DDL is generated from these definitions and nothing else, for one engine in the process (chDB) and
+for a cluster. Every table keeps a deduplication window, so an insert with a token that it has seen adds nothing, and
+every part is synced before the insert returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+DEDUPLICATION_WINDOW = 10_000
+"""Insert tokens that each table remembers."""
+
+TEXT = "LowCardinality(String)"
+TIME = "DateTime64(6, 'UTC')"
+HOUR = "DateTime('UTC')"
+ROLLED = "isFinite(value) AND quality < 2"
+"""Which readings enter the roll-ups: numbers that are not bad."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its ClickHouse type and its codecs. Codecs were chosen by measuring; see docs/benchmarks.md."""
+
+    name: str
+    type: str
+    codec: str = "ZSTD(1)"
+
+    def ddl(self) -> str:
+        return f"{self.name} {self.type} CODEC({self.codec})"
+
+
+@dataclass(frozen=True)
+class View:
+    """A materialised view: `select` over `source`, run on each inserted block, feeds the table that holds it."""
+
+    source: str
+    select: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the MergeTree family. `expires` is the time column that retention counts from."""
+
+    name: str
+    columns: tuple[Column, ...]
+    order: tuple[str, ...]
+    engine: str = "MergeTree"
+    arguments: str = ""
+    partition: str = ""
+    view: View | None = None
+    expires: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+_CLASS = (Column("org", TEXT), Column("type", TEXT))
+_SUMS = (
+    Column("count", "SimpleAggregateFunction(sum, Int64)"),
+    Column("sum", "SimpleAggregateFunction(sum, Float64)"),
+    Column("min", "SimpleAggregateFunction(min, Float64)"),
+    Column("max", "SimpleAggregateFunction(max, Float64)"),
+)
+_FOLD = "sum(h.count) AS count, sum(h.sum) AS sum, min(h.min) AS min, max(h.max) AS max"
+_STATE = "org, type, ts, value, text, quality, origin"
+
+READINGS = Table(
+    "readings",
+    (
+        *_CLASS,
+        Column("entity", "UInt64", "Delta, ZSTD(1)"),
+        Column("property", TEXT),
+        Column("ts", TIME, "Delta, ZSTD(1)"),
+        Column("value", "Float64"),
+        Column("text", "String"),
+        Column("quality", "UInt8"),
+        Column("origin", "UInt8"),
+        Column("seq", "UInt64", "Delta, ZSTD(1)"),
+        Column("frame", "UInt32"),
+    ),
+    order=("entity", "property", "ts"),
+    partition="toYYYYMM(ts)",
+    expires="ts",
+)
+
+FRAMES = Table(
+    "frames",
+    (
+        *_CLASS,
+        Column("entity", "UInt64", "Delta, ZSTD(1)"),
+        Column("ts", TIME, "Delta, ZSTD(1)"),
+        Column("protocol", TEXT),
+        Column("raw", "String"),
+        Column("dup", "UInt8"),
+        Column("seq", "UInt64", "Delta, ZSTD(1)"),
+        Column("frame", "UInt32"),
+    ),
+    order=("entity", "ts", "seq", "frame"),
+    partition="toYYYYMM(ts)",
+    expires="ts",
+)
+
+LATEST = Table(
+    "latest",
+    (
+        Column("entity", "UInt64", "Delta, ZSTD(1)"),
+        Column("property", TEXT),
+        *_CLASS,
+        Column("ts", TIME),
+        Column("value", "Float64"),
+        Column("text", "String"),
+        Column("quality", "UInt8"),
+        Column("origin", "UInt8"),
+    ),
+    order=("entity", "property"),
+    engine="ReplacingMergeTree",
+    arguments="ts",
+    settings={"index_granularity": "256"},
+    view=View(
+        "readings",
+        "SELECT entity, property, "
+        + ", ".join(f"s.{i} AS {name}" for i, name in enumerate(_STATE.split(", "), 1))
+        + " FROM (SELECT entity, property, argMax(("
+        + ", ".join(f"r.{name}" for name in _STATE.split(", "))
+        + "), r.ts) AS s FROM readings AS r GROUP BY entity, property)",
+    ),
+)
+
+HOURS = Table(
+    "readings_hour",
+    (
+        Column("entity", "UInt64", "Delta, ZSTD(1)"),
+        Column("property", TEXT),
+        Column("hour", HOUR, "Delta, ZSTD(1)"),
+        *_CLASS,
+        Column("origin", "UInt8"),
+        *_SUMS,
+    ),
+    order=("entity", "property", "hour", "org", "type", "origin"),
+    engine="AggregatingMergeTree",
+    partition="toYYYYMM(hour)",
+    view=View(
+        "readings",
+        "SELECT entity, property, toStartOfHour(r.ts) AS hour, org, type, origin, toInt64(count()) AS count, "
+        "sum(r.value) AS sum, min(r.value) AS min, max(r.value) AS max "
+        f"FROM readings AS r WHERE {ROLLED} GROUP BY entity, property, hour, org, type, origin",
+    ),
+)
+
+DAYS = Table(
+    "readings_day",
+    (
+        Column("entity", "UInt64", "Delta, ZSTD(1)"),
+        Column("property", TEXT),
+        Column("day", "Date"),
+        *_CLASS,
+        Column("origin", "UInt8"),
+        *_SUMS,
+    ),
+    order=("entity", "property", "day", "org", "type", "origin"),
+    engine="AggregatingMergeTree",
+    partition="toYear(day)",
+    view=View(
+        "readings_hour",
+        f"SELECT entity, property, toDate(h.hour) AS day, org, type, origin, {_FOLD} FROM readings_hour AS h "
+        "GROUP BY entity, property, day, org, type, origin",
+    ),
+)
+
+AREAS = Table(
+    "area_hour",
+    (*_CLASS, Column("property", TEXT), Column("origin", "UInt8"), Column("hour", HOUR), *_SUMS),
+    order=("type", "property", "hour", "org", "origin"),
+    engine="AggregatingMergeTree",
+    partition="toYear(hour)",
+    view=View(
+        "readings_hour",
+        f"SELECT org, type, property, origin, h.hour AS hour, {_FOLD} FROM readings_hour AS h "
+        "GROUP BY org, type, property, origin, hour",
+    ),
+)
+
+TABLES = (READINGS, FRAMES, LATEST, HOURS, DAYS, AREAS)
+
+
+def ddl(cluster: str = "") -> Iterator[str]:
+    """Statements that create what is missing, tables before the views that feed them.
+
+    `cluster` names a ClickHouse cluster of one shard and many replicas: the engines become Replicated*, whose
+    deduplication window is replicated too. Without it the engines are those of a single server or chDB.
+    """
+    on = f" ON CLUSTER '{cluster}'" if cluster else ""
+    for table in TABLES:
+        settings: dict[str, str] = {"fsync_after_insert": "1", "fsync_part_directory": "1", **table.settings}
+        arguments = table.arguments
+        engine = table.engine
+        if cluster:
+            engine = f"Replicated{engine}"
+            path = f"'/clickhouse/tables/{{database}}/{table.name}', '{{replica}}'"
+            arguments = f"{path}, {arguments}" if arguments else path
+            settings["replicated_deduplication_window"] = str(DEDUPLICATION_WINDOW)
+            settings["replicated_deduplication_window_seconds"] = str(30 * 86400)
+        else:
+            settings["non_replicated_deduplication_window"] = str(DEDUPLICATION_WINDOW)
+        columns = ", ".join(column.ddl() for column in table.columns)
+        partition = f" PARTITION BY {table.partition}" if table.partition else ""
+        chosen = ", ".join(f"{key} = {value}" for key, value in settings.items())
+        yield (
+            f"CREATE TABLE IF NOT EXISTS {table.name}{on} ({columns}) ENGINE = {engine}({arguments})"
+            f"{partition} ORDER BY ({', '.join(table.order)}) SETTINGS {chosen}"
+        )
+    for table in TABLES:
+        if table.view:
+            yield (
+                f"CREATE MATERIALIZED VIEW IF NOT EXISTS {table.name}_view{on} TO {table.name} AS {table.view.select}"
+            )
+
+
+def ttl(rules: Mapping[str, int], cluster: str = "") -> Iterator[tuple[Table, str]]:
+    """Per table with raw data, the statement that makes rows of a type expire after its days; `{}` removes expiry.
+
+    Roll-ups are kept: they are what remains of expired readings.
+    """
+    on = f" ON CLUSTER '{cluster}'" if cluster else ""
+    for table in TABLES:
+        if not table.expires:
+            continue
+        if rules:
+            terms = ", ".join(
+                f"toDateTime({table.expires}) + toIntervalDay({int(days)}) DELETE WHERE type = {quote(kind)}"
+                for kind, days in sorted(rules.items())
+            )
+            yield table, f"ALTER TABLE {table.name}{on} MODIFY TTL {terms}"
+        else:
+            yield table, f"ALTER TABLE {table.name}{on} REMOVE TTL"
+
+
+def quote(text: str) -> str:
+    """A ClickHouse string literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
