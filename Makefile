@@ -59,13 +59,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed $(VENV)/.wheels-dev
 # The console is TypeScript; its assets are built once. Where the machine has no Node >= 20, a wheel brings it.
 CONSOLE_SOURCES := $(shell find console -type f -not -path 'console/node_modules/*' 2>/dev/null)
 
-$(VENV)/.node: requirements-node.txt $(VENV)/.created
-	@if node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' 2>/dev/null; then :; else \
+$(VENV)/.node: requirements-node.txt $(VENV)/.installed
+	@if ! $(BIN)/python -c 'from tulou.console.build import node_folder; node_folder()' 2>/dev/null; then \
 	  echo '安装 Node（仅构建控制台用） / installing Node, to build the console only: requirements-node.txt'; \
 	  $(PIP) $(LOCKED) -r requirements-node.txt; fi
 	@touch $@
 
-$(STATIC): $(CONSOLE_SOURCES) $(VENV)/.node | $(VENV)/.installed
+$(STATIC): $(CONSOLE_SOURCES) $(VENV)/.node
 	@echo '构建控制台 / building the console'
 	@$(BIN)/python -m tulou.console.build
 	@touch $@
