@@ -83,7 +83,11 @@ async def body_bytes(request: Request, limit: int = MAX_BODY) -> bytes:
 
 async def body_json(request: Request, limit: int = MAX_BODY) -> Any:
     """The body as JSON. Raises `Invalid` if it is not."""
-    data = await body_bytes(request, limit)
+    return parsed(await body_bytes(request, limit))
+
+
+def parsed(data: bytes) -> Any:
+    """`data` as JSON. Raises `Invalid` if it is not."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -42,7 +42,8 @@ class Binding(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who acts. `id` is `user:..`, `token:..`, `device:..`, `system:..` or `anonymous`; `scopes` limit a token
-    (patterns over action names, such as `context.*` or `*.read`)."""
+    (patterns over action names, such as `context.*` or `*.read`). `person` is the `user:..` behind a session or token,
+    for rules that want a second person."""
 
     id: str
     name: str
@@ -50,6 +51,7 @@ class Actor:
     kind: Literal["user", "token", "device", "system", "anonymous"] = "user"
     roles: frozenset[Binding] = frozenset()
     scopes: frozenset[str] | None = None
+    person: str = ""
 
     @property
     def rights(self) -> tuple[object, ...]:

@@ -53,6 +53,14 @@ class Settings:
     oidc_issuer: str = _entry("", "OIDC 颁发者", "OIDC issuer; empty turns OIDC sign-in off")
     oidc_client_id: str = _entry("", "OIDC 客户端标识", "OIDC client id")
     oidc_client_secret: str = _entry("", "OIDC 客户端密钥", "OIDC client secret")
+    oidc_link: str = _entry(
+        "email", "OIDC 与已有用户的对应规则：email（已验证邮箱）、name、none",
+        "how OIDC people are matched to known ones: email (verified), name, none",
+    )
+    oidc_unknown: str = _entry(
+        "pending", "未知 OIDC 用户：pending（待开通）、active、refuse", "unknown OIDC people: pending, active, refuse"
+    )
+    oidc_org: str = _entry("house", "未知 OIDC 用户所属组织", "organisation of unknown OIDC people")
     packs: str = _entry("", "附加包目录", "folders of further packs, separated by ':'")
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
 

@@ -1,0 +1,216 @@
+"""The audit: an append-only, hash-chained record of what was done, tried and refused.
+
+Law: a change and its audit row are committed together or not at all. `hash` is SHA-256 over the canonical bytes of the
+row and the hash before it, so no row can be altered, removed or put in between without every later hash failing;
+triggers refuse UPDATE and DELETE on both stores. Rows hold no secrets.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import orjson
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute
+
+from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, route
+from tulou.kernel.policy import ROOT, Actor, operation
+from tulou.kernel.sql import BigId, Database, UtcDateTime, metadata, utcnow
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+audit_log = sa.Table(
+    "audit_log", metadata,
+    sa.Column("seq", BigId, primary_key=True, autoincrement=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("actor", sa.String(128), nullable=False, index=True),
+    sa.Column("action", sa.String(128), nullable=False, index=True),
+    sa.Column("org", sa.String(64), nullable=False, index=True),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("prev", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+GENESIS = "0" * 64
+LOCK = 0x7475_6C6F_75
+"""Key of the PostgreSQL advisory lock under which the chain grows."""
+
+_head = sa.select(audit_log.c.seq, audit_log.c.hash).order_by(audit_log.c.seq.desc()).limit(1)
+
+
+def digest(
+    seq: int, at: dt.datetime, actor: str, action: str, org: str, subject: str, outcome: str, detail: str, prev: str
+) -> str:
+    """Hex SHA-256 of the row: a JSON array of its columns, `at` in integer microseconds since the epoch, UTF-8."""
+    micros = (at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+    row = [seq, micros, actor, action, org, subject, outcome, detail, prev]
+    return hashlib.sha256(orjson.dumps(row)).hexdigest()
+
+
+def record(
+    connection: sa.Connection, actor: Actor | str, action: str, org: str, subject: str = "",
+    detail: dict[str, Any] | None = None, outcome: str = "ok",
+) -> int:
+    """Append a row inside the caller's transaction (`db.write`); returns its sequence number."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+    head = connection.execute(_head).first()
+    seq, prev = (head.seq + 1, head.hash) if head else (1, GENESIS)
+    who = actor if isinstance(actor, str) else actor.id
+    at = utcnow()
+    text = json.dumps(detail or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    row = (seq, at, who[:128], action, org, subject, outcome, text, prev)
+    connection.execute(
+        audit_log.insert().values(
+            seq=seq, at=at, actor=who[:128], action=action, org=org, subject=subject, outcome=outcome, detail=text,
+            prev=prev, hash=digest(*row),
+        )
+    )
+    return int(seq)
+
+
+async def note(
+    db: Database, actor: Actor | str, action: str, org: str, subject: str = "",
+    detail: dict[str, Any] | None = None, outcome: str = "ok",
+) -> int:
+    """Append a row in a transaction of its own: refusals and sign-ins."""
+    return await db.write(lambda c: record(c, actor, action, org, subject, detail, outcome))
+
+
+class Verdict(NamedTuple):
+    """The chain's verdict: `first_bad` is the first sequence number that breaks it, None when it holds."""
+
+    ok: bool
+    count: int
+    first_bad: int | None
+    head: str
+
+
+def verify_chain(
+    connection: sa.Connection, progress: Callable[[int], None] | None = None, chunk: int = 5000
+) -> Verdict:
+    """Walk the whole chain in chunks of `chunk` rows; `progress(rows so far)` after each."""
+    expected, prev, count = 1, GENESIS, 0
+    while True:
+        rows = connection.execute(
+            sa.select(audit_log).where(audit_log.c.seq >= expected).order_by(audit_log.c.seq).limit(chunk)
+        ).all()
+        if not rows:
+            return Verdict(True, count, None, prev)
+        for row in rows:
+            fine = row.seq == expected and row.prev == prev
+            if not fine or digest(*row[:8], prev) != row.hash:
+                return Verdict(False, count, expected, prev)
+            prev, expected, count = row.hash, expected + 1, count + 1
+        if progress:
+            progress(count)
+
+
+def document(row: Any) -> dict[str, Any]:
+    """A row as the API shows it."""
+    return {
+        "seq": row.seq, "at": row.at.isoformat(), "actor": row.actor, "action": row.action, "org": row.org,
+        "subject": row.subject, "outcome": row.outcome, "detail": json.loads(row.detail), "hash": row.hash,
+    }
+
+
+class Audit:
+    """Reading the audit. Writing it is `record` and `note`."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.policy = house.policy
+
+    @operation("audit.record.read")
+    async def records(
+        self, actor: Actor, *, by: str | None = None, action: str | None = None, org: str | None = None,
+        limit: int = 50, before: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Rows of the organisations whose audit the actor may read, newest first."""
+        orgs = self.policy.visible(actor, "audit.record.read").narrow(org)
+        if not orgs:
+            return []
+        query = sa.select(audit_log).order_by(audit_log.c.seq.desc()).limit(limit)
+        if not orgs.all:
+            query = query.where(audit_log.c.org.in_(sorted(orgs.ids)))
+        if by:
+            query = query.where(audit_log.c.actor == by)
+        if action:
+            query = query.where(audit_log.c.action == action)
+        if before is not None:
+            query = query.where(audit_log.c.seq < before)
+        return [document(row) for row in await self.house.db.read(lambda c: c.execute(query).all())]
+
+    @operation("audit.chain.read")
+    async def verify(self, actor: Actor) -> dict[str, Any]:
+        """Whether the whole chain holds: `{ok, count, first_bad, head}`."""
+        self.policy.require_any(actor, "audit.chain.read")
+        return (await self.house.db.read(verify_chain))._asdict()
+
+    @operation("audit.record.read")
+    async def export(self, actor: Actor) -> Iterator[bytes]:
+        """Every row with its hashes as JSON lines, oldest first; for whoever may read the whole house's audit."""
+        self.policy.require(actor, "audit.record.read", ROOT)
+        return self._lines()
+
+    def _lines(self) -> Iterator[bytes]:
+        after = 0
+        while True:
+            query = sa.select(audit_log).where(audit_log.c.seq > after).order_by(audit_log.c.seq).limit(1000)
+            rows: Sequence[Any] = self.house.db.read_now(lambda c, q=query: c.execute(q).all())  # type: ignore[misc]
+            if not rows:
+                return
+            yield b"".join(
+                orjson.dumps({**document(r), "detail": r.detail, "prev": r.prev}, option=orjson.OPT_APPEND_NEWLINE)
+                for r in rows
+            )
+            after = rows[-1].seq
+
+
+@hookimpl
+def migrations() -> Path:
+    return Path(__file__).parent / "migrations"
+
+
+@hookimpl
+def services(house: House) -> Sequence[object]:
+    return [Audit(house)]
+
+
+@hookimpl
+def routes(house: House) -> Sequence[BaseRoute]:
+    audit = house.service(Audit)
+
+    async def records(request: Request, actor: Actor) -> Response:
+        query = request.query_params
+        limit = limit_of(request)
+        after = from_cursor(query.get("after"), 1)
+        items = await audit.records(
+            actor, by=query.get("actor") or None, action=query.get("action") or None, org=query.get("org") or None,
+            limit=limit, before=int(after[0]) if after else None,
+        )
+        return json_response({"items": items, "next": cursor([items[-1]["seq"]]) if len(items) == limit else None})
+
+    async def verify(request: Request, actor: Actor) -> Response:
+        return json_response(await audit.verify(actor))
+
+    async def export(request: Request, actor: Actor) -> Response:
+        return StreamingResponse(await audit.export(actor), media_type="application/x-ndjson")
+
+    return [
+        route(house, "GET", f"{API}/audit", records),
+        route(house, "GET", f"{API}/audit/verify", verify),
+        route(house, "GET", f"{API}/audit/export", export),
+    ]

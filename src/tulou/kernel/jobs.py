@@ -1,0 +1,1 @@
+"""Jobs: long computations outside the event loop."""

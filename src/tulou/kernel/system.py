@@ -1,0 +1,1 @@
+"""The system page, `tulou doctor`, `tulou status` and `tulou config`."""
