@@ -1,0 +1,873 @@
+"""NGSI-LD entity representations: read normalised, concise and simplified; write those and GeoJSON.
+
+Law: pure functions. What is read is checked completely and comes out in one form, the *stored form*: normalised,
+names stored as `jsonld` says, a lone instance of an attribute as an object and several as an array of objects, no
+system attributes. Everything else is made from that form.
+
+Sources: ETSI GS CIM 009 v1.9.1 clauses 4.5.1 to 4.5.5, 4.5.18, 4.5.20 to 4.5.25, 4.6, 4.7, 4.8, 5.2.4 to 5.2.8.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from tulou.context import geo
+from tulou.context.errors import BadRequestData, bad
+from tulou.context.jsonld import Context, is_iri
+
+Json = dict[str, Any]
+
+NULL = "urn:ngsi-ld:null"
+
+VALUE_OF = {
+    "Property": "value",
+    "GeoProperty": "value",
+    "Relationship": "object",
+    "LanguageProperty": "languageMap",
+    "VocabProperty": "vocab",
+    "JsonProperty": "json",
+    "ListProperty": "valueList",
+    "ListRelationship": "objectList",
+}
+_KIND_OF = {
+    "value": "Property",
+    "object": "Relationship",
+    "languageMap": "LanguageProperty",
+    "vocab": "VocabProperty",
+    "json": "JsonProperty",
+    "valueList": "ListProperty",
+    "objectList": "ListRelationship",
+}
+SYSTEM = frozenset({"createdAt", "modifiedAt", "deletedAt"})
+_IGNORED = SYSTEM | {
+    "instanceId", "previousValue", "previousObject", "previousLanguageMap", "previousVocab", "previousJson",
+    "previousValueList", "previousObjectList", "entity", "entityList",
+}
+MEMBERS = frozenset(
+    {"type", "datasetId", "observedAt", "unitCode", "objectType", "valueType", "lang", "expiresAt", *_KIND_OF}
+)
+"""Members of an attribute that are not sub-attributes."""
+ENTITY_MEMBERS = frozenset({"id", "type", "scope", "@context", "expiresAt"})
+
+MAX_SUB_DEPTH = 16
+MAX_VALUE_DEPTH = 64
+MAX_ATTRIBUTES = 5_000
+
+_DATETIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)([.,]\d{1,9})?(Z|[+-]\d\d:\d\d)")
+_SCOPE = re.compile(r"/?[^\W\d_]\w*(/[^\W\d_]\w*)*/?")
+_LANG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*|@none")
+
+
+def datetime_text(text: object, field: str) -> str:
+    """Check an ISO 8601 date-time (clause 4.6.3) and give it in UTC with `Z`; digits are kept as they came."""
+    match = _DATETIME.fullmatch(text) if isinstance(text, str) else None
+    if match is not None:
+        year, month, day, hour, minute, second, fraction, zone = match.groups()
+        try:
+            moment = dt.datetime(int(year), int(month), int(day), int(hour), int(minute), min(int(second), 59))
+            if zone == "Z":
+                if int(second) <= 60:
+                    return text.replace(",", ".") if "," in text else text  # type: ignore[union-attr, return-value]
+            else:
+                offset = dt.timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
+                moment = moment - offset if zone[0] == "+" else moment + offset
+                return moment.strftime("%Y-%m-%dT%H:%M:%S") + (fraction or "").replace(",", ".") + "Z"
+        except (ValueError, OverflowError):
+            pass
+    raise bad(
+        f"{field} 应为 ISO 8601 日期时间（如 2026-01-02T03:04:05Z）", f"{field} must be an ISO 8601 date-time with zone",
+        field=field, value=text, rule="CIM 009, 4.6.3",
+    )
+
+
+def micros(text: str) -> int:
+    """Microseconds since the epoch of a checked date-time text."""
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    seconds = dt.datetime.fromisoformat(whole).replace(tzinfo=dt.UTC).timestamp()
+    return int(seconds) * 1_000_000 + (int(fraction[:6].ljust(6, "0")) if fraction else 0)
+
+
+def moment(us: int) -> str:
+    """The date-time text of microseconds since the epoch, in milliseconds or, where needed, microseconds."""
+    text = dt.datetime.fromtimestamp(us // 1_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = us % 1_000_000
+    if not fraction:
+        return text + "Z"
+    return f"{text}.{fraction:06d}Z" if fraction % 1000 else f"{text}.{fraction // 1000:03d}Z"
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads what a client sent under one context.
+
+    `nulls`: whether NGSI-LD Null (`urn:ngsi-ld:null`) is allowed, as in fragments that delete. `simplified`: values
+    are bare (clause 4.5.4), so an object without a `type` is a value.
+    """
+
+    __slots__ = ("context", "nulls", "simplified", "stored")
+
+    def __init__(self, context: Context, *, nulls: bool = False, simplified: bool = False) -> None:
+        self.context = context
+        self.stored = context.stored
+        self.nulls = nulls
+        self.simplified = simplified
+
+    def entity(self, raw: object) -> Json:
+        """A whole entity in stored form. Raises `BadRequestData` naming the member."""
+        document = self.fragment(raw)
+        if "id" not in document:
+            raise bad("实体缺少 id", "the entity has no id", field="id", rule="CIM 009, 5.2.4")
+        if "type" not in document:
+            raise bad("实体缺少 type", "the entity has no type", field="type", rule="CIM 009, 5.2.4")
+        return document
+
+    def fragment(self, raw: object) -> Json:
+        """An entity fragment in stored form: `id` and `type` may be missing."""
+        if not isinstance(raw, dict):
+            raise bad("实体应为 JSON 对象", "an entity must be a JSON object", field="entity", rule="object")
+        if len(raw) > MAX_ATTRIBUTES:
+            raise bad("实体的属性过多", "too many attributes", field="entity", rule=f"<= {MAX_ATTRIBUTES}")
+        document: Json = {}
+        stored = self.stored
+        for name, value in raw.items():
+            if name == "id" or name == "@id":
+                document["id"] = entity_id(value)
+            elif name == "type" or name == "@type":
+                document["type"] = self.types(value)
+            elif name == "scope":
+                document["scope"] = self.scope(value)
+            elif name == "expiresAt":
+                document["expiresAt"] = value if self._null(value) else datetime_text(value, "expiresAt")
+            elif name == "@context" or name in SYSTEM:
+                continue
+            else:
+                key = stored(name)
+                if key in document:
+                    raise bad(f"属性 {name} 重复", f"attribute {name} is given twice", field=name, rule="unique")
+                document[key] = self.attribute(name, value)
+        return document
+
+    def types(self, raw: object) -> str | list[str]:
+        """The `type` member: one name, or several in the order given."""
+        if isinstance(raw, str):
+            return self._type(raw)
+        if isinstance(raw, list) and raw and len(raw) <= 100:
+            names = list(dict.fromkeys(self._type(item) for item in raw))
+            return names[0] if len(names) == 1 else names
+        raise bad("type 应为名称或名称的数组", "type must be a name or an array of names", field="type", value=raw)
+
+    def _type(self, raw: object) -> str:
+        if not isinstance(raw, str) or raw == NULL:
+            raise bad("type 应为名称", "type must be a name", field="type", value=raw, rule="CIM 009, 4.6.2")
+        return self.stored(raw)
+
+    def scope(self, raw: object) -> str | list[str]:
+        """The `scope` member (clause 4.18)."""
+        if isinstance(raw, dict) and raw.get("type") in ("Property", None) and "value" in raw:
+            raw = raw["value"]
+        if self._null(raw):
+            return NULL
+        items = raw if isinstance(raw, list) else [raw]
+        for item in items:
+            if not isinstance(item, str) or len(item) > 1024 or not _SCOPE.fullmatch(item):
+                raise bad("scope 应为 /a/b 形式的路径", "scope must be a path such as /a/b", field="scope", value=item)
+        if not items:
+            raise bad("scope 不可为空", "scope is empty", field="scope", rule="not empty")
+        return raw  # type: ignore[return-value]
+
+    def _null(self, value: object) -> bool:
+        if value != NULL:
+            return False
+        if not self.nulls:
+            raise bad("此处不可使用 urn:ngsi-ld:null", "NGSI-LD Null is not allowed here", value=NULL, rule="4.5.0")
+        return True
+
+    def attribute(self, name: str, raw: Any, depth: int = 0) -> Any:
+        """An attribute: an instance, or an array of instances with distinct `datasetId`."""
+        if isinstance(raw, dict):
+            return self.instance(name, raw, depth)
+        if isinstance(raw, list) and raw and not self.simplified and all(_is_instance(item) for item in raw):
+            instances = [self.instance(name, item, depth) for item in raw]
+            if len({item.get("datasetId") for item in instances}) < len(instances):
+                raise bad(
+                    f"{name} 有两个实例的 datasetId 相同", f"two instances of {name} have the same datasetId",
+                    field=name, rule="CIM 009, 4.5.5",
+                )
+            return instances[0] if len(instances) == 1 else instances
+        if raw is None:
+            raise bad(f"{name} 不可为 null", f"{name} must not be null", field=name, rule="CIM 009, 4.5.2")
+        if raw == NULL:
+            self._null(raw)
+        self._value(name, raw)
+        return {"type": "Property", "value": raw}
+
+    def instance(self, name: str, raw: Json, depth: int = 0) -> Json:
+        """One instance of an attribute, normalised or concise."""
+        kind = raw.get("type")
+        key = VALUE_OF.get(kind) if isinstance(kind, str) else None
+        if key is None:
+            if "@type" in raw and not self.simplified:
+                return self.instance(name, {"type" if k == "@type" else k: v for k, v in raw.items()}, depth)
+            if self.simplified and not (len(raw) == 1 and next(iter(raw)) in _SIMPLE_WRAPPED):
+                if kind in geo.TYPES and "coordinates" in raw:
+                    geo.check(raw, name)
+                    return {"type": "GeoProperty", "value": raw}
+                self._value(name, raw)
+                return {"type": "Property", "value": raw}
+            if kind in geo.TYPES:
+                geo.check(raw, name)
+                return {"type": "GeoProperty", "value": raw}
+            if kind is not None:
+                raise bad(
+                    f"{name}.type {str(kind)[:60]!r} 不是属性类别", f"{name}.type {str(kind)[:60]!r} is no attribute type",
+                    field=f"{name}.type", value=kind, rule=", ".join(VALUE_OF),
+                )
+            for key, implied in _KIND_OF.items():
+                if key in raw:
+                    kind = implied
+                    break
+            else:
+                raise bad(
+                    f"{name} 既无 type 也无 value、object 等成员", f"{name} has neither a type nor a value or object",
+                    field=name, rule="CIM 009, 4.5.1",
+                )
+            value = raw[key]
+            if kind == "Property" and isinstance(value, dict) and value.get("type") in geo.TYPES:
+                kind = "GeoProperty"
+        elif key not in raw:
+            raise bad(f"{name} 缺少 {key}", f"{name} has no {key}", field=f"{name}.{key}", rule=f"{kind}: {key}")
+        if depth > MAX_SUB_DEPTH:
+            raise bad(f"{name} 的子属性嵌套过深", f"{name}: sub-attributes are nested too deeply", field=name)
+        instance: Json = {"type": kind, key: self._checked(kind, name, raw[key])}
+        if len(raw) > 1:
+            self._members(name, kind, key, raw, instance, depth)
+        return instance
+
+    def _members(self, name: str, kind: str, key: str, raw: Json, instance: Json, depth: int) -> None:
+        for member, value in raw.items():
+            if member == key or member == "type":
+                continue
+            if member == "observedAt" or member == "expiresAt":
+                if not isinstance(value, str) and isinstance(value, dict):
+                    value = value.get("value", value)
+                instance[member] = value if self._null(value) else datetime_text(value, f"{name}.{member}")
+            elif member == "unitCode":
+                if not isinstance(value, str) or kind not in ("Property", "ListProperty"):
+                    raise bad(
+                        f"{name}.unitCode 应为文本，且只用于 Property", f"{name}.unitCode must be text, on a Property",
+                        field=f"{name}.unitCode", value=value, rule="UN/CEFACT code",
+                    )
+                instance[member] = value
+            elif member == "datasetId":
+                if not is_iri(value):
+                    raise bad(
+                        f"{name}.datasetId 应为 URI", f"{name}.datasetId must be a URI",
+                        field=f"{name}.datasetId", value=value, rule="URI",
+                    )
+                if value != "urn:ngsi-ld:default":
+                    instance[member] = value
+            elif member in ("objectType", "valueType"):
+                instance[member] = value if self._null(value) else self.types(value)
+            elif member == "lang":
+                instance[member] = value
+            elif member in _KIND_OF:
+                raise bad(
+                    f"{name} 是 {kind}，不应有 {member}", f"{name} is a {kind} and cannot have {member}",
+                    field=f"{name}.{member}", rule=f"{kind}: {key}",
+                )
+            elif member not in _IGNORED and member != "@context":
+                stored = self.stored(member)
+                instance[stored] = self.attribute(f"{name}.{member}", value, depth + 1)
+
+    def _value(self, name: str, value: Any) -> None:
+        """Refuse values that the stores cannot hold: nested too deeply, or text with U+0000."""
+        if isinstance(value, int | float):
+            return
+        if isinstance(value, str):
+            if "\x00" in value:
+                raise bad(f"{name} 含有 U+0000", f"{name} contains U+0000", field=name, rule="no U+0000")
+            return
+        pending = [(value, 1)]
+        while pending:
+            item, depth = pending.pop()
+            if depth > MAX_VALUE_DEPTH:
+                raise bad(
+                    f"{name} 嵌套超过 {MAX_VALUE_DEPTH} 层", f"{name} is nested deeper than {MAX_VALUE_DEPTH}",
+                    field=name, rule=f"<= {MAX_VALUE_DEPTH} levels",
+                )
+            if isinstance(item, dict):
+                if any("\x00" in key for key in item):
+                    raise bad(f"{name} 含有 U+0000", f"{name} contains U+0000", field=name, rule="no U+0000")
+                pending.extend((child, depth + 1) for child in item.values() if not isinstance(child, int | float))
+            elif isinstance(item, list):
+                pending.extend((child, depth + 1) for child in item if not isinstance(child, int | float))
+            elif isinstance(item, str) and "\x00" in item:
+                raise bad(f"{name} 含有 U+0000", f"{name} contains U+0000", field=name, rule="no U+0000")
+
+    def _checked(self, kind: str, name: str, value: Any) -> Any:
+        if value is None:
+            raise bad(f"{name} 的值不可为 null", f"{name}: the value must not be null", field=name, rule="4.5.2")
+        if value == NULL and self._null(value):
+            return value
+        if kind == "Property":
+            self._value(name, value)
+            return value
+        if kind == "GeoProperty":
+            geo.check(value, name)
+            return value
+        if kind == "Relationship":
+            if is_iri(value) or (isinstance(value, list) and value and all(is_iri(item) for item in value)):
+                return value
+            raise bad(f"{name}.object 应为 URI 或 URI 的数组", f"{name}.object must be a URI or URIs",
+                      field=f"{name}.object", value=value, rule="URI")
+        if kind == "LanguageProperty":
+            if isinstance(value, dict) and value:
+                for tag, text in value.items():
+                    if not _LANG.fullmatch(tag) or not _texts(text, null=self.nulls):
+                        break
+                else:
+                    self._value(name, value)
+                    return value
+            raise bad(f"{name}.languageMap 应为 语言->文本", f"{name}.languageMap must map language tags to texts",
+                      field=f"{name}.languageMap", value=value, rule="RFC 5646")
+        if kind == "VocabProperty":
+            if isinstance(value, str):
+                return self.stored(value)
+            if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+                return [self.stored(item) for item in value]
+            raise bad(f"{name}.vocab 应为名称或名称的数组", f"{name}.vocab must be a name or names",
+                      field=f"{name}.vocab", value=value, rule="CIM 009, 4.5.20")
+        if kind == "JsonProperty":
+            if isinstance(value, dict | list):
+                self._value(name, value)
+                return value
+            raise bad(f"{name}.json 应为 JSON 对象或数组", f"{name}.json must be a JSON object or array",
+                      field=f"{name}.json", value=value, rule="CIM 009, 4.5.24")
+        if kind == "ListProperty":
+            if isinstance(value, list):
+                self._value(name, value)
+                return value
+            raise bad(f"{name}.valueList 应为数组", f"{name}.valueList must be an array",
+                      field=f"{name}.valueList", value=value, rule="CIM 009, 4.5.21")
+        if isinstance(value, list):
+            uris = [item.get("object") if isinstance(item, dict) else item for item in value]
+            if all(is_iri(item) for item in uris):
+                return [{"object": item} for item in uris]
+        raise bad(f"{name}.objectList 应为 URI 的数组", f"{name}.objectList must be an array of URIs",
+                  field=f"{name}.objectList", value=value, rule="CIM 009, 4.5.22")
+
+
+_SIMPLE_WRAPPED = frozenset({"languageMap", "vocab", "json", "valueList", "objectList"})
+
+
+def _is_instance(item: object) -> bool:
+    if not isinstance(item, dict):
+        return False
+    return item.get("type") in VALUE_OF or "datasetId" in item or "@type" in item
+
+
+def _texts(value: object, null: bool) -> bool:
+    if isinstance(value, str):
+        return null or value != NULL
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def entity_id(value: object) -> str:
+    """Check an entity id. Raises `BadRequestData` unless it is a URI."""
+    if isinstance(value, str) and is_iri(value):
+        return value
+    raise bad(f"id {str(value)[:100]!r} 不是 URI", f"id {str(value)[:100]!r} is not a URI",
+              field="id", value=value, rule="URI (RFC 3986)")
+
+
+# ---- facts: what the columns of a stored entity hold --------------------------------------------------------------
+
+
+class Facts(NamedTuple):
+    """Columns derived from a document. The bounding box is None for a point or for no location."""
+
+    type: str
+    types: list[str] | None
+    name: str | None
+    synthetic: bool
+    lon: float | None
+    lat: float | None
+    bbox: tuple[float, float, float, float] | None
+
+
+def facts(document: Json) -> Facts:
+    """The columns of a stored entity document."""
+    kind = document["type"]
+    first, several = (kind, None) if isinstance(kind, str) else (kind[0], kind)
+    name = plain(document.get("name"))
+    lon = lat = None
+    bbox = None
+    location = default_instance(document.get("location"))
+    if location is not None and location.get("type") == "GeoProperty":
+        geometry = location["value"]
+        if geometry["type"] == "Point":
+            lon, lat = geometry["coordinates"][:2]
+        else:
+            lon, lat, bbox = geo.extent(geometry)
+    return Facts(
+        first, several, name[:500] if isinstance(name, str) else None,
+        plain(document.get("synthetic")) is True, lon, lat, bbox,
+    )
+
+
+def default_instance(attribute: Any) -> Json | None:
+    """The instance without a `datasetId`, else the first; None for no attribute."""
+    if isinstance(attribute, dict):
+        return attribute
+    if isinstance(attribute, list) and attribute:
+        return next((item for item in attribute if "datasetId" not in item), attribute[0])
+    return None
+
+
+def plain(attribute: Any) -> Any:
+    """The value of an attribute's default instance, whatever its kind; for a language map, Chinese before English."""
+    instance = default_instance(attribute)
+    if instance is None:
+        return None
+    value = instance.get(VALUE_OF[instance["type"]])
+    if instance["type"] == "LanguageProperty" and isinstance(value, dict):
+        text = value.get("zh") or value.get("zh-CN") or value.get("en") or next(iter(value.values()))
+        return text[0] if isinstance(text, list) else text
+    return value
+
+
+def types_of(document: Json) -> list[str]:
+    """The types of a stored document as a list."""
+    kind = document["type"]
+    return [kind] if isinstance(kind, str) else kind
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+class Form(NamedTuple):
+    """How to write entities. `keep` and `drop` are stored names (None: all); `lang` picks languages (4.5.18)."""
+
+    style: str = "normalized"
+    system: bool = False
+    keep: frozenset[str] | None = None
+    drop: frozenset[str] = frozenset()
+    lang: str | None = None
+    geometry: str = "location"
+    datasets: frozenset[str] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether a stored document is answered as it is, apart from its names."""
+        return (
+            self.style == "normalized" and not self.system and self.keep is None and not self.drop
+            and self.lang is None and self.datasets is None
+        )
+
+
+STYLES = {
+    "normalized": "normalized", "keyValues": "simplified", "simplified": "simplified", "concise": "concise",
+}
+
+
+def write(document: Json, context: Context, form: Form, times: Mapping[str, Any] | None = None) -> Json:
+    """A stored document as a client sees it. `times` (see `stamp`) is needed for system attributes."""
+    if form.whole and context.identity:
+        return document
+    out: Json = {}
+    shown = context.shown
+    keep, drop, style = form.keep, form.drop, form.style
+    for key, value in document.items():
+        if key in ENTITY_MEMBERS:
+            if key in drop or (keep is not None and key not in keep and key not in ("id", "type")):
+                continue
+            if key == "type":
+                out["type"] = shown(value) if isinstance(value, str) else [shown(item) for item in value]
+            else:
+                out[key] = value
+            continue
+        if (keep is not None and key not in keep) or key in drop:
+            continue
+        if form.datasets is not None:
+            value = _of_datasets(value, form.datasets)
+            if value is None:
+                continue
+        if form.lang is not None:
+            value = _each(value, lambda item: in_language(item, form.lang or ""))
+        if form.system and times is not None:
+            value = stamp(key, value, times)
+        name = shown(key)
+        if style == "normalized":
+            out[name] = value if context.identity else _each(value, lambda item: rename(item, context))
+        elif style == "simplified":
+            out[name] = simplified(value, context)
+        else:
+            out[name] = _each_concise(value, context)
+    if form.system and times is not None and style != "simplified":
+        entity_times = times["@"]
+        out["createdAt"] = moment(entity_times[0])
+        out["modifiedAt"] = moment(entity_times[1])
+    elif form.system and times is not None:
+        out["createdAt"], out["modifiedAt"] = moment(times["@"][0]), moment(times["@"][1])
+    return out
+
+
+def _each(value: Any, change: Callable[[Json], Json]) -> Any:
+    return [change(item) for item in value] if isinstance(value, list) else change(value)
+
+
+def _of_datasets(value: Any, datasets: Collection[str]) -> Any:
+    items = value if isinstance(value, list) else [value]
+    found = [item for item in items if item.get("datasetId", "@none") in datasets]
+    return None if not found else found[0] if len(found) == 1 else found
+
+
+def stamp(name: str, value: Any, times: Mapping[str, Any]) -> Any:
+    """An attribute with `createdAt` and `modifiedAt` (clause 4.8).
+
+    `times` maps `@` to the entity's [created, modified], `*` to what holds for attributes not named, and a stored
+    attribute name, or that name and a dataset id with a space between, to its own; microseconds.
+    """
+    def one(item: Json) -> Json:
+        dataset = item.get("datasetId")
+        pair = times.get(f"{name} {dataset}") if dataset else None
+        pair = pair or times.get(name) or times.get("*") or [times["@"][0]] * 2
+        stamped = {**item, "createdAt": moment(pair[0]), "modifiedAt": moment(pair[1])}
+        for key, sub in item.items():
+            if key not in MEMBERS:
+                stamped[key] = stamp(name, sub, times)
+        return stamped
+
+    return _each(value, one)
+
+
+def rename(instance: Json, context: Context) -> Json:
+    """An instance with the names of sub-attributes, vocabulary words and object types of `context`."""
+    shown = context.shown
+    out: Json = {}
+    for key, value in instance.items():
+        if key in MEMBERS or key in SYSTEM:
+            if key in ("objectType", "valueType") or (key == "vocab" and instance["type"] == "VocabProperty"):
+                value = [shown(item) for item in value] if isinstance(value, list) else shown(value)
+            out[key] = value
+        else:
+            out[shown(key)] = _each(value, lambda item: rename(item, context))
+    return out
+
+
+def in_language(instance: Json, lang: str) -> Json:
+    """A LanguageProperty as a Property in the best language of `lang` (clause 4.5.18); others are unchanged."""
+    if instance["type"] != "LanguageProperty":
+        return instance
+    table = instance["languageMap"]
+    chosen = next(iter(table))
+    for fallback in ("@none", "en"):
+        if fallback in table:
+            chosen = fallback
+            break
+    for wish in languages(lang):
+        if wish == "*":
+            break
+        found = next((tag for tag in table if tag.lower() == wish), None)
+        found = found or next((tag for tag in table if tag.lower().split("-")[0] == wish.split("-")[0]), None)
+        if found:
+            chosen = found
+            break
+    rest = {k: v for k, v in instance.items() if k not in ("type", "languageMap")}
+    return {"type": "Property", "value": table[chosen], "lang": chosen, **rest}
+
+
+def languages(header: str) -> list[str]:
+    """Language ranges of an Accept-Language value, best first, in lower case (RFC 9110, 12.5.4)."""
+    ranked = []
+    for position, part in enumerate(header.split(",")):
+        tag, *parameters = part.strip().split(";")
+        quality = 1.0
+        for parameter in parameters:
+            key, _, number = parameter.strip().partition("=")
+            if key == "q":
+                try:
+                    quality = float(number)
+                except ValueError:
+                    quality = 0.0
+        if tag and quality > 0:
+            ranked.append((-quality, position, tag.strip().lower()))
+    return [tag for _, _, tag in sorted(ranked)]
+
+
+def simplified(attribute: Any, context: Context) -> Any:
+    """The simplified value of an attribute (clause 4.5.4)."""
+    if isinstance(attribute, list):
+        return {"dataset": {item.get("datasetId", "@none"): simplified(item, context) for item in attribute}}
+    kind = attribute["type"]
+    key = VALUE_OF[kind]
+    value = attribute[key]
+    if kind in ("Property", "GeoProperty", "Relationship"):
+        return value
+    if kind == "VocabProperty":
+        value = [context.shown(v) for v in value] if isinstance(value, list) else context.shown(value)
+    elif kind == "ListRelationship":
+        value = [item["object"] for item in value]
+    return {key: value}
+
+
+def _each_concise(attribute: Any, context: Context) -> Any:
+    if isinstance(attribute, list):
+        return [concise(item, context, lone=False) for item in attribute]
+    return concise(attribute, context)
+
+
+def concise(instance: Json, context: Context, *, lone: bool = True) -> Any:
+    """The concise form of one instance (clause 4.5.1)."""
+    kind = instance["type"]
+    key = VALUE_OF[kind]
+    named = instance if context.identity else rename(instance, context)
+    if lone and len(named) == 2 and kind in ("Property", "GeoProperty"):
+        value = named[key]
+        if kind == "GeoProperty" or not isinstance(value, dict | list):
+            return value
+    out: Json = {}
+    for name, value in named.items():
+        if name == "type":
+            continue
+        out[name] = value if name in MEMBERS or name in SYSTEM else _each_concise(value, _AS_IS)
+    return out
+
+
+class _AsIs(Context):
+    """A context that changes no name: what is inside has been renamed already."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.identity = True
+
+    def shown(self, stored: str) -> str:
+        return stored
+
+
+_AS_IS = _AsIs()
+
+
+def feature(document: Json, written: Json, form: Form) -> Json:
+    """A GeoJSON Feature (clause 5.2.29) of a written entity; `document` is the stored one."""
+    instance = default_instance(document.get(form.geometry))
+    geometry = instance["value"] if instance is not None and instance["type"] == "GeoProperty" else None
+    properties = {key: value for key, value in written.items() if key not in ("id", "@context")}
+    return {"id": document["id"], "type": "Feature", "geometry": geometry, "properties": properties}
+
+
+# ---- changing -----------------------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):
+    """What an update did: stored attribute names changed (with dataset ids), and those refused with the reason."""
+
+    updated: list[str]
+    unchanged: list[tuple[str, str]]
+
+
+def attributes(document: Json) -> Iterable[str]:
+    """The stored attribute names of a document."""
+    return (key for key in document if key not in ENTITY_MEMBERS)
+
+
+def put_instance(document: Json, name: str, instance: Json) -> None:
+    """Set one instance of an attribute, replacing the one with the same `datasetId`."""
+    present = document.get(name)
+    dataset = instance.get("datasetId")
+    if present is None:
+        document[name] = instance
+    elif isinstance(present, dict):
+        document[name] = instance if present.get("datasetId") == dataset else [present, instance]
+    else:
+        kept = [item for item in present if item.get("datasetId") != dataset]
+        document[name] = [*kept, instance]
+
+
+def find_instance(attribute: Any, dataset: str | None) -> Json | None:
+    """The instance with this `datasetId` (None: the default one)."""
+    items = attribute if isinstance(attribute, list) else [] if attribute is None else [attribute]
+    return next((item for item in items if item.get("datasetId") == dataset), None)
+
+
+def drop_instance(document: Json, name: str, dataset: str | None) -> bool:
+    """Delete one instance; the attribute goes with its last one. False when there was none."""
+    present = document.get(name)
+    if find_instance(present, dataset) is None:
+        return False
+    if isinstance(present, dict):
+        del document[name]
+    else:
+        kept = [item for item in present or [] if item.get("datasetId") != dataset]
+        document[name] = kept[0] if len(kept) == 1 else kept
+    return True
+
+
+def instances(value: Any) -> list[Json]:
+    """An attribute's instances as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def is_null(instance: Json) -> bool:
+    """Whether the instance says to delete (NGSI-LD Null)."""
+    value = instance.get(VALUE_OF[instance["type"]])
+    return bool(value == NULL or (isinstance(value, dict) and value.get("@none") == NULL))
+
+
+def _touch(times: Json, name: str, instance: Json, now: int, *, created: bool) -> None:
+    dataset = instance.get("datasetId")
+    key = f"{name} {dataset}" if dataset else name
+    first = now if created else (times.get(key) or times.get("*") or [times["@"][0]])[0]
+    times[key] = [first, now]
+
+
+def add_types(document: Json, fragment: Json) -> bool:
+    """Add the fragment's types to the document's (clause 5.5.8). True if any was new."""
+    if "type" not in fragment:
+        return False
+    before = types_of(document)
+    after = list(dict.fromkeys([*before, *types_of(fragment)]))
+    if len(after) == len(before):
+        return False
+    document["type"] = after
+    return True
+
+
+def append(document: Json, times: Json, fragment: Json, now: int, *, overwrite: bool = True) -> Change:
+    """Append attributes (clause 5.6.3): set what is new, replace what is there unless `overwrite` is False."""
+    updated: list[str] = []
+    refused: list[tuple[str, str]] = []
+    if add_types(document, fragment):
+        updated.append("type")
+    if "scope" in fragment and (overwrite or "scope" not in document):
+        if overwrite or "scope" not in document:
+            document["scope"] = fragment["scope"]
+            updated.append("scope")
+    for name in attributes(fragment):
+        for instance in instances(fragment[name]):
+            known = find_instance(document.get(name), instance.get("datasetId"))
+            if known is not None and not overwrite:
+                refused.append((name, "already exists and overwriting was not asked for"))
+                continue
+            if is_null(instance):
+                if drop_instance(document, name, instance.get("datasetId")):
+                    updated.append(name)
+                continue
+            put_instance(document, name, instance)
+            _touch(times, name, instance, now, created=known is None)
+            updated.append(name)
+    return Change(updated, refused)
+
+
+def update(document: Json, times: Json, fragment: Json, now: int) -> Change:
+    """Update attributes (clause 5.6.2): replace those that exist, delete those given as Null, refuse unknown ones."""
+    updated: list[str] = []
+    refused: list[tuple[str, str]] = []
+    if add_types(document, fragment):
+        updated.append("type")
+    if "scope" in fragment:
+        _set_member(document, "scope", fragment["scope"])
+        updated.append("scope")
+    if "expiresAt" in fragment:
+        _set_member(document, "expiresAt", fragment["expiresAt"])
+    for name in attributes(fragment):
+        if name not in document:
+            refused.append((name, "the entity has no such attribute"))
+            continue
+        for instance in instances(fragment[name]):
+            dataset = instance.get("datasetId")
+            known = find_instance(document.get(name), dataset)
+            if is_null(instance):
+                if drop_instance(document, name, dataset):
+                    updated.append(name)
+                else:
+                    refused.append((name, "the attribute has no such instance"))
+                continue
+            put_instance(document, name, instance)
+            _touch(times, name, instance, now, created=known is None)
+            updated.append(name)
+    return Change(updated, refused)
+
+
+def _set_member(document: Json, name: str, value: Any) -> None:
+    if value == NULL:
+        document.pop(name, None)
+    else:
+        document[name] = value
+
+
+def merge(document: Json, times: Json, fragment: Json, now: int, *, observed_at: str | None = None) -> Change:
+    """Merge an entity (clauses 5.5.12, 5.6.17): as a JSON merge patch, down into attributes and object values."""
+    updated: list[str] = []
+    if add_types(document, fragment):
+        updated.append("type")
+    for member in ("scope", "expiresAt"):
+        if member in fragment:
+            _set_member(document, member, fragment[member])
+            updated.append(member)
+    for name in attributes(fragment):
+        for instance in instances(fragment[name]):
+            dataset = instance.get("datasetId")
+            known = find_instance(document.get(name), dataset)
+            if is_null(instance):
+                if drop_instance(document, name, dataset):
+                    updated.append(name)
+                continue
+            if known is None:
+                merged = without_nulls(instance)
+            elif known["type"] != instance["type"]:
+                raise BadRequestData(
+                    f"{name} 是 {known['type']}，不可并入 {instance['type']}",
+                    f"{name} is a {known['type']}; a {instance['type']} cannot be merged into it",
+                    field=f"{name}.type", value=instance["type"], rule="same attribute type",
+                )
+            else:
+                merged = merge_instance(known, instance)
+            if observed_at is not None and "observedAt" not in instance and (known is None or "observedAt" in known):
+                merged["observedAt"] = observed_at
+            put_instance(document, name, merged)
+            _touch(times, name, merged, now, created=known is None)
+            updated.append(name)
+    return Change(updated, [])
+
+
+def merge_instance(known: Json, patch: Json, *, deep: bool = True) -> Json:
+    """One instance with another's members on top; Null deletes. `deep` merges object values too (5.5.12)."""
+    out = dict(known)
+    for key, value in patch.items():
+        if value == NULL or (isinstance(value, dict) and value.get("type") in VALUE_OF and is_null(value)):
+            out.pop(key, None)
+        elif key == "languageMap" or (deep and key in ("value", "json")):
+            out[key] = _merge_value(out.get(key), value)
+        elif deep and key not in MEMBERS and isinstance(value, dict) and isinstance(out.get(key), dict):
+            out[key] = merge_instance(out[key], value)
+        else:
+            out[key] = value
+    return out
+
+
+def _merge_value(known: Any, patch: Any) -> Any:
+    if not isinstance(known, dict) or not isinstance(patch, dict) or "coordinates" in patch:
+        return patch
+    out = dict(known)
+    for key, value in patch.items():
+        if value is None or value == NULL:
+            out.pop(key, None)
+        else:
+            out[key] = _merge_value(out.get(key), value)
+    return out
+
+
+def without_nulls(instance: Json) -> Json:
+    """An instance less its members that are NGSI-LD Null."""
+    return {
+        key: value for key, value in instance.items()
+        if value != NULL and not (isinstance(value, dict) and value.get("type") in VALUE_OF and is_null(value))
+    }
