@@ -199,13 +199,12 @@ def _read(pack: Pack, name: str, adapter: TypeAdapter[T]) -> T:
 def _place(data: Any, path: Iterable[int | str]) -> Iterable[str]:
     """The path of an error, list items named by their id where they have one."""
     for part in path:
-        data = data[part] if isinstance(data, list | dict) and _has(data, part) else None
-        known = isinstance(part, int) and isinstance(data, dict) and "id" in data
-        yield str(data["id"]) if known and isinstance(data, dict) else str(part)
-
-
-def _has(data: list[Any] | dict[Any, Any], part: int | str) -> bool:
-    return part in data if isinstance(data, dict) else isinstance(part, int) and part < len(data)
+        if isinstance(data, dict):
+            data = data.get(part)
+            yield str(part)
+        else:
+            data = data[part] if isinstance(data, list) and isinstance(part, int) and part < len(data) else None
+            yield str(data["id"]) if isinstance(data, dict) and "id" in data else str(part)
 
 
 def _rule(pack: Pack, name: str, holds: bool, field: str, value: object, rule: str) -> None:

@@ -122,6 +122,14 @@ class Definition(Strict):
         document: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
         return document
 
+    def text(self) -> str:
+        """The query in one line, for people."""
+        if isinstance(self.query, str):
+            return self.query
+        if self.query.share is not None:
+            return f"100 * ({_sentence(self.query.share.part)}) / ({_sentence(self.query.share.whole)})"
+        return _sentence(self.query.count or self.query.sum)
+
     def digest(self) -> str:
         """SHA-256 of the definition's canonical JSON."""
         return digest(self.document())
@@ -158,6 +166,25 @@ def _properties(selection: Selection) -> Iterator[str]:
         yield selection.property
     if isinstance(selection, Count) and selection.distinct:
         yield selection.distinct
+
+
+def _sentence(one: Count | Sum | None) -> str:
+    assert one is not None
+    what = f"sum of {one.property}" if isinstance(one, Sum) else "count"
+    if isinstance(one, Count) and one.distinct:
+        what = f"count of different {one.distinct}"
+    where = [
+        f"{c.property} in ({', '.join(c.any_of)})" if c.any_of is not None
+        else " and ".join(
+            f"{c.property} {sign} {bound:g}" for sign, bound in ((">=", c.at_least), ("<=", c.at_most)) if bound is not None
+        )
+        for c in one.where
+    ]
+    factor = "" if one.factor == 1 else f"{one.factor:f} * "
+    return (
+        f"{factor}{what} over {', '.join(one.types)}{' where ' if where else ''}{' and '.join(where)}"
+        f" reported within {one.reported_within_days} days"
+    )
 
 
 class Tally(NamedTuple):

@@ -1,0 +1,131 @@
+"""What the plan engine contributes to the house."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tulou.kernel.hookspecs import hookimpl
+from tulou.plan.facts import MeasuredFacts
+from tulou.plan.service import Plans
+
+if TYPE_CHECKING:
+    import click
+    from starlette.routing import BaseRoute
+
+    from tulou.kernel.house import House, Task
+
+log = logging.getLogger("tulou.plan")
+
+PERIOD = 15.0
+"""Seconds between measurements; a slow one waits longer, so that measuring takes at most a twentieth of the time."""
+
+POLICIES = """
+// The plan and its figures are open to everyone who is signed in; reports and their evidence are not.
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.verb == "read" && context.thing != "report" &&
+  ["user", "token"].contains(context.kind)
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.thing == "report" && context.verb == "read" &&
+  context.roles.containsAny(["reporter", "approver", "steward", "auditor"])
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.thing == "report" && context.verb == "create" &&
+  context.roles.contains("reporter")
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.thing == "report" && context.verb == "approve" &&
+  context.roles.contains("approver")
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && ["definition", "measurement", "score"].contains(context.thing) &&
+  context.verb == "create" && context.roles.contains("steward")
+};
+"""
+
+
+@hookimpl
+def policies() -> str:
+    """Who may read the plan, report, approve and define."""
+    return POLICIES
+
+
+@hookimpl
+def migrations() -> Path:
+    """The plan's tables."""
+    return Path(__file__).parent / "migrations"
+
+
+@hookimpl
+def services(house: House) -> Sequence[object]:
+    """`Plans`."""
+    return [Plans(house, MeasuredFacts(house), house.hooks.hook.systems)]
+
+
+@hookimpl
+def routes(house: House) -> Sequence[BaseRoute]:
+    """`/api/v1/plan`."""
+    from tulou.plan.routes import routes as plan_routes
+
+    return plan_routes(house)
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    """`tulou plan`."""
+    from tulou.plan.commands import plan
+
+    return [plan]
+
+
+@hookimpl
+def tasks(house: House) -> Sequence[Task]:
+    """The periodic measurement, beside the one writer of readings."""
+    from tulou.kernel.house import Task
+
+    return [Task("plan.measure", "writer", keep_measuring)]
+
+
+@hookimpl
+async def started(house: House) -> None:
+    """Store the pack's definitions."""
+    added = await house.service(Plans).seed()
+    if added:
+        log.info("%d definitions of targets are new", added)
+
+
+@hookimpl
+def systems() -> Mapping[str, tuple[str, str, str, str]]:
+    """The systems that this engine serves."""
+    return {
+        "G1": (
+            "partial",
+            "25 项任务、牵头单位、21 个目标的口径、上报与第二人复核、可重算的计分；申诉尚未做",
+            "25 tasks, lead agencies, definitions of 21 targets, reports with a second person, recomputable scores; "
+            "no appeal yet",
+            "tests/plan/test_service.py",
+        )
+    }
+
+
+async def keep_measuring(house: House) -> None:
+    """Measure every target again and again; a failure is logged and tried again by the house."""
+    plans = house.service(Plans)
+    while True:
+        began = time.monotonic()
+        await plans.measure_due()
+        await asyncio.sleep(max(PERIOD, 20 * (time.monotonic() - began)))

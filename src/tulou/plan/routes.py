@@ -1,0 +1,111 @@
+"""`/api/v1/plan`: the plan over HTTP, exactly as docs/api.md says."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tulou.kernel.errors import Invalid, NotFound
+from tulou.kernel.http import API, body_json, body_model, checked, json_response, route
+from tulou.kernel.policy import Actor
+from tulou.plan.models import Decision, NewDefinition, NewReport
+from tulou.plan.service import Plans
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+
+def routes(house: House) -> list[Route]:
+    """The routes of the plan."""
+    plans = house.service(Plans)
+
+    async def tasks(request: Request, actor: Actor) -> Response:
+        return json_response(await plans.tasks(actor))
+
+    async def systems(request: Request, actor: Actor) -> Response:
+        return json_response(await plans.systems(actor))
+
+    async def targets(request: Request, actor: Actor) -> Response:
+        return json_response(await plans.targets(actor))
+
+    async def target(request: Request, actor: Actor) -> Response:
+        return json_response(await plans.target(actor, request.path_params["id"]))
+
+    async def submit(request: Request, actor: Actor) -> Response:
+        report = await body_model(request, NewReport)
+        return json_response(await plans.submit_report(actor, request.path_params["id"], report), 201)
+
+    async def approve(request: Request, actor: Actor) -> Response:
+        decision = checked(Decision, await _body(request))
+        return json_response(await plans.approve(actor, _report_id(request), decision))
+
+    async def reject(request: Request, actor: Actor) -> Response:
+        decision = checked(Decision, await _body(request))
+        return json_response(await plans.reject(actor, _report_id(request), decision))
+
+    async def evidence(request: Request, actor: Actor) -> Response:
+        name, content = await plans.evidence(actor, _report_id(request))
+        disposition = f"attachment; filename*=UTF-8''{quote(name)}"
+        headers = {"content-disposition": disposition, "cache-control": "private, no-store"}
+        return Response(content, 200, headers, "application/octet-stream")
+
+    async def define(request: Request, actor: Actor) -> Response:
+        new = await body_model(request, NewDefinition)
+        return json_response(await plans.define(actor, request.path_params["id"], new.definition), 201)
+
+    async def measure(request: Request, actor: Actor) -> Response:
+        return json_response(await plans.measure(actor, request.query_params.get("target")), 201)
+
+    async def score(request: Request, actor: Actor) -> Response:
+        return json_response(await plans.score(actor, _as_of(request)))
+
+    async def file_score(request: Request, actor: Actor) -> Response:
+        return json_response(await plans.file_score(actor, _as_of(request)), 201)
+
+    return [
+        route(house, "GET", f"{API}/plan/tasks", tasks),
+        route(house, "GET", f"{API}/plan/systems", systems),
+        route(house, "GET", f"{API}/plan/targets", targets),
+        route(house, "GET", f"{API}/plan/targets/{{id}}", target),
+        route(house, "POST", f"{API}/plan/targets/{{id}}/reports", submit),
+        route(house, "POST", f"{API}/plan/targets/{{id}}/definitions", define),
+        route(house, "POST", f"{API}/plan/reports/{{id}}/approve", approve),
+        route(house, "POST", f"{API}/plan/reports/{{id}}/reject", reject),
+        route(house, "GET", f"{API}/plan/reports/{{id}}/evidence", evidence),
+        route(house, "POST", f"{API}/plan/measurements", measure),
+        route(house, "GET", f"{API}/plan/score", score),
+        route(house, "POST", f"{API}/plan/score", file_score),
+    ]
+
+
+async def _body(request: Request) -> object:
+    """The JSON body; none at all is an empty object."""
+    return await body_json(request) if request.headers.get("content-length", "0") != "0" else {}
+
+
+def _report_id(request: Request) -> int:
+    text = request.path_params["id"]
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise NotFound(f"没有上报 {text}", f"there is no report {text}", field="report", value=text)
+    return int(text)
+
+
+def _as_of(request: Request) -> dt.datetime | None:
+    text = request.query_params.get("as_of")
+    if not text:
+        return None
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise Invalid(
+            "as_of 应为带时区的 RFC 3339 时间", "as_of must be an RFC 3339 time with its zone", field="as_of", value=text,
+            rule="RFC 3339",
+        )
+    return at.astimezone(dt.UTC)
