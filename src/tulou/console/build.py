@@ -65,12 +65,12 @@ def build(force: bool = False) -> bool:
         return False
     folder = node_folder()
     environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"}
-    npm = shutil.which("npm", path=environment["PATH"])
-    if npm is None:
-        raise SystemExit("找不到 npm / npm is missing")
+    # The wheel's `bin/npm` was a link, which packing made a broken copy: its script is run by name.
+    script = folder.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    npm = [str(folder / "node"), str(script)] if script.is_file() else [str(folder / "npm")]
 
     def step(*arguments: str) -> None:
-        code = subprocess.run([npm, *arguments], cwd=SOURCES, env=environment).returncode
+        code = subprocess.run([*npm, *arguments], cwd=SOURCES, env=environment).returncode
         if code:
             raise SystemExit(f"构建控制台失败 / building the console failed: npm {' '.join(arguments)} -> {code}")
 
