@@ -23,7 +23,7 @@ function formats(language: Language) {
   return {
     integer: (n: number) => integer.format(n),
     decimal: (n: number) => decimal.format(n),
-    compact: (n: number) => (Math.abs(n) < 10_000 ? integer.format(n) : compact.format(n)),
+    compact: (n: number) => (Math.abs(n) < 10_000_000 ? integer.format(n) : compact.format(n)),
     scalar: (value: Scalar | undefined) =>
       value === null || value === undefined
         ? "—"

@@ -83,6 +83,9 @@ export function themeOf(dark: boolean): ThemeConfig {
       colorTextBase: palette.text,
       colorBgBase: palette.panel,
       colorBgLayout: palette.page,
+      colorBgContainer: palette.panel,
+      colorBgElevated: dark ? "#1d2731" : "#ffffff",
+      colorBorder: dark ? "#3a4653" : "#cfd6dd",
       colorBorderSecondary: palette.line,
       colorTextSecondary: palette.muted,
       colorTextTertiary: palette.muted,
@@ -94,7 +97,15 @@ export function themeOf(dark: boolean): ThemeConfig {
     },
     components: {
       Layout: { headerBg: palette.panel, siderBg: palette.panel, bodyBg: palette.page, headerHeight: 52 },
-      Menu: { itemBg: "transparent", subMenuItemBg: "transparent", activeBarBorderWidth: 0 },
+      Menu: {
+        itemBg: "transparent",
+        subMenuItemBg: "transparent",
+        activeBarBorderWidth: 0,
+        itemHeight: 38,
+        itemSelectedBg: dark ? "#1d3142" : "#e6eff6",
+        itemSelectedColor: palette.primary,
+        groupTitleFontSize: 13,
+      },
       Table: { headerBg: dark ? "#1b242e" : "#f7f9fa", cellPaddingBlockMD: 9 },
     },
   };

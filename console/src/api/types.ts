@@ -110,6 +110,7 @@ export interface Thing {
   type: string;
   org: string;
   org_name: string;
+  org_name_en?: string;
   state: ThingState | number;
   synthetic: boolean | number;
   last_seen: string | null;
@@ -178,13 +179,24 @@ export interface DeadLetter {
 
 export type SystemState = "works" | "partial" | "none" | (string & {});
 
+export interface Agency {
+  id: string;
+  name_zh: string;
+  name_en: string;
+}
+
 export interface PlanTask {
   id: string;
   no: string | number;
   section: string;
+  section_zh?: string;
+  section_en?: string;
   title_zh: string;
   title_en: string;
-  agencies: (string | { id: string; name_zh?: string; name_en?: string; lead?: boolean })[];
+  summary_zh?: string;
+  summary_en?: string;
+  agencies: (string | Agency)[];
+  targets?: string[];
   systems: { id: string; title_zh: string; title_en: string; state: SystemState }[];
 }
 
@@ -197,13 +209,19 @@ export interface Target {
   task: string;
   systems: string[];
   unit: string;
+  unit_zh?: string;
+  unit_en?: string;
+  lead?: Agency;
+  compare?: string;
+  note_zh?: string;
+  note_en?: string;
   goal: number;
   deadline: string;
   value: number | null;
   state: TargetState;
   met: boolean | null;
   as_of: string | null;
-  trend: [number, number][];
+  trend: [number, number | null][];
   why_zh: string;
   why_en: string;
   version: number;
@@ -217,9 +235,12 @@ export interface Report {
   as_of: string;
   evidence_text?: string | null;
   evidence_name?: string | null;
+  evidence_sha256?: string | null;
   submitted_by?: string | null;
+  submitted_name?: string | null;
   submitted_at?: string | null;
   decided_by?: string | null;
+  decided_name?: string | null;
   decided_at?: string | null;
   note?: string | null;
   [key: string]: unknown;
@@ -255,9 +276,11 @@ export interface User {
   display: string;
   org: string;
   roles: Binding[];
-  disabled?: boolean;
-  state?: string;
-  last_login?: string | null;
+  org_name?: string;
+  state: string;
+  email?: string | null;
+  oidc?: boolean;
+  signed_in_at?: string | null;
 }
 
 export interface Token {
@@ -267,8 +290,10 @@ export interface Token {
   scopes: string[];
   expires_at: string | null;
   prefix?: string;
+  user?: string;
   created_at?: string;
-  last_used_at?: string | null;
+  used_at?: string | null;
+  revoked_at?: string | null;
   secret?: string;
   token?: string;
 }

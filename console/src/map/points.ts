@@ -45,7 +45,7 @@ void main() {
 }`;
 
 const FRAGMENT = `#version 300 es
-precision mediump float;
+precision highp float;
 uniform vec3 u_colours[3];
 uniform vec3 u_edge;
 uniform float u_pass;
