@@ -79,7 +79,7 @@ def build(force: bool = False) -> bool:
     if force or not installed.is_file() or installed.read_text() != lock:
         step("ci", "--no-audit", "--no-fund")
         installed.write_text(lock)
-    step("run", "--silent", "build")
+    step("run", "--silent", "build", "--", "--logLevel", "warn")
     STAMP.write_text(wanted)
     return True
 
