@@ -157,7 +157,7 @@ class ClickHouseReadings:
         if len(rows):
             _put(client, "readings", rows.arrow(), token)
 
-    async def recover(self, rows: Rows, frames: Frames, missing: Rows, missing_frames: Frames, token: str) -> None:
+    async def recover(self, rows: Rows, missing: Rows, missing_frames: Frames, token: str) -> None:
         def run(client: Client) -> None:
             self._interrupt(client, token)
             self._insert(client, missing, missing_frames, None)
@@ -230,6 +230,9 @@ class ClickHouseReadings:
     async def stored(self, entity: NDArray[np.uint64], ts: NDArray[np.int64]) -> Stored:
         order = np.lexsort((ts, entity))
         entity, ts = entity[order], ts[order]
+        first = np.ones(len(ts), bool)
+        first[1:] = (entity[1:] != entity[:-1]) | (ts[1:] != ts[:-1])
+        entity, ts = entity[first], ts[first]
         found: list[list[Sequence[Any]]] = []
         for at in range(0, len(entity), CHUNK):
             who, when = entity[at : at + CHUNK], ts[at : at + CHUNK]

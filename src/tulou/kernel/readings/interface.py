@@ -123,9 +123,9 @@ class Readings(Protocol):
         """
         ...
 
-    async def recover(self, rows: Rows, frames: Frames, missing: Rows, missing_frames: Frames, token: str) -> None:
+    async def recover(self, rows: Rows, missing: Rows, missing_frames: Frames, token: str) -> None:
         """Finish a group of which it is unknown what was stored: end what still runs under `token`, store what is
-        missing, then make roll-ups and latest values agree with the readings. May itself be repeated."""
+        missing, then make roll-ups and latest values agree with the group's `rows`. May itself be repeated."""
         ...
 
     async def stored(self, entity: NDArray[np.uint64], ts: NDArray[np.int64]) -> Stored:
