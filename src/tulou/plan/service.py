@@ -21,11 +21,25 @@ from tulou.kernel.policy import Actor, operation, system
 from tulou.kernel.sql import utcnow
 from tulou.plan.document import Plan, Target, load_plan
 from tulou.plan.models import (
-    Decision, NewReport, moment, plan_definitions, plan_evidence, plan_measurements, plan_reports, plan_scores,
+    Decision,
+    NewReport,
+    moment,
+    plan_definitions,
+    plan_evidence,
+    plan_measurements,
+    plan_reports,
+    plan_scores,
 )
 from tulou.plan.queries import Definition, Facts, canonical, digest, evaluate
 from tulou.plan.scores import (
-    DefinitionVersion, Measurement, Report, Standing, in_force, number, score_document, standing,
+    DefinitionVersion,
+    Measurement,
+    Report,
+    Standing,
+    in_force,
+    number,
+    score_document,
+    standing,
 )
 from tulou.plan.systems import Declaration, SystemState, collect, counts
 
