@@ -158,8 +158,9 @@ class House:
         self.roles = roles
         self.settings.home.mkdir(parents=True, exist_ok=True)
         self.settings.home.chmod(0o700)
-        opening = asyncio.to_thread(open_readings, self.settings.readings_dsn)
-        readings = asyncio.create_task(opening) if "api" in roles or "writer" in roles else None
+        readings: asyncio.Task[Readings] | None = None
+        if "api" in roles or "writer" in roles:
+            readings = asyncio.create_task(asyncio.to_thread(open_readings, self.settings.readings_dsn))
         if bus:
             url = self.settings.nats_url
             if not url:

@@ -92,6 +92,7 @@ class Credentials:
         self._generation = 0
         self._used: dict[int, float] = {}
         self._denied_at: dict[str, float] = {}
+        orgs.when_changed.append(self.forget)
 
     # --- who asks -----------------------------------------------------------------------------------------------
 

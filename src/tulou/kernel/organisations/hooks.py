@@ -85,9 +85,5 @@ async def started(house: House) -> None:
     else:
         await orgs.reload()
     if hasattr(house, "bus"):
-        async def reload(_key: str) -> None:
-            await orgs.reload()
-            credentials.forget()
-
-        await house.bus.on_changed("organisations", reload)
+        await house.bus.on_changed("organisations", lambda _key: orgs.reload())
         await house.bus.on_changed("tokens", lambda _key: credentials.forget())

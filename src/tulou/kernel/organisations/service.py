@@ -8,7 +8,7 @@ role that he could not grant. Who applied for an organisation does not decide on
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -49,11 +49,14 @@ class Organisations:
         self.house = house
         self.policy = house.policy
         self.rows: dict[str, dict[str, Any]] = {}
+        self.when_changed: list[Callable[[], None]] = []
 
     async def reload(self) -> None:
         """Read the tree again and hand it to the policy. Below a suspended organisation everything is suspended."""
         found = await self.house.db.read(lambda c: c.execute(sa.select(organisations)).mappings().all())
         rows = {row["id"]: dict(row) for row in found}
+        if rows == self.rows:
+            return
         parents = {key: row["parent"] for key, row in rows.items()}
         closed: set[str] = set()
         for key in rows:
@@ -67,6 +70,8 @@ class Organisations:
                 current = parents.get(current)
         self.rows = rows
         self.policy.set_organisations(parents, closed)
+        for callback in self.when_changed:
+            callback()
 
     async def changed(self) -> None:
         """After a change: reload here, and tell every other process."""
