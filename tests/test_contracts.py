@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,6 +25,8 @@ BINARY = {".png", ".jpg", ".webp", ".woff2", ".ico", ".pbf", ".gz", ".zip"}
 
 def tracked() -> Iterator[Path]:
     """Every file that git tracks (or would, when it is new), without binary ones."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,

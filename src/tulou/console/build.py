@@ -64,7 +64,11 @@ def build(force: bool = False) -> bool:
     if not force and (STATIC / "index.html").is_file() and STAMP.is_file() and STAMP.read_text() == wanted:
         return False
     folder = node_folder()
-    environment = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
+        "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+    }
     # The wheel's `bin/npm` was a link, which packing made a broken copy: its script is run by name.
     script = folder.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     npm = [str(folder / "node"), str(script)] if script.is_file() else [str(folder / "npm")]
