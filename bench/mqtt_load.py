@@ -226,7 +226,7 @@ async def idle(host: str, port: int, tokens: list[str], count: int, pid: int, ho
             for number in range(start, min(start + 200, count))
         ))
         transports += [transport for transport, _ in opened]
-    while accepted[0] < count and time.perf_counter() - began < 60:
+    while accepted[0] < count and time.perf_counter() - began < 60:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     took = time.perf_counter() - began
     await asyncio.sleep(hold)

@@ -157,6 +157,7 @@ class Parser:
             body = at + 2
             if size > 127:
                 if length - at < 3:
+                    self._check_head(head)
                     self._need = 3
                     return at
                 more = data[at + 2]
@@ -169,6 +170,7 @@ class Parser:
                             self._check_head(head)
                             raise ProtocolError("2.2.3", "remaining length of more than four bytes")
                         if body >= length:
+                            self._check_head(head)
                             self._need = body + 1 - at
                             return at
                         more = data[body]
@@ -186,19 +188,20 @@ class Parser:
                 self._need = end - at
                 return at
             if head == head_known and starts(topic_known, body):
-                if run is None:
-                    run = Publish(topic_known[2:], head >> 1 & 3, head & 8 != 0, head & 1 != 0, [], [])
-                    ids, payloads = run.ids, run.payloads
-                    out.append(run)
                 payload = body + topic_size
                 if head & 6:
                     packet_id = data[payload : payload + 2]
                     payload += 2
+                if payload > end:
+                    raise ProtocolError("3.3.2", "PUBLISH ends within its topic name or packet id")
+                if run is None:
+                    run = Publish(topic_known[2:], head >> 1 & 3, head & 8 != 0, head & 1 != 0, [], [])
+                    ids, payloads = run.ids, run.payloads
+                    out.append(run)
+                if head & 6:
                     if packet_id == b"\0\0":
                         raise ProtocolError("MQTT-2.3.1-1", "PUBLISH with packet id 0")
                     ids.append(packet_id)
-                if payload > end:
-                    raise ProtocolError("3.3.2", "PUBLISH ends within its topic name or packet id")
                 payloads.append(data[payload:end])
                 at = end
                 continue

@@ -221,13 +221,11 @@ def _decode_group(group: list[Chunk], builder: BatchBuilder, now_ms: int, decode
     shapes = rules.shapes
     names = list(map(tuple, docs))
     known = list(map(shapes.get, names))
-    kinds = set(known)
+    kinds = dict.fromkeys(known)
     if None in kinds:
-        known = [rules.shape(one_names) if shape is None else shape
-                 for shape, one_names in zip(known, names, strict=True)]
-        kinds = set(known)
-    if len(kinds) == 1:
-        (shape,) = kinds
+        known = list(map(rules.shape, names))
+        kinds = dict.fromkeys(known)
+    if len(kinds) == 1 and (shape := known[0]) is not None:
         _store_alike(shape, range(first, first + len(docs)), docs, one)
         return
     apart: dict[Any, tuple[list[int], list[Any]]] = {shape: ([], []) for shape in kinds}
