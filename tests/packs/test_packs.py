@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -25,7 +26,9 @@ def properties() -> list[tuple[str, str, Property]]:
 @pytest.mark.parametrize(("kind", "model"), MODELS)
 def test_a_model_is_named_in_both_languages_and_says_when_a_thing_is_offline(kind: str, model: Model) -> None:
     assert re.fullmatch(r"[A-Z][A-Za-z0-9]+", kind)
-    assert model.label.zh and model.label.en and model.icon
+    assert model.label.zh
+    assert model.label.en
+    assert model.icon
     assert model.retention_days
     assert model.offline_after_s >= 60
 
@@ -44,14 +47,16 @@ def test_ranges_and_alarm_bounds_agree() -> None:
     for kind, name, one in properties():
         at = f"{kind}.{name}"
         if one.kind != "number":
-            assert one.min is None and one.max is None and one.alarm is None, at
+            assert (one.min, one.max, one.alarm) == (None, None, None), at
             continue
-        low, high = one.min, one.max
-        assert low is not None and (high is None or low < high), at
+        assert one.min is not None, at
+        low, high = one.min, math.inf if one.max is None else one.max
+        assert low < high, at
         if one.alarm is None:
             continue
         bounds = [bound for bound in (one.alarm.above, one.alarm.below, one.alarm.clear) if bound is not None]
-        assert bounds and all(low <= bound and (high is None or bound <= high) for bound in bounds), at
+        assert bounds, at
+        assert all(low <= bound <= high for bound in bounds), at
         if one.alarm.above is not None and one.alarm.clear is not None:
             assert one.alarm.clear < one.alarm.above, at
         if one.alarm.below is not None and one.alarm.above is None and one.alarm.clear is not None:
@@ -70,6 +75,6 @@ def test_organisations_form_a_tree_below_the_province() -> None:
     assert len(cities) == 10
     for city in cities:
         assert re.fullmatch(r"3501\d\d|350\d00", city.code)
-        assert city.lon is not None and 115.8 < city.lon < 120.8, city.id
-        assert city.lat is not None and 23.5 < city.lat < 28.4, city.id
+        assert 115.8 < (city.lon or 0) < 120.8, city.id
+        assert 23.5 < (city.lat or 0) < 28.4, city.id
     assert len([o for o in seeds.values() if o.kind == "department"]) == 16

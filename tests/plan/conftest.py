@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import kernel_plugins
 
 import tulou.plan.hooks
-from tests.conftest import kernel_plugins
 from tulou.kernel.house import House
 from tulou.kernel.policy import Actor, Binding
 from tulou.kernel.settings import Settings

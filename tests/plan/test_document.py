@@ -85,7 +85,8 @@ def test_every_text_is_in_both_languages() -> None:
 def test_a_target_without_a_query_says_why() -> None:
     for target in PLAN.targets.values():
         if not target.definition.measures:
-            assert len(target.definition.note_zh) > 10 and len(target.definition.note_en) > 30
+            assert len(target.definition.note_zh) > 10
+            assert len(target.definition.note_en) > 30
 
 
 @pytest.fixture
@@ -141,7 +142,8 @@ def test_bad_data_is_refused_naming_file_field_and_rule(
     _spoil(copy / "plan" / file, change)
     with pytest.raises(Invalid) as caught:
         _load(copy)
-    assert str(copy / "plan" / file) in caught.value.en and str(copy / "plan" / file) in caught.value.zh
+    assert str(copy / "plan" / file) in caught.value.en
+    assert str(copy / "plan" / file) in caught.value.zh
     assert caught.value.field == field
     assert rule in str(caught.value.rule) or rule in caught.value.en
 

@@ -65,22 +65,27 @@ async def test_nothing_registered_is_no_value_and_nothing_heard_is_zero() -> Non
     one = definition({"count": COUNT})
     nothing = await evaluate(one, Found(Tally(0, 0, None, None)), NOW)
     silent = await evaluate(one, Found(Tally(9, 0, None, None)), NOW)
-    assert nothing is not None and nothing.value is None
-    assert silent is not None and (silent.value, silent.known, silent.reported) == (0, 9, 0)
+    assert nothing is not None
+    assert nothing.value is None
+    assert silent is not None
+    assert (silent.value, silent.known, silent.reported) == (0, 9, 0)
 
 
 async def test_a_factor_brings_a_sum_to_the_target_s_unit() -> None:
     one = definition({"sum": {**COUNT, "property": "ifHighSpeed", "factor": "0.000001"}})
     outcome = await evaluate(one, Found(Tally(2, 2, Decimal("40100000"), NOW)), NOW)
-    assert outcome is not None and outcome.value == Decimal("40.1")
+    assert outcome is not None
+    assert outcome.value == Decimal("40.1")
 
 
 async def test_a_share_of_nothing_is_no_value() -> None:
     one = definition({"share": {"part": COUNT, "whole": COUNT}})
     third = await evaluate(one, Found(Tally(3, 3, Decimal(1), NOW), Tally(3, 3, Decimal(3), NOW)), NOW)
     empty = await evaluate(one, Found(Tally(3, 0, None, None), Tally(3, 0, None, None)), NOW)
-    assert third is not None and third.value == Decimal("33.333333")
-    assert empty is not None and empty.value is None
+    assert third is not None
+    assert third.value == Decimal("33.333333")
+    assert empty is not None
+    assert empty.value is None
 
 
 def test_a_definition_reads_as_a_sentence() -> None:
@@ -115,5 +120,6 @@ def test_a_stored_definition_is_the_same_definition(selection: dict[str, Any], k
 def test_rounding_keeps_six_places_and_is_stable(value: Decimal) -> None:
     once = rounded(value)
     assert abs(once - value) <= Decimal("0.0000005")
-    assert rounded(once) == once and format(rounded(once), "f") == format(once, "f")
+    assert rounded(once) == once
+    assert format(rounded(once), "f") == format(once, "f")
     assert "E" not in str(once).upper() or once < Decimal("0.00001")

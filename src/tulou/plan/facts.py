@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from tulou.context.models import entities
 from tulou.kernel.errors import Unavailable
 from tulou.kernel.readings.schema import quote
 from tulou.plan.queries import EVERY, PLACES, Condition, Count, Selection, Sum, Tally
@@ -21,17 +22,14 @@ if TYPE_CHECKING:
     from tulou.kernel.house import House
 
 MEASURED = 0
-"""`origin` of a measured reading, and of a device that is not synthetic (docs/architecture.md)."""
+"""`origin` of a measured reading (docs/architecture.md)."""
 BAD = 2
 """`quality` of a bad reading."""
 SECONDS = 120
 
-devices = sa.table("devices", sa.column("type"), sa.column("origin"))
-"""The register of devices that access keeps: what is real is known there."""
-
 
 class MeasuredFacts:
-    """`queries.Facts` over the readings store and the register of devices."""
+    """`queries.Facts` over the readings store and the register of entities."""
 
     def __init__(self, house: House) -> None:
         self.house = house
@@ -51,9 +49,9 @@ class MeasuredFacts:
 
 
 def registered(selection: Selection) -> sa.Select[Any]:
-    """How many devices of the types are registered that are not synthetic."""
-    query = sa.select(sa.func.count()).select_from(devices).where(devices.c.origin == MEASURED)
-    return query if EVERY in selection.types else query.where(devices.c.type.in_(selection.types))
+    """How many entities of the types are registered that are not synthetic."""
+    query = sa.select(sa.func.count()).select_from(entities).where(entities.c.synthetic.is_(False))
+    return query if EVERY in selection.types else query.where(entities.c.type.in_(selection.types))
 
 
 def spoken(selection: Selection, at: dt.datetime) -> str:
