@@ -75,13 +75,8 @@ test-tools: ## install the Debian packages that tests use, when missing and allo
 
 lint: install-dev ## ruff, mypy, import floors
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-format: install-dev ## format Python sources
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
 
 demo: install ## run a labelled synthetic province against the running house
 	@exec $(BIN)/tulou demo
@@ -113,4 +108,4 @@ clean: ## remove everything that was built or installed here (never the data in 
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help run test install install-dev test-tools lint format demo bench conformance wheel lock clean
+.PHONY: help run test install install-dev test-tools lint demo bench conformance wheel lock clean

@@ -21,7 +21,7 @@ TARGET = ROOT / "src/tulou/demo/land.json"
 CITIES = {
     "福州市": "fuzhou", "厦门市": "xiamen", "莆田市": "putian", "三明市": "sanming", "泉州市": "quanzhou",
     "漳州市": "zhangzhou", "南平市": "nanping", "龙岩市": "longyan", "宁德市": "ningde",
-}  # fmt: skip
+}
 HAITAN = box(119.69, 25.38, 119.91, 25.69)
 KINMEN = box(118.15, 24.36, 118.52, 24.55)
 MARGIN, TOLERANCE, SMALLEST = 0.005, 0.003, 0.0004

@@ -30,7 +30,7 @@ def tracked() -> Iterator[Path]:
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+    ).stdout
     for name in filter(None, names.split("\0")):
         path = ROOT / name
         if path.is_file() and path.suffix not in BINARY:
@@ -68,7 +68,7 @@ def test_no_tracked_file_names_an_index_a_mirror_or_a_machine_path() -> None:
             ["--(extra-)?index-" + "url", "--find-" + "links", "PIP_INDEX_" + "URL", "registry=" + "http",
              "file:" + "///(opt|home|root|work)", r"(?<![\w.])/(work|root|home)" + r"/[a-z]+/"]
         )
-    )  # fmt: skip
+    )
     found = []
     for path in tracked():
         for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):

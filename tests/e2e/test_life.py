@@ -62,7 +62,7 @@ def test_two_houses_cannot_share_a_home(tulou: Tulou) -> None:
     refused = subprocess.run(
         [*TULOU, "up"],
         env=tulou.env, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    )
     assert refused.returncode == 1
     assert "已有一座土楼" in refused.stderr
 
@@ -82,7 +82,7 @@ def certificate(tmp_path: Path) -> tuple[str, str]:
          "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=127.0.0.1",
          "-addext", "subjectAltName=IP:127.0.0.1"],
         check=True, capture_output=True,
-    )  # fmt: skip
+    )
     return str(cert), str(key)
 
 

@@ -29,7 +29,7 @@ def seen_everywhere(tulou: Tulou, device: dict[str, Any], name: str, value: floa
             answer = client.get(
                 f"/ngsi-ld/v1/entities/{device['entity_id']}",
                 params={"options": "keyValues"}, headers={"NGSILD-Tenant": device["org"]},
-            )  # fmt: skip
+            )
             return bool(answer.json()[name] == value)
 
         def in_sql() -> bool:
@@ -59,7 +59,7 @@ def test_mosquitto_pub(tulou: Tulou) -> None:
         ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(tulou.mqtt_port), "-q", "1", "-u", device["token"],
          "-t", TELEMETRY, "-m", '{"temperature": 23.5, "relativeHumidity": 71}'],
         check=True, timeout=20,
-    )  # fmt: skip
+    )
     seen_everywhere(tulou, device, "temperature", 23.5)
 
 
@@ -160,7 +160,7 @@ def test_every_page_of_the_house_answers(tulou: Tulou) -> None:
     paths = [
         "session", "overview", "map", "models", "things", "devices", "alarms", "dead-letters", "plan/tasks",
         "plan/targets", "plan/score", "orgs", "users", "tokens", "audit", "audit/verify", "jobs", "system",
-    ]  # fmt: skip
+    ]
     with tulou.sign_in() as client:
         wrong = {p: r.status_code for p in paths if (r := client.get(f"/api/v1/{p}")).status_code != 200}
         assert client.get("/healthz").status_code == 200

@@ -78,7 +78,7 @@ async def _remove(session: Any, run: dict[str, Any]) -> dict[str, Any]:
 async def _run(
     session: Any, run: dict[str, Any], mqtt: tuple[str, int], count: int, every: float, cities: Sequence[str],
     hours: float, seconds: float, seed: str,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     async with House(run["address"], run["token"]) as house:
         _, centres = await house.centres()
         wanted = devices(count, cities, seed, centres)
@@ -106,7 +106,7 @@ async def _run(
     return {
         "devices": count, "synthetic": True, "messages": traffic.messages, "readings": traffic.readings,
         "seconds": round(lasted, 1), "messages_per_second": round((traffic.messages - sent) / lasted, 1),
-    }  # fmt: skip
+    }
 
 
 async def _history(session: Any, traffic: Traffic, wanted: Sequence[Device], hours: float) -> None:

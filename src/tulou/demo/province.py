@@ -26,13 +26,13 @@ CITIES = tuple(land.outlines())
 POPULATION = {
     "fuzhou": 8.4, "xiamen": 5.3, "zhangzhou": 5.1, "quanzhou": 8.8, "sanming": 2.5, "putian": 3.2, "nanping": 2.7,
     "longyan": 2.7, "ningde": 3.1, "pingtan": 0.4,
-}  # fmt: skip
+}
 """Rough weights (millions of people), so that large cities get more devices."""
 SHARES = {
     "AirQualityStation": (10, 0.25), "WaterQualityStation": (8, 0.6), "WeatherStation": (10, 0.8),
     "NoiseStation": (8, 0.06), "Manhole": (22, 0.07), "StreetLight": (24, 0.07), "SmartMeter": (12, 0.1),
     "Site5G": (6, 0.15),
-}  # fmt: skip
+}
 """Entity type -> (share in percent, spread around the city's centre in degrees)."""
 
 
@@ -149,7 +149,7 @@ class House:
                         for d in part
                     ]
                 },
-            )  # fmt: skip
+            )
             room = asyncio.Semaphore(64)
 
             async def token(device: Device, line: dict[str, Any], room: asyncio.Semaphore = room) -> str:
@@ -171,7 +171,7 @@ class House:
         things = [
             t for t in await self.pages("/api/v1/things", synthetic="1", q="demo-")
             if t["id"].rsplit(":", 1)[-1].startswith("demo-")
-        ]  # fmt: skip
+        ]
         room, gone = asyncio.Semaphore(16), 0
 
         async def one(thing: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ class House:
                 await self.ask(
                     "DELETE", f"/ngsi-ld/v1/entities/{thing['id']}",
                     headers={"NGSILD-Tenant": thing["org"]}, gone_is_fine=True,
-                )  # fmt: skip
+                )
             gone += 1
             progress(gone, len(things))
 
