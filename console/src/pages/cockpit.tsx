@@ -5,10 +5,12 @@ import { lazy, Suspense, useMemo, useState } from "react";
 import { Link } from "react-router";
 import { get } from "../api/client.ts";
 import { useLive } from "../api/live.ts";
+import { useOverview } from "../api/overview.ts";
 import { useModels, useTypeLabel } from "../api/queries.ts";
 import type { Alarm, Counters, MapColumns, Overview, Page } from "../api/types.ts";
 import { AlarmItem } from "../components/alarm-item.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
+import { Shares } from "../components/shares.tsx";
 import { Sparkline } from "../components/sparkline.tsx";
 import { ThingDrawer } from "../components/thing-drawer.tsx";
 import { useFormat } from "../format.ts";
@@ -50,24 +52,6 @@ export default function Cockpit() {
       <ThingDrawer no={picked} onClose={() => setPicked(null)} />
     </div>
   );
-}
-
-/** The overview, kept current by the live counters; asked again now and then for what the stream does not carry. */
-export function useOverview() {
-  const client = useQueryClient();
-  const query = useQuery({
-    queryKey: ["overview"],
-    queryFn: ({ signal }) => get<Overview>("/overview", undefined, signal),
-    refetchInterval: 15_000,
-  });
-  useLive("counters", (counters: Counters) => {
-    client.setQueryData<Overview>(["overview"], (old) => {
-      if (!old) return old;
-      const rate = [...old.rate, [Date.now(), counters.readings_per_second] as [number, number]].slice(-60);
-      return { ...old, counters: { ...old.counters, ...counters }, rate };
-    });
-  });
-  return query;
 }
 
 function CounterStrip({ counters }: { counters: Counters | undefined }) {
@@ -270,32 +254,6 @@ function TargetsPanel({ overview }: { overview: Overview | undefined }) {
         <Skeleton active title={false} paragraph={{ rows: 4 }} />
       )}
     </section>
-  );
-}
-
-/** Parts of a whole as one bar and its legend with numbers. */
-export function Shares({ parts }: { parts: { label: string; count: number; tone: string }[] }) {
-  const total = parts.reduce((sum, { count }) => sum + count, 0);
-  return (
-    <div className="shares">
-      <div className="shares-bar" aria-hidden>
-        {total > 0 &&
-          parts
-            .filter(({ count }) => count > 0)
-            .map(({ label, count, tone }) => (
-              <span key={label} className={`share share-${tone}`} style={{ flexGrow: count }} />
-            ))}
-      </div>
-      <ul>
-        {parts.map(({ label, count, tone }) => (
-          <li key={label}>
-            <span className={`share-key share-${tone}`} aria-hidden />
-            {label}
-            <strong>{count}</strong>
-          </li>
-        ))}
-      </ul>
-    </div>
   );
 }
 
