@@ -102,7 +102,9 @@ def tasks(house: House) -> Sequence[Task]:
 
 @hookimpl
 async def started(house: House) -> None:
-    """Store the pack's definitions."""
+    """Store the pack's definitions; the gateway leaves that to the main process."""
+    if house.roles and not {"api", "writer"} & set(house.roles):
+        return
     added = await house.service(Plans).seed()
     if added:
         log.info("%d definitions of targets are new", added)

@@ -234,7 +234,7 @@ class Plans:
                 plan_reports.insert().values(
                     target=target.id, org=target.lead, value=report.value, as_of=report.as_of,
                     evidence_text=report.evidence_text, evidence_name=report.evidence_name, evidence_sha256=sha256,
-                    state="submitted", submitted_by=person, submitted_name=actor.name, submitted_at=now,
+                    state="submitted", submitted_by=person, submitted_name=_name(actor), submitted_at=now,
                 )
             ).inserted_primary_key
             assert key is not None
@@ -273,7 +273,7 @@ class Plans:
             mine = _reports.id == report_id, _reports.state == "submitted", _reports.submitted_by != person
             done = connection.execute(
                 plan_reports.update().where(*mine).values(
-                    state=state, decided_by=person, decided_name=actor.name, decided_at=utcnow(), note=note
+                    state=state, decided_by=person, decided_name=_name(actor), decided_at=utcnow(), note=note
                 )
             )
             fresh = _report(connection, report_id)
@@ -434,6 +434,11 @@ class Plans:
 
 def _person(actor: Actor) -> str:
     return actor.person or actor.id
+
+
+def _name(actor: Actor) -> str:
+    """The person's name; a token has a name of its own."""
+    return actor.name if actor.kind == "user" else actor.person.removeprefix("user:")
 
 
 def _a_person(actor: Actor) -> str:
