@@ -49,6 +49,8 @@ class Settings:
     max_payload: int = _entry(1 << 20, "设备消息上限（字节）", "largest device message in bytes")
     max_connections: int = _entry(100_000, "最大设备连接数", "most device connections")
     session_hours: int = _entry(12, "会话时长（小时）", "length of a sign-in session in hours")
+    jobs_parallel: int = _entry(2, "同时运行的任务数", "jobs that run at the same time in a worker")
+    jobs_per_org: int = _entry(2, "每个组织同时运行的任务数", "jobs of one organisation that run at the same time")
     log_level: str = _entry("info", "日志级别", "log level")
     oidc_issuer: str = _entry("", "OIDC 颁发者", "OIDC issuer; empty turns OIDC sign-in off")
     oidc_client_id: str = _entry("", "OIDC 客户端标识", "OIDC client id")

@@ -1,1 +1,0 @@
-"""Jobs: long computations outside the event loop."""
