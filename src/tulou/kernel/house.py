@@ -45,6 +45,7 @@ PLUGINS = (
     "tulou.plan.hooks",
     "tulou.packs.hooks",
     "tulou.console.hooks",
+    "tulou.demo.hooks",
 )
 """The house's own plugins, lowest floor first; named as text because imports only go down."""
 
@@ -170,7 +171,7 @@ class House:
                 url = self.nats.url
             self.bus = Bus(url, replicas=self.settings.nats_replicas)
             await self.bus.connect()
-            specs: list[StreamSpec] = flat(self.hooks.hook.streams())
+            specs: list[StreamSpec] = flat(self.hooks.hook.streams(house=self))
             await self.bus.ensure(specs)
         await asyncio.to_thread(self.open_database)
         if readings is not None:
