@@ -216,6 +216,24 @@ async def test_the_periodic_measurement_stores_what_changes(plans: Plans, admin:
         await plans.measure(Actor("user:x", "x", "xiamen", "user", frozenset(), None, "user:x"))
 
 
+async def test_a_trend_spans_the_whole_history_and_ends_with_the_newest(plans: Plans, admin: Actor) -> None:
+    now = utcnow()
+    rows = [
+        {"target": TARGET, "version": 1, "as_of": now - dt.timedelta(hours=hour), "value": Decimal(1000 - hour),
+         "known": 9, "reported": 9}
+        for hour in range(130)
+    ]  # fmt: skip
+    await plans.db.write(lambda c: c.execute(plan_measurements.insert(), rows))
+    trend = (await plans.target(admin, TARGET))["trend"]
+    assert 30 <= len(trend) <= 60
+    assert trend[-1] == [int(now.timestamp() * 1000), 1000]
+    assert trend[0][1] < 880
+    assert trend == sorted(trend)
+    plans.facts = Found(Tally(9, 9, Decimal(2000), now))
+    await plans.measure(admin, TARGET)
+    assert (await plans.target(admin, TARGET))["trend"][-1][1] == 2000
+
+
 async def test_definitions_are_versioned(plans: Plans, person: Person) -> None:
     keeper, reader = person("ma", "fujian", "steward"), person("wang", "xiamen")
     assert await plans.seed() == 0, "the pack's definitions are there already"

@@ -68,6 +68,7 @@ class Plans:
         self.plan: Plan = load_plan(house.packs)
         self.facts = facts
         self.states: dict[str, SystemState] = collect(self.plan, declarations())
+        self._trends: dict[str, tuple[tuple[str, str], list[Any]]] = {}
 
     @property
     def org(self) -> str:
@@ -199,7 +200,7 @@ class Plans:
             "state": now.state,
             "met": None if now.value is None else target.met(now.value),
             "as_of": moment(now.as_of) if now.as_of else None,
-            "trend": _trend(connection, target.id, now.state, at),
+            "trend": self._trend(connection, target.id, now, at),
             "why_zh": now.why_zh,
             "why_en": now.why_en,
             "version": now.version,
@@ -207,6 +208,13 @@ class Plans:
             "note_zh": current.definition.note_zh if current else "",
             "note_en": current.definition.note_en if current else "",
         }
+
+    def _trend(self, connection: sa.Connection, target: str, now: Standing, at: dt.datetime) -> list[Any]:
+        """The trend, made anew only when what the target stands on has changed."""
+        known = self._trends.get(target)
+        if known is None or known[0] != (now.state, now.source):
+            known = self._trends[target] = ((now.state, now.source), _trend(connection, target, now.state, at))
+        return known[1]
 
     # reports
 
@@ -527,22 +535,20 @@ def _standing(connection: sa.Connection, target: str, at: dt.datetime) -> Standi
 
 
 def _trend(connection: sa.Connection, target: str, state: str, at: dt.datetime) -> list[list[float | int | None]]:
-    """Up to `TREND_POINTS` points `[ms, value]`, oldest first: measurements, or approved reports of a reported target."""
-    points: list[tuple[dt.datetime, Any]]
+    """Up to `TREND_POINTS` points `[ms, value]` over the whole history, oldest first, the newest among them:
+    measurements, or approved reports of a reported target."""
+    of = plan_reports.c if state == "reported" else plan_measurements.c
+    mine = [of.target == target, of.as_of <= at, of.value.is_not(None)]
     if state == "reported":
-        rows = connection.execute(
-            sa.select(_reports.as_of, _reports.value)
-            .where(_reports.target == target, _reports.state == "approved", _reports.as_of <= at)
-            .order_by(_reports.as_of.desc(), _reports.id.desc()).limit(TREND_POINTS)
-        )
-        points = [(row.as_of, row.value) for row in rows]
-    else:
-        points = [(m.as_of, m.value) for m in _measured(connection, target, 1000, at) if m.value is not None]
-    points.reverse()
-    if len(points) > TREND_POINTS:
-        step = len(points) / TREND_POINTS
-        points = [points[int((i + 1) * step) - 1] for i in range(TREND_POINTS)]
-    return [[int(when.timestamp() * 1000), number(value)] for when, value in points]
+        mine.append(_reports.state == "approved")
+    count = connection.execute(sa.select(sa.func.count()).where(*mine)).scalar() or 0
+    place = sa.func.row_number().over(order_by=(of.as_of.desc(), of.id.desc())).label("place")
+    ranked = sa.select(of.as_of, of.value, place).where(*mine).subquery()
+    stride = max(1, -(-count // TREND_POINTS))
+    rows = connection.execute(
+        sa.select(ranked.c.as_of, ranked.c.value).where((ranked.c.place - 1) % stride == 0).order_by(ranked.c.place.desc())
+    )
+    return [[int(row.as_of.timestamp() * 1000), number(row.value)] for row in rows]
 
 
 def _report_columns() -> list[Any]:
