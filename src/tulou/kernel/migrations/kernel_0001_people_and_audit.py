@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.Column("signed_in_at", UtcDateTime),
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.UniqueConstraint("name", name="uq_users_name"),
-        sa.UniqueConstraint("oidc_issuer", "oidc_subject", name="uq_users_oidc_issuer"),
+        sa.UniqueConstraint("oidc_issuer", "oidc_subject", name="uq_users_oidc_issuer_oidc_subject"),
         sa.ForeignKeyConstraint(["org"], ["organisations.id"], name="fk_users_org"),
     )
     op.create_index("ix_users_org", "users", ["org"])

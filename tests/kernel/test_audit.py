@@ -1,0 +1,136 @@
+"""The audit: chained, append-only, complete, and only for auditors."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import json
+
+import orjson
+import pytest
+import sqlalchemy as sa
+
+from tests.kernel.conftest import Persons
+from tulou.kernel import audit
+from tulou.kernel.audit import audit_log, verify_chain
+from tulou.kernel.errors import Forbidden
+from tulou.kernel.house import House
+from tulou.kernel.policy import Actor, Binding
+from tulou.kernel.sql import Database
+
+
+async def test_the_chain_holds_and_names_its_head(kernel: House, admin: Actor) -> None:
+    for n in range(25):
+        await audit.note(kernel.db, admin, "test.thing.write", "fuzhou", f"thing:{n}", {"n": n, "文": "字"})
+    seen: list[int] = []
+    verdict = await kernel.db.read(lambda c: verify_chain(c, seen.append, chunk=10))
+    assert verdict.ok
+    assert verdict.count == seen[-1] >= 25
+    head = await kernel.db.read(lambda c: c.execute(sa.select(sa.func.max(audit_log.c.seq))).scalar_one())
+    assert head == verdict.count
+
+
+async def test_the_hash_can_be_recomputed_from_the_export_alone(persons: Persons) -> None:
+    boss = await persons.administrator()
+    prev = "0" * 64
+    for line in (await boss.get("/api/v1/audit/export")).text.splitlines():
+        row = json.loads(line)
+        at = dt.datetime.fromisoformat(row["at"])
+        micros = (at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+        columns = [row[k] for k in ("actor", "action", "org", "subject", "outcome", "detail")]
+        content = orjson.dumps([row["seq"], micros, *columns, prev])
+        prev = hashlib.sha256(content).hexdigest()
+        assert row["hash"] == prev
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log"])
+async def test_rows_cannot_be_altered_or_removed(kernel: House, statement: str) -> None:
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"):
+        await kernel.db.write(lambda c: c.execute(sa.text(statement)) and None)
+
+
+async def test_postgresql_refuses_truncate_too(kernel: House) -> None:
+    if kernel.db.dialect == "postgresql":
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"):
+            await kernel.db.write(lambda c: c.execute(sa.text("TRUNCATE audit_log")) and None)
+
+
+@pytest.mark.parametrize("sabotage", [
+    "UPDATE audit_log SET actor = 'somebody-else' WHERE seq = 3",
+    "DELETE FROM audit_log WHERE seq = 3",
+    "UPDATE audit_log SET detail = '{}' WHERE seq = 3",
+])
+async def test_who_gets_round_the_triggers_is_found_out(kernel: House, admin: Actor, sabotage: str) -> None:
+    for n in range(5):
+        await audit.note(kernel.db, admin, "test.thing.write", "fuzhou", f"thing:{n}", {"n": n})
+
+    def write(connection: sa.Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.text("ALTER TABLE audit_log DISABLE TRIGGER audit_log_refuse"))
+        else:
+            connection.execute(sa.text("DROP TRIGGER audit_log_refuse_update"))
+            connection.execute(sa.text("DROP TRIGGER audit_log_refuse_delete"))
+        connection.execute(sa.text(sabotage))
+
+    await kernel.db.write(write)
+    verdict = await kernel.db.read(verify_chain)
+    assert (verdict.ok, verdict.first_bad) == (False, 3)
+
+
+async def test_a_change_that_fails_leaves_no_audit_row(kernel: House, admin: Actor) -> None:
+    before = await kernel.db.read(verify_chain)
+
+    def write(connection: sa.Connection) -> None:
+        audit.record(connection, admin, "test.thing.write", "fuzhou")
+        raise ValueError("the change failed")
+
+    with pytest.raises(ValueError, match="the change failed"):
+        await kernel.db.write(write)
+    assert await kernel.db.read(verify_chain) == before
+
+
+async def test_two_processes_grow_one_chain(kernel: House, admin: Actor) -> None:
+    """Two stores opened on one database, as two processes do."""
+    other = Database(kernel.settings.sql_url)
+    try:
+        await asyncio.gather(*[
+            audit.note(db, admin, "test.thing.write", "fuzhou", str(n)) for n in range(50) for db in (kernel.db, other)
+        ])
+    finally:
+        await other.close()
+    verdict = await kernel.db.read(verify_chain)
+    assert verdict.ok
+    assert verdict.count >= 100
+
+
+async def test_an_auditor_sees_his_organisations_rows_only(persons: Persons, kernel: House) -> None:
+    client = await persons.sign_in("he", "fuzhou", ("fuzhou", "auditor", False))
+    await persons.make("wu", "xiamen")
+    rows = (await client.get("/api/v1/audit?limit=1000")).json()["items"]
+    assert rows
+    assert {row["org"] for row in rows} == {"fuzhou"}
+    assert (await client.get("/api/v1/audit?org=xiamen")).json()["items"] == []
+    assert (await client.get("/api/v1/audit/verify")).json()["ok"] is True
+    assert (await client.get("/api/v1/audit/export")).status_code == 403
+    viewer = await persons.sign_in("li", "fuzhou", ("fuzhou", "viewer", False))
+    assert (await viewer.get("/api/v1/audit")).json()["items"] == []
+    assert (await viewer.get("/api/v1/audit/verify")).status_code == 403
+
+
+async def test_the_list_is_filtered_and_paged(persons: Persons) -> None:
+    boss = await persons.administrator()
+    first = (await boss.get("/api/v1/audit?limit=2")).json()
+    second = (await boss.get(f"/api/v1/audit?limit=2&after={first['next']}")).json()
+    assert [r["seq"] for r in first["items"] + second["items"]] == sorted(
+        [r["seq"] for r in first["items"] + second["items"]], reverse=True
+    )
+    seeds = (await boss.get("/api/v1/audit?actor=system:seed")).json()["items"]
+    assert {r["actor"] for r in seeds} == {"system:seed"}
+    assert (await boss.get("/api/v1/audit?after=bm9uc2Vuc2U")).status_code == 400
+
+
+async def test_a_token_of_the_platform_does_not_reach_the_houses_audit_from_elsewhere(kernel: House) -> None:
+    actor = Actor("token:x", "x", "fuzhou", "token", frozenset({Binding("fuzhou", "admin", True)}), frozenset({"*"}))
+    with pytest.raises(Forbidden):
+        await kernel.service(audit.Audit).export(actor)
