@@ -39,7 +39,7 @@ def migrations() -> Path:  # type: ignore[empty-body]
 
 
 @hookspec
-def streams() -> Sequence[StreamSpec]:  # type: ignore[empty-body]
+def streams(house: House) -> Sequence[StreamSpec]:  # type: ignore[empty-body]
     """JetStream streams to ensure before anything publishes."""
 
 

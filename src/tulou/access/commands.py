@@ -1,0 +1,244 @@
+"""`tulou device` and `tulou readings`.
+
+Law: a command asks the house's own HTTP interface, so policy and audit see it like any other door.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+import orjson
+
+API = "/api/v1"
+DEVICE = ("id", "type", "name", "status", "synthetic", "token_prefix", "created_at")
+PAGE = 1000
+LINES = 500
+
+
+def _path(device_id: str) -> str:
+    return f"{API}/devices/{quote(device_id, safe='')}"
+
+
+@click.group()
+def device() -> None:
+    """设备：开通、查找、令牌。Devices: create, find, tokens."""
+
+
+@device.command("create")
+@click.option("--org", required=True, help="机构 / organisation")
+@click.option("--type", "kind", required=True, help="实体类型 / entity type")
+@click.option("--name", required=True, help="名称 / name")
+@click.option("--id", "key", help="机构内的标识；不给则随机 / key within the organisation; random if absent")
+@click.option("--lon", type=float, help="经度 / longitude (WGS 84)")
+@click.option("--lat", type=float, help="纬度 / latitude (WGS 84)")
+@click.option("--synthetic", is_flag=True, help="合成数据 / synthetic data")
+@click.pass_obj
+def create(
+    session: Any, org: str, kind: str, name: str, key: str | None, lon: float | None, lat: float | None,
+    synthetic: bool,
+) -> None:
+    """开通设备；令牌只显示这一次。Create a device; its token is shown only now."""
+    body = {"org": org, "type": kind, "name": name, "id": key, "lon": lon, "lat": lat, "synthetic": synthetic}
+    session.output(session.call("POST", f"{API}/devices", json=body))
+
+
+@device.command("list")
+@click.option("--q", default="", help="标识或名称的一部分 / part of id or name")
+@click.option("--org", help="机构 / organisation")
+@click.option("--type", "kind", help="实体类型 / entity type")
+@click.option("--status", type=click.Choice(["active", "disabled"]))
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, PAGE))
+@click.option("--after", help="上一页的游标 / cursor of the page before")
+@click.pass_obj
+def list_devices(
+    session: Any, q: str, org: str | None, kind: str | None, status: str | None, limit: int, after: str | None
+) -> None:
+    """设备列表。List devices."""
+    query = {"q": q or None, "org": org, "type": kind, "status": status, "limit": limit, "after": after}
+    session.output(session.call("GET", f"{API}/devices", params=query), DEVICE)
+
+
+@device.command("show")
+@click.argument("device_id")
+@click.pass_obj
+def show(session: Any, device_id: str) -> None:
+    """一个设备。One device."""
+    session.output(session.call("GET", _path(device_id)))
+
+
+@device.command("delete")
+@click.argument("device_id")
+@click.pass_obj
+def delete(session: Any, device_id: str) -> None:
+    """删除设备（实体与历史读数保留）。Delete a device; its entity and readings stay."""
+    session.call("DELETE", _path(device_id))
+
+
+@device.command("disable")
+@click.argument("device_id")
+@click.option("--undo", is_flag=True, help="恢复 / enable again")
+@click.pass_obj
+def disable(session: Any, device_id: str, undo: bool) -> None:
+    """停用设备，立即断开。Refuse a device and disconnect it."""
+    session.output(session.call("POST", _path(device_id) + ("/enable" if undo else "/disable")))
+
+
+@device.command("token")
+@click.argument("device_id")
+@click.pass_obj
+def token(session: Any, device_id: str) -> None:
+    """换发令牌；旧令牌立即失效。Give a new token; the old one stops working."""
+    session.output(session.call("POST", _path(device_id) + "/token"))
+
+
+@device.command("import")
+@click.argument("file", type=click.File("r", encoding="utf-8-sig"))
+@click.pass_obj
+def import_devices(session: Any, file: Any) -> None:
+    """批量开通：CSV（org,type,name,id,lon,lat,synthetic）或 JSON 行；可重复执行。
+
+    Create devices from CSV or JSON lines; sending a file again creates nothing twice. Prints a line per device.
+    """
+    items = _items(file)
+    lines: list[dict[str, Any]] = []
+    with click.progressbar(length=len(items), label=session.text("开通设备", "devices"), file=sys.stderr,
+                           hidden=session.json) as bar:
+        for start in range(0, len(items), LINES):
+            part = items[start : start + LINES]
+            answer = session.call("POST", f"{API}/devices/bulk", json={"items": part})["items"]
+            lines += [{**line, "line": line["line"] + start} for line in answer]
+            bar.update(len(part))
+    for line in lines:
+        problem = line.get("error")
+        if problem and not session.json:
+            line["error"] = problem["detail_zh" if session.language == "zh" else "detail_en"]
+    session.output(lines, ("line", "id", "token", "created", "error"))
+    if any("error" in line for line in lines):
+        sys.exit(1)
+
+
+def _items(file: Any) -> list[dict[str, Any]]:
+    text = file.read()
+    if text.lstrip().startswith("{"):
+        try:
+            return [orjson.loads(line) for line in text.splitlines() if line.strip()]
+        except orjson.JSONDecodeError as error:
+            raise click.ClickException(f"JSON: {error}") from None
+    items: list[dict[str, Any]] = []
+    for row in csv.DictReader(text.splitlines()):
+        item: dict[str, Any] = {key: value for key, value in row.items() if key and value}
+        for key in ("lon", "lat"):
+            try:
+                item[key] = float(item[key])
+            except (KeyError, ValueError):
+                continue
+        if "synthetic" in item:
+            item["synthetic"] = str(item["synthetic"]).lower() in ("1", "true", "yes", "是")
+        items.append(item)
+    return items
+
+
+@click.group()
+def readings() -> None:
+    """读数：最新值、曲线、SQL、导出。Readings: latest, series, SQL, export."""
+
+
+@readings.command("latest")
+@click.argument("no", type=int)
+@click.pass_obj
+def latest(session: Any, no: int) -> None:
+    """一个实体的最新值。Latest values of a thing."""
+    thing = session.call("GET", f"{API}/things/{no}")
+    session.output(
+        [{"property": name, **value} for name, value in thing["latest"].items()], ("property", "value", "unit", "ts")
+    )
+
+
+@readings.command("series")
+@click.argument("no", type=int)
+@click.argument("prop")
+@click.option("--from", "start", help="起 / from (RFC 3339)")
+@click.option("--to", "end", help="止 / to (RFC 3339)")
+@click.option("--points", default=500, show_default=True)
+@click.pass_obj
+def series(session: Any, no: int, prop: str, start: str | None, end: str | None, points: int) -> None:
+    """一个属性的曲线。A property over time."""
+    answer = _series(session, no, prop, start, end, points)
+    if session.json:
+        session.output(answer)
+    else:
+        names = ("ms", "avg", "min", "max")
+        session.output([dict(zip(names, point, strict=True)) for point in answer["points"]], names)
+
+
+def _series(session: Any, no: int, prop: str, start: str | None, end: str | None, points: int) -> Any:
+    query = {"property": prop, "from": start, "to": end, "points": points}
+    return session.call("GET", f"{API}/things/{no}/series", params=query)
+
+
+@readings.command("sql")
+@click.argument("query")
+@click.option("--max-rows", default=10_000, show_default=True)
+@click.pass_obj
+def sql(session: Any, query: str, max_rows: int) -> None:
+    """只读 SQL（ClickHouse 方言），需全屋读数权限。Read-only SQL; needs the right to read the whole house."""
+    answer = session.call("POST", f"{API}/readings/sql", json={"sql": query, "max_rows": max_rows})
+    if session.json:
+        session.output(answer)
+    else:
+        columns = answer["columns"]
+        session.output([dict(zip(columns, row, strict=True)) for row in answer["rows"]], columns)
+
+
+@readings.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--type", "kind", required=True, help="实体类型 / entity type")
+@click.option("--from", "start", required=True, help="起 / from (RFC 3339)")
+@click.option("--to", "end", required=True, help="止（不含）/ to, exclusive (RFC 3339)")
+@click.option("--org", help="机构 / organisation")
+@click.pass_obj
+def export(session: Any, file: Path, kind: str, start: str, end: str, org: str | None) -> None:
+    """导出一类实体的全部读数到 .csv 或 .parquet。Export every reading of a type."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if file.suffix not in (".csv", ".parquet"):
+        raise click.BadParameter(".csv | .parquet", param_hint="FILE")
+    schema = pa.schema([
+        ("org", pa.string()), ("entity", pa.string()), ("no", pa.int64()), ("property", pa.string()),
+        ("ts", pa.timestamp("us", "UTC")), ("value", pa.float64()), ("text", pa.string()), ("quality", pa.uint8()),
+        ("origin", pa.uint8()),
+    ])
+    count = 0
+    opened = (
+        pyarrow.csv.CSVWriter(file, schema) if file.suffix == ".csv" else pyarrow.parquet.ParquetWriter(file, schema)
+    )
+    with opened as writer:
+        for rows in _history(session, kind, start, end, org):
+            columns = list(zip(*rows, strict=True))
+            arrays = [pa.array(c, pa.int64()).cast(t.type) if t.name == "ts" else pa.array(c, t.type)
+                      for c, t in zip(columns, schema, strict=True)]
+            writer.write_table(pa.table(arrays, schema=schema))
+            count += len(rows)
+            if not session.json:
+                click.echo(f"\r{count}", nl=False, err=True)
+    session.output({"file": str(file), "readings": count})
+
+
+def _history(session: Any, kind: str, start: str, end: str, org: str | None) -> Iterator[list[list[Any]]]:
+    after = None
+    while True:
+        query = {"type": kind, "from": start, "to": end, "org": org, "limit": 20, "after": after}
+        page = session.call("GET", f"{API}/readings", params=query)
+        if page["items"]:
+            yield page["items"]
+        after = page["next"]
+        if after is None:
+            return

@@ -1,0 +1,113 @@
+"""HTTP ingest: `POST /api/v1/{token}/telemetry` and `/attributes`, the convention that integrators know.
+
+Law: 2xx is sent after the batch that carries the message is synced in JetStream, like an MQTT acknowledgement. What was
+refused is answered with 400 naming the field, and kept as a dead letter; what could be read beside it is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tulou.access.batch import BatchBuilder
+from tulou.access.gateway import DeviceIdentity, SqlAuthenticator, Throttle
+from tulou.access.ingest import Ingestor, Item
+from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
+from tulou.kernel.errors import Invalid, Throttled, TulouError, Unauthenticated, Unavailable
+from tulou.kernel.http import API, body_bytes, defect_response, json_response, problem_response
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+
+log = logging.getLogger("tulou.access.http")
+
+
+class HttpDoor:
+    """The door for devices that speak HTTP."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.authenticator = SqlAuthenticator(house.db)
+        self.throttle = Throttle()
+        self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
+        self.ingestor: Ingestor | None = None
+
+    async def open(self) -> None:
+        """Begin to take messages; needs the bus."""
+        bus = self.house.bus
+
+        def released(items: list[Item]) -> None:
+            for _, future, _ in items:
+                if not future.done():
+                    future.set_result(None)
+
+        self.ingestor = Ingestor(
+            bus.nc, bus.js, name="http", protocol="http", released=released, pressure=lambda _on: None
+        )
+        await bus.on_changed("devices", self.authenticator.forget)
+
+    async def identify(self, request: Request) -> DeviceIdentity:
+        """The device of the token in the path. Raises `Unauthenticated`, or `Throttled` for an address that guesses."""
+        token = request.path_params["token"]
+        known = self.authenticator.known(token)
+        if known is not None:
+            return known
+        address = request.client.host if request.client else ""
+        wait = self.throttle.wait(address)
+        if wait > 0:
+            raise Throttled("无效令牌尝试过多", "too many unknown tokens from this address", retry_after=wait)
+        found = await self.authenticator.authenticate(token)
+        if found is None:
+            self.throttle.failed(address)
+            raise Unauthenticated("设备令牌无效", "unknown access token", field="token", rule="token of an active device")
+        return found
+
+    async def take(self, request: Request, kind: str) -> Response:
+        """One message: 200 once it is durable."""
+        if self.ingestor is None:
+            raise Unavailable("入口尚未打开", "the door is not open", rule="bus")
+        device = await self.identify(request)
+        payload = await body_bytes(request, self.house.settings.max_payload)
+        rules = self.rules.get(device.type, ANY)
+        chunk = Chunk(
+            kind, device.entity, (device.org, device.type, device.origin), rules, [payload], self.ingestor.stamp(1)
+        )
+        decoded = decode([chunk], BatchBuilder("http"), time.time_ns() // 1_000_000)
+        await self.ingestor.submit(chunk)
+        if decoded.dead:
+            raise refused(decoded.dead[0].refusal, decoded.readings)
+        return json_response({})
+
+    def route(self, kind: str) -> Route:
+        """The route of a kind of message. It has no actor: the token in the path says which device speaks."""
+
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await self.take(request, kind)
+            except TulouError as error:
+                return problem_response(error)
+            except Exception:
+                log.exception("defect in HTTP ingest")
+                return defect_response()
+
+        return Route(f"{API}/{{token}}/{kind}", endpoint, methods=["POST"])
+
+    def routes(self) -> list[Route]:
+        """Both routes."""
+        return [self.route(TELEMETRY), self.route(ATTRIBUTES)]
+
+
+def refused(refusal: Refusal, stored: int) -> Invalid:
+    """The error for what could not be read; says how many readings beside it were stored."""
+    beside_zh = f"；其余 {stored} 个读数已存" if stored else ""
+    beside_en = f"; the other {stored} readings are stored" if stored else ""
+    return Invalid(
+        f"{refusal.zh}{beside_zh}", f"{refusal.en}{beside_en}", field=refusal.field or None, value=refusal.value,
+        rule=refusal.rule,
+    )

@@ -1,0 +1,117 @@
+"""Tables and request bodies of access: devices, alarms, and the marks of presence.
+
+Law: a device is a credential that speaks for one entity. Of its token only the SHA-256 is kept. Its id carries its
+organisation (`<org>:<key>`), so that ids of two organisations can neither collide nor be inferred.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tulou.kernel.sql import BigId, UtcDateTime, metadata
+
+ACTIVE, DISABLED = "active", "disabled"
+MEASURED, SYNTHETIC = 0, 3
+"""Values of `origin` that a device can have (docs/architecture.md)."""
+
+devices = sa.Table(
+    "devices", metadata,
+    sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.String(320), nullable=False, unique=True),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("entity_id", sa.String(255), nullable=False),
+    sa.Column("type", sa.String(128), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("origin", sa.SmallInteger, nullable=False),
+    sa.Column("token_hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("token_prefix", sa.String(16), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+    sa.Column("rotated_at", UtcDateTime),
+    sa.Column("seen_at", sa.BigInteger),
+    sa.Index("ix_devices_org_entity_no", "org", "entity_no"),
+)
+"""`seen_at`: the last frame or connection, µs since the epoch; written coarsely (`presence.py`)."""
+
+alarms = sa.Table(
+    "alarms", metadata,
+    sa.Column("id", BigId, primary_key=True),
+    sa.Column("entity_no", sa.BigInteger, nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("property", sa.String(128), nullable=False),
+    sa.Column("rule", sa.String(32), nullable=False),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("value", sa.Float),
+    sa.Column("synthetic", sa.Boolean, nullable=False),
+    sa.Column("raised_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("cleared_at", UtcDateTime),
+    sa.Column("acknowledged_by", sa.String(128)),
+    sa.Column("acknowledged_at", UtcDateTime),
+    sa.Column("announced", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Index("ix_alarms_org_id", "org", "id"),
+    sa.Index(
+        "uq_alarms_open", "entity_no", "property", "rule", unique=True,
+        sqlite_where=sa.text("cleared_at IS NULL"), postgresql_where=sa.text("cleared_at IS NULL"),
+    ),
+    sa.Index(
+        "ix_alarms_unannounced", "announced", "id",
+        sqlite_where=sa.text("announced < 2"), postgresql_where=sa.text("announced < 2"),
+    ),
+)
+"""`announced`: events published so far: 0 none, 1 `alarm.raised`, 2 `alarm.cleared` too."""
+
+KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
+
+
+def _key(value: str) -> str:
+    if not KEY.fullmatch(value):
+        raise ValueError("letters, digits and . _ : - only, beginning and ending with a letter or digit")
+    return value
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewDevice(_Body):
+    """A device to create.
+
+    `id` is a key within the organisation (made at random if absent); with the organisation before it, it becomes the
+    device's id. A key that is a URN is the entity's id, else that is `urn:ngsi-ld:<type>:<key>`.
+    """
+
+    org: str = Field(min_length=1, max_length=64)
+    type: str = Field(min_length=1, max_length=128)
+    name: str = Field(min_length=1, max_length=200)
+    id: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_key)] | None = None
+    lon: float | None = Field(default=None, ge=-180, le=180, allow_inf_nan=False)
+    lat: float | None = Field(default=None, ge=-90, le=90, allow_inf_nan=False)
+    synthetic: bool = False
+
+    @property
+    def entity_id(self) -> str:
+        """The NGSI-LD id of the entity it speaks for."""
+        key = self.id or ""
+        return key if key.startswith("urn:") else f"urn:ngsi-ld:{self.type}:{key}"
+
+
+class Bulk(_Body):
+    """Devices to create; each line is checked and answered for itself."""
+
+    items: list[Any] = Field(max_length=10_000)
+
+
+def device_document(row: Any) -> dict[str, Any]:
+    """A row of `devices` as the API shows it (no hash)."""
+    return {
+        "id": row.id, "no": row.entity_no, "entity_id": row.entity_id, "org": row.org, "type": row.type,
+        "name": row.name, "synthetic": row.origin == SYNTHETIC, "status": row.status,
+        "token_prefix": row.token_prefix, "created_at": row.created_at, "created_by": row.created_by,
+        "rotated_at": row.rotated_at,
+    }

@@ -1,0 +1,213 @@
+"""The HTTP routes of access, exactly as docs/api.md lists them.
+
+Law: a route turns a request into one service call and its result into a response.
+"""
+
+from __future__ import annotations
+
+import gzip
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute
+
+from tulou.access.alarms import Alarms
+from tulou.access.deadletters import DeadLetters
+from tulou.access.http import HttpDoor
+from tulou.access.live import Hub
+from tulou.access.models import Bulk, NewDevice
+from tulou.access.service import Devices
+from tulou.access.things import READ, Things, micros, no_such_thing
+from tulou.kernel.errors import Invalid, NotFound
+from tulou.kernel.http import API, Handler, body_json, body_model, checked, flag, json_response, limit_of, route
+from tulou.kernel.policy import Actor
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+BULK_BODY = 16 << 20
+
+
+class Query(BaseModel):
+    """A free query of the readings store."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sql: str = Field(min_length=1, max_length=100_000)
+    max_rows: int = Field(default=10_000, ge=1, le=1_000_000)
+    seconds: float = Field(default=30, gt=0, le=600)
+
+
+class Replay(BaseModel):
+    """Dead letters to send again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[int] = Field(min_length=1, max_length=1000)
+
+
+def _text(request: Request, name: str) -> str | None:
+    return request.query_params.get(name) or None
+
+
+def _no(request: Request) -> int:
+    raw = request.path_params["no"]
+    if not raw.isdigit() or len(raw) > 18:
+        raise no_such_thing(raw)
+    return int(raw)
+
+
+def routes(house: House) -> list[BaseRoute]:
+    """Every route of access."""
+    devices, things = house.service(Devices), house.service(Things)
+    alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
+
+    async def device_list(request: Request, actor: Actor) -> Response:
+        query = request.query_params
+        return json_response(await devices.find(
+            actor, q=query.get("q", ""), org=_text(request, "org"), kind=_text(request, "type"),
+            status=_text(request, "status"), limit=limit_of(request), after=_text(request, "after"),
+            count=bool(flag(request, "count")),
+        ))
+
+    async def device_create(request: Request, actor: Actor) -> Response:
+        made = await devices.create(actor, await body_model(request, NewDevice))
+        return json_response(made, 201 if made["created"] else 200)
+
+    async def device_bulk(request: Request, actor: Actor) -> Response:
+        bulk = checked(Bulk, await body_json(request, BULK_BODY))
+        return json_response({"items": await devices.create_many(actor, bulk)})
+
+    async def device_get(request: Request, actor: Actor) -> Response:
+        return json_response(await devices.get(actor, request.path_params["id"]))
+
+    async def device_delete(request: Request, actor: Actor) -> Response:
+        await devices.delete(actor, request.path_params["id"])
+        return Response(status_code=204)
+
+    async def device_token(request: Request, actor: Actor) -> Response:
+        return json_response(await devices.rotate(actor, request.path_params["id"]))
+
+    async def device_disable(request: Request, actor: Actor) -> Response:
+        return json_response(await devices.disable(actor, request.path_params["id"]))
+
+    async def device_enable(request: Request, actor: Actor) -> Response:
+        return json_response(await devices.enable(actor, request.path_params["id"]))
+
+    async def thing_list(request: Request, actor: Actor) -> Response:
+        query = request.query_params
+        return json_response(await things.find(
+            actor, q=query.get("q", "").strip(), kind=_text(request, "type"), org=_text(request, "org"),
+            state=_text(request, "state"), synthetic=flag(request, "synthetic"), limit=limit_of(request),
+            after=_text(request, "after"), count=bool(flag(request, "count")),
+        ))
+
+    async def thing_get(request: Request, actor: Actor) -> Response:
+        return json_response(await things.get(actor, _no(request)))
+
+    async def thing_series(request: Request, actor: Actor) -> Response:
+        query = request.query_params
+        points = query.get("points", "500")
+        return json_response(await things.series(
+            actor, _no(request), query.get("property", ""), micros(query.get("from"), "from"),
+            micros(query.get("to"), "to"), int(points) if points.isdigit() else 0,
+        ))
+
+    async def thing_frames(request: Request, actor: Actor) -> Response:
+        return json_response(await things.frames(
+            actor, _no(request), limit=limit_of(request), after=_text(request, "after")
+        ))
+
+    async def readings_history(request: Request, actor: Actor) -> Response:
+        query = request.query_params
+        start, end = micros(query.get("from"), "from"), micros(query.get("to"), "to")
+        for name, value in (("type", query.get("type")), ("from", start), ("to", end)):
+            if value is None:
+                raise Invalid(f"缺少 {name}", f"{name} is missing", field=name, rule="required")
+        assert start is not None
+        assert end is not None
+        return json_response(await things.history(
+            actor, query["type"], start, end, org=_text(request, "org"), limit=limit_of(request, 20, 200),
+            after=_text(request, "after"),
+        ))
+
+    async def model_list(_request: Request, actor: Actor) -> Response:
+        return json_response(await things.models(actor))
+
+    async def thing_map(request: Request, actor: Actor) -> Response:
+        types = tuple(sorted({name for name in request.query_params.get("types", "").split(",") if name}))
+        etag, body = await things.map(actor, types, request.headers.get("if-none-match"))
+        headers = {"etag": etag, "cache-control": "private, no-cache", "vary": "accept-encoding, authorization, cookie"}
+        if body is None:
+            return Response(status_code=304, headers=headers)
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(gzip.decompress(body), 200, headers, "application/json")
+        return Response(body, 200, {**headers, "content-encoding": "gzip"}, "application/json")
+
+    async def overview(_request: Request, actor: Actor) -> Response:
+        orgs = house.policy.visible(actor, READ)
+        return json_response(await things.overview(actor, hub.counters(orgs), hub.rate(orgs)))
+
+    async def live(request: Request, actor: Actor) -> Response:
+        events = await hub.listen(actor, lambda: house.actor(request.scope))
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        return StreamingResponse(events, 200, headers, "text/event-stream")
+
+    async def alarm_list(request: Request, actor: Actor) -> Response:
+        no = _text(request, "no")
+        return json_response(await alarms.find(
+            actor, state=_text(request, "state"), org=_text(request, "org"),
+            no=int(no) if no and no.isdigit() else None, limit=limit_of(request), after=_text(request, "after"),
+            count=bool(flag(request, "count")),
+        ))
+
+    async def alarm_acknowledge(request: Request, actor: Actor) -> Response:
+        raw = request.path_params["id"]
+        if not raw.isdigit() or len(raw) > 18:
+            raise NotFound(f"没有告警 {raw}", f"no alarm {raw}", field="id", value=raw)
+        return json_response(await alarms.acknowledge(actor, int(raw)))
+
+    async def letter_list(request: Request, actor: Actor) -> Response:
+        return json_response(await letters.find(
+            actor, org=_text(request, "org"), limit=limit_of(request), after=_text(request, "after"),
+            count=bool(flag(request, "count")),
+        ))
+
+    async def letter_replay(request: Request, actor: Actor) -> Response:
+        body = await body_model(request, Replay)
+        return json_response({"items": await letters.replay(actor, body.ids)})
+
+    async def readings_sql(request: Request, actor: Actor) -> Response:
+        query = await body_model(request, Query)
+        return json_response(await things.sql(actor, query.sql, query.seconds, query.max_rows))
+
+    def at(method: str, path: str, handler: Handler) -> BaseRoute:
+        return route(house, method, API + path, handler)
+
+    return [
+        at("GET", "/devices", device_list),
+        at("POST", "/devices", device_create),
+        at("POST", "/devices/bulk", device_bulk),
+        at("GET", "/devices/{id}", device_get),
+        at("DELETE", "/devices/{id}", device_delete),
+        at("POST", "/devices/{id}/token", device_token),
+        at("POST", "/devices/{id}/disable", device_disable),
+        at("POST", "/devices/{id}/enable", device_enable),
+        at("GET", "/things", thing_list),
+        at("GET", "/things/{no}", thing_get),
+        at("GET", "/things/{no}/series", thing_series),
+        at("GET", "/things/{no}/frames", thing_frames),
+        at("GET", "/models", model_list),
+        at("GET", "/map", thing_map),
+        at("GET", "/overview", overview),
+        at("GET", "/live", live),
+        at("GET", "/alarms", alarm_list),
+        at("POST", "/alarms/{id}/acknowledge", alarm_acknowledge),
+        at("GET", "/dead-letters", letter_list),
+        at("POST", "/dead-letters/replay", letter_replay),
+        at("GET", "/readings", readings_history),
+        at("POST", "/readings/sql", readings_sql),
+        *house.service(HttpDoor).routes(),
+    ]

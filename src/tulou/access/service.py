@@ -1,0 +1,286 @@
+"""Devices: creating, finding, disabling and deleting them, and their tokens.
+
+Law: every operation asks the policy; a device that the actor may not see is `NotFound`, exactly as one that does not
+exist. A change and its audit row are one transaction, and after it every gateway is told to forget the device. A token
+is shown once, by the operation that made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import string
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+import sqlalchemy as sa
+
+from tulou.access.models import ACTIVE, DISABLED, MEASURED, SYNTHETIC, Bulk, NewDevice, device_document, devices
+from tulou.context.models import entities
+from tulou.context.service import ContextService
+from tulou.kernel import audit
+from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
+from tulou.kernel.http import checked, cursor, from_cursor
+from tulou.kernel.policy import Actor, Orgs, operation
+from tulou.kernel.sql import utcnow
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+log = logging.getLogger("tulou.access")
+
+ALPHABET = string.ascii_letters + string.digits
+READ, CREATE, WRITE, DELETE = (f"access.device.{verb}" for verb in ("read", "create", "write", "delete"))
+TOGETHER = 256
+"""Lines of a bulk request under way at once: enough for one group commit."""
+
+
+def new_token() -> str:
+    """An access token: 30 letters and digits, 178 bits."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(30))
+
+
+def token_hash(token: str) -> str:
+    """Hex SHA-256 of a token, as the store keeps it."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def no_such_device(device_id: str) -> NotFound:
+    """The one error for a device that is not there or must not be known."""
+    return NotFound(f"没有设备 {device_id}", f"no device {device_id}", field="id", value=device_id)
+
+
+def other_kind(new: NewDevice) -> Conflict:
+    """The error for an id whose device or entity is there already but not the same kind of thing."""
+    return Conflict(
+        f"{new.org} 中 {new.id} 已存在，且类型、身份或来源（实测/合成）不同",
+        f"{new.id} exists in {new.org} with another type, identity or origin (measured or synthetic)",
+        field="id", value=new.id, rule="same type and origin as before",
+    )
+
+
+class Devices:
+    """The operations on devices."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.policy = house.policy
+        self.db = house.db
+        self.context = house.service(ContextService)
+
+    @operation(CREATE)
+    async def create(self, actor: Actor, new: NewDevice) -> dict[str, Any]:
+        """Make a device and the entity it speaks for; returns it with its token, which is shown only now.
+
+        Idempotent on (org, id): a device that is there already comes back without token and with `created` false.
+        Raises `Conflict` if it is of another type, or synthetic where the request is not (or the other way round).
+        """
+        self.policy.require(actor, CREATE, new.org)
+        device, created = await self._create(actor, new)
+        if created:
+            await self._changed([device["no"]], device["id"], "created", new.org)
+        return device
+
+    @operation(CREATE)
+    async def create_many(self, actor: Actor, bulk: Bulk) -> list[dict[str, Any]]:
+        """Create devices, each for itself; returns a line per item: `{line, ...device}` or `{line, error}`.
+
+        `line` counts from 1. Sending the same list again creates nothing twice.
+        """
+        self.policy.require_any(actor, CREATE)
+        room = asyncio.Semaphore(TOGETHER)
+
+        async def one(line: int, item: Any) -> dict[str, Any]:
+            async with room:
+                try:
+                    new = checked(NewDevice, item)
+                    self.policy.require(actor, CREATE, new.org)
+                    device, _ = await self._create(actor, new)
+                except TulouError as error:
+                    return {"line": line, "error": error.problem()}
+                return {"line": line, **device}
+
+        lines = await asyncio.gather(*(one(line, item) for line, item in enumerate(bulk.items, 1)))
+        made = [line["no"] for line in lines if line.get("created")]
+        for start in range(0, len(made), TOGETHER):
+            await self._changed(made[start : start + TOGETHER])
+        return lines
+
+    async def _create(self, actor: Actor, new: NewDevice) -> tuple[dict[str, Any], bool]:
+        if new.type not in self.house.packs.models:
+            raise Invalid(
+                f"类型 {new.type} 不在任何包的模型中", f"type {new.type} is not a model of any pack",
+                field="type", value=new.type, rule="model of a pack",
+            )
+        key = (new.id or "dev-" + secrets.token_hex(8)).removeprefix(f"{new.org}:")
+        new = new.model_copy(update={"id": key})
+        device_id = f"{new.org}:{key}"
+        origin = SYNTHETIC if new.synthetic else MEASURED
+        found = await self._row(device_id)
+        if found is None:
+            # The entity first: a device without entity could not speak, an entity without device is merely silent.
+            no = await self.context.ensure_entity(
+                new.org, new.type, new.entity_id, new.name, new.lon, new.lat, new.synthetic
+            )
+            token = new_token()
+            values = {
+                "entity_no": no, "id": device_id, "org": new.org, "entity_id": new.entity_id, "type": new.type,
+                "name": new.name, "origin": origin, "token_hash": token_hash(token), "token_prefix": token[:6],
+                "status": ACTIVE, "created_at": utcnow(), "created_by": actor.id,
+            }
+
+            def write(connection: sa.Connection) -> Any:
+                entity = connection.execute(
+                    sa.select(entities.c.type, entities.c.synthetic).where(entities.c.no == no)
+                ).one()
+                if entity.type != new.type or bool(entity.synthetic) != new.synthetic:
+                    raise other_kind(new)
+                there = connection.execute(
+                    sa.select(devices).where(sa.or_(devices.c.id == device_id, devices.c.entity_no == no))
+                ).first()
+                if there is not None:
+                    return there
+                connection.execute(devices.insert().values(values))
+                audit.record(
+                    connection, actor, CREATE, new.org, device_id,
+                    {"type": new.type, "synthetic": new.synthetic},
+                )
+                return None
+
+            found = await self.db.write(write)
+            if found is None:
+                row = await self._row(device_id)
+                return {**device_document(row), "created": True, "token": token}, True
+        if found.type != new.type or found.origin != origin or found.id != device_id:
+            raise other_kind(new)
+        return {**device_document(found), "created": False}, False
+
+    @operation(READ)
+    async def find(
+        self, actor: Actor, *, q: str = "", org: str | None = None, kind: str | None = None,
+        status: str | None = None, limit: int = 50, after: str | None = None, count: bool = False,
+    ) -> dict[str, Any]:
+        """Devices in the order of their entities; `q` is a part of id or name. Keyset-paged."""
+        orgs = self.policy.visible(actor, READ).narrow(org)
+        last = from_cursor(after, 1)
+        conditions = _within(orgs)
+        if kind:
+            conditions.append(devices.c.type == kind)
+        if status:
+            conditions.append(devices.c.status == status)
+        if q:
+            like = "%" + q.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
+            conditions.append(
+                sa.or_(devices.c.id.ilike(like, escape="\\"), devices.c.name.ilike(like, escape="\\"))
+            )
+        page = (
+            sa.select(devices).where(*conditions, devices.c.entity_no > int(last[0] if last else 0))
+            .order_by(devices.c.entity_no).limit(limit + 1)
+        )
+        rows = await self.db.read(lambda c: c.execute(page).all())
+        answer: dict[str, Any] = {
+            "items": [device_document(row) for row in rows[:limit]],
+            "next": cursor([rows[limit - 1].entity_no]) if len(rows) > limit else None,
+        }
+        if count:
+            number = sa.select(sa.func.count()).select_from(devices).where(*conditions)
+            answer["count"] = await self.db.read(lambda c: c.execute(number).scalar_one())
+        return answer
+
+    @operation(READ)
+    async def get(self, actor: Actor, device_id: str) -> dict[str, Any]:
+        """One device. Raises `NotFound`."""
+        return device_document(await self._mine(actor, READ, device_id))
+
+    @operation(READ)
+    async def of_entity(self, actor: Actor, no: int) -> dict[str, Any] | None:
+        """The device that speaks for an entity, or None."""
+        conditions = _within(self.policy.visible(actor, READ))
+        query = sa.select(devices).where(devices.c.entity_no == no, *conditions)
+        row = await self.db.read(lambda c: c.execute(query).first())
+        return device_document(row) if row is not None else None
+
+    @operation(WRITE)
+    async def rotate(self, actor: Actor, device_id: str) -> dict[str, Any]:
+        """Give the device a new token, shown only now; the old one stops working at once."""
+        row = await self._mine(actor, WRITE, device_id)
+        token = new_token()
+        values = {"token_hash": token_hash(token), "token_prefix": token[:6], "rotated_at": utcnow()}
+        row = await self._update(actor, row, values, "rotated")
+        return {**device_document(row), "token": token}
+
+    @operation(WRITE)
+    async def disable(self, actor: Actor, device_id: str) -> dict[str, Any]:
+        """Refuse the device from now on; its connections are closed."""
+        row = await self._mine(actor, WRITE, device_id)
+        return device_document(await self._update(actor, row, {"status": DISABLED}, "disabled"))
+
+    @operation(WRITE)
+    async def enable(self, actor: Actor, device_id: str) -> dict[str, Any]:
+        """Accept a disabled device again, with the token it had."""
+        row = await self._mine(actor, WRITE, device_id)
+        return device_document(await self._update(actor, row, {"status": ACTIVE}, "enabled"))
+
+    @operation(DELETE)
+    async def delete(self, actor: Actor, device_id: str) -> None:
+        """Delete the device and its token. The entity and its readings stay: they are history."""
+        row = await self._mine(actor, DELETE, device_id)
+
+        def write(connection: sa.Connection) -> None:
+            if connection.execute(devices.delete().where(devices.c.id == device_id)).rowcount:
+                audit.record(connection, actor, DELETE, row.org, device_id, {"type": row.type})
+
+        await self.db.write(write)
+        await self._changed([row.entity_no], device_id, "deleted", row.org)
+
+    async def _update(self, actor: Actor, row: Any, values: dict[str, Any], what: str) -> Any:
+        def write(connection: sa.Connection) -> Any:
+            changed = connection.execute(
+                devices.update().where(devices.c.id == row.id).values(values).returning(devices)
+            ).first()
+            if changed is None:
+                raise no_such_device(row.id)
+            audit.record(connection, actor, WRITE, row.org, row.id, {"change": what})
+            return changed
+
+        changed = await self.db.write(write)
+        await self._changed([row.entity_no], row.id, what, row.org)
+        return changed
+
+    async def _changed(self, nos: list[int], device_id: str = "", what: str = "created", org: str = "") -> None:
+        """Tell directories of these entities, and gateways and the stream of events of the one device.
+
+        New devices of a bulk are in no gateway's cache and make no event each.
+        """
+        if not hasattr(self.house, "bus"):
+            return
+        try:
+            if device_id:
+                await self.house.bus.changed("devices", device_id)
+            await self.house.bus.changed("things", " ".join(map(str, nos)))
+            if device_id:
+                await self.house.bus.event("device.changed", {"id": device_id, "org": org, "change": what})
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            # The change is committed, and the client's buffer delivers `changed` when the bus is back.
+            log.warning("device %s was %s, but the bus is away: %r", device_id, what, error)
+
+    async def _row(self, device_id: str) -> Any:
+        query = sa.select(devices).where(devices.c.id == device_id)
+        return await self.db.read(lambda c: c.execute(query).first())
+
+    async def _mine(self, actor: Actor, action: str, device_id: str) -> Any:
+        """The device's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
+        visible = self.policy.visible(actor, READ)
+        row = await self._row(device_id)
+        if row is None or row.org not in visible:
+            raise no_such_device(device_id)
+        self.policy.require(actor, action, row.org)
+        return row
+
+
+def _within(orgs: Orgs) -> list[sa.ColumnElement[bool]]:
+    return [] if orgs.all else [devices.c.org.in_(sorted(orgs.ids))]
+
+

@@ -1,0 +1,94 @@
+"""The gateway as a supervised child process.
+
+Law: the child gets what it needs by its environment, because it holds secrets (the bus's token, the database's
+password) that a command line would show to everyone on the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from tulou.access.gateway import Config
+from tulou.kernel.bus import Child
+from tulou.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+START = 20.0
+"""Seconds within which a gateway must listen."""
+
+
+def gateway_config(house: House) -> Config:
+    """What the gateway of this house needs."""
+    settings = house.settings
+    name = "gateway"
+    if settings.nats_url:  # several machines may each run one: the name keeps their subjects and times apart
+        name += "-" + re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower())
+    return Config(
+        name=name, host=settings.bind, port=settings.mqtt_port, tls_port=settings.mqtts_port,
+        tls_certificate=settings.tls_certificate, tls_key=settings.tls_key, nats_url=house.bus.url,
+        sql_url=settings.sql_url, max_packet=settings.max_payload, max_connections=settings.max_connections,
+        models={
+            kind: {
+                "open": model.open,
+                "properties": {name: [p.kind, p.min, p.max] for name, p in model.properties.items()},
+            }
+            for kind, model in house.packs.models.items()
+        },
+    )
+
+
+async def start_gateway(house: House) -> Child | None:
+    """Start the gateway as a child of this process and wait until it listens; None if both ports are closed.
+
+    Raises `Unavailable` if a port is taken or the gateway does not come up.
+    """
+    config = gateway_config(house)
+    ports = [port for port in (config.port, config.tls_port) if port]
+    if not ports:
+        return None
+    for port in ports:
+        _free(config.host, port)
+    child = Child(
+        "gateway", [sys.executable, "-m", "tulou.access.gateway"],
+        env={**os.environ, "TULOU_GATEWAY": config.to_json(), "TULOU_LOG_LEVEL": house.settings.log_level},
+        log_file=house.settings.home / "gateway.log",
+    )
+    await child.start()
+    house.children.append(child)
+    deadline = asyncio.get_running_loop().time() + START
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
+    for port in ports:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except OSError:
+                if child.restarts or asyncio.get_running_loop().time() > deadline:
+                    raise Unavailable(
+                        f"MQTT 网关未能启动，详见 {child.log_file}", f"the gateway did not come up; see {child.log_file}",
+                        field="mqtt_port", value=port,
+                    ) from None
+                await asyncio.sleep(0.02)
+                continue
+            writer.close()
+            break
+    return child
+
+
+def _free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Unavailable(
+                f"无法监听 {host}:{port}：{error.strerror}", f"cannot listen on {host}:{port}: {error.strerror}",
+                field="mqtt_port", value=port, rule="a free port",
+            ) from error
