@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from tulou.context.models import entities
+from tulou.context import entities
 from tulou.kernel.errors import Unavailable
 from tulou.kernel.readings.schema import quote
 from tulou.plan.queries import EVERY, PLACES, Condition, Count, Selection, Sum, Tally
