@@ -98,7 +98,11 @@ export default function Shell() {
           {narrow && (
             <Button type="text" icon={<MenuOutlined />} aria-label={text.nav.menu} onClick={() => setOpen(true)} />
           )}
-          <div className="header-title">{title}</div>
+          {location.pathname === "/" ? (
+            <div className="header-title">{title}</div>
+          ) : (
+            <div className="header-title quiet">{narrow ? text.product : text.productLine}</div>
+          )}
           <LiveMark />
           <LanguageButton />
           <ThemeButton />

@@ -67,7 +67,37 @@ export const DARK: Palette = {
 export const FONT =
   '-apple-system, BlinkMacSystemFont, "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", ' +
   '"Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", Roboto, "Helvetica Neue", Arial, sans-serif';
-export const MONO = 'ui-monospace, SFMono-Regular, Menlo, Consolas, "Noto Sans Mono CJK SC", monospace';
+export const MONO = 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", "Noto Sans Mono CJK SC", monospace';
+
+// Grounds of tags and notices: the algorithm makes muddy ones of colours as deep as these.
+const SOFT_LIGHT = {
+  colorPrimaryBg: "#e6eff6",
+  colorPrimaryBgHover: "#d8e6f1",
+  colorInfoBg: "#e9f1f8",
+  colorInfoBorder: "#bdd4e6",
+  colorSuccessBg: "#e7f4ee",
+  colorSuccessBorder: "#b4dbc9",
+  colorWarningBg: "#fcf2e1",
+  colorWarningBorder: "#ecd2a2",
+  colorErrorBg: "#fbeceb",
+  colorErrorBorder: "#efc0bc",
+  controlItemBgActive: "#e6eff6",
+  controlItemBgActiveHover: "#d8e6f1",
+};
+const SOFT_DARK = {
+  colorPrimaryBg: "#1d3142",
+  colorPrimaryBgHover: "#24405a",
+  colorInfoBg: "#1a2c3c",
+  colorInfoBorder: "#2b4a66",
+  colorSuccessBg: "#17322a",
+  colorSuccessBorder: "#265243",
+  colorWarningBg: "#362b18",
+  colorWarningBorder: "#5c4723",
+  colorErrorBg: "#35211f",
+  colorErrorBorder: "#5f3733",
+  controlItemBgActive: "#1d3142",
+  controlItemBgActiveHover: "#24405a",
+};
 
 export function themeOf(dark: boolean): ThemeConfig {
   const palette = dark ? DARK : LIGHT;
@@ -90,6 +120,7 @@ export function themeOf(dark: boolean): ThemeConfig {
       colorTextSecondary: palette.muted,
       colorTextTertiary: palette.muted,
       colorTextDescription: palette.muted,
+      ...(dark ? SOFT_DARK : SOFT_LIGHT),
       borderRadius: 6,
       fontFamily: FONT,
       fontFamilyCode: MONO,

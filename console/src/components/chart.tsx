@@ -75,7 +75,7 @@ export default function Chart({ series, from, to, label, onRange }: Props) {
       {
         animation: false,
         textStyle: { fontFamily: FONT, color: palette.muted },
-        grid: { left: 12, right: 18, top: 18, bottom: 8, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
+        grid: { left: 12, right: 18, top: 34, bottom: 8, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
         tooltip: {
           trigger: "axis",
           backgroundColor: palette.panel,

@@ -37,12 +37,13 @@ export function LatestTable({ thing }: { thing: ThingDetail }) {
       <tbody>
         {names.map((name) => {
           const property = thing.model?.properties.find((candidate) => candidate.name === name);
+          const own = property && label(property as never);
           const unit = thing.latest[name]?.unit ?? property?.unit;
           return (
             <tr key={name}>
               <th scope="row">
-                {(property && label(property as never)) || name}
-                {property && <span className="muted mono"> {name}</span>}
+                {own || name}
+                {own && own !== name && <span className="muted mono"> {name}</span>}
               </th>
               <td className="number">
                 {format.scalar(latest[name]!.value)}

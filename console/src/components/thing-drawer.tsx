@@ -2,7 +2,7 @@
 import { Button, Drawer, Grid, Skeleton } from "antd";
 import { Link } from "react-router";
 import { useThing, useTypeLabel } from "../api/queries.ts";
-import { useFormat } from "../format.ts";
+import { useFormat, useLabel } from "../format.ts";
 import { useText } from "../settings.tsx";
 import { LatestTable } from "./latest-table.tsx";
 import { ProblemAlert } from "./problem.tsx";
@@ -11,6 +11,7 @@ import { StateMark, SyntheticTag } from "./tags.tsx";
 export function ThingDrawer({ no, onClose }: { no: number | null; onClose(): void }) {
   const text = useText();
   const format = useFormat();
+  const label = useLabel();
   const typeLabel = useTypeLabel();
   const screens = Grid.useBreakpoint();
   const thing = useThing(no);
@@ -51,7 +52,7 @@ export function ThingDrawer({ no, onClose }: { no: number | null; onClose(): voi
             </div>
             <div>
               <dt>{text.things.org}</dt>
-              <dd>{thing.data.org_name || thing.data.org}</dd>
+              <dd>{label({ org_zh: thing.data.org_name, org_en: thing.data.org_name_en }, "org") || thing.data.org}</dd>
             </div>
             <div>
               <dt>{text.things.lastSeen}</dt>
@@ -62,7 +63,7 @@ export function ThingDrawer({ no, onClose }: { no: number | null; onClose(): voi
               <dd className="mono">{thing.data.id}</dd>
             </div>
           </dl>
-          <h3>{text.things.latest}</h3>
+          <h3 className="drawer-sub">{text.things.latest}</h3>
           <LatestTable thing={thing.data} />
         </>
       )}

@@ -50,6 +50,7 @@ uniform vec3 u_colours[3];
 uniform vec3 u_edge;
 uniform float u_pass;
 uniform float u_ratio;
+uniform float u_alpha;
 flat in uint v_state;
 flat in float v_ring;
 flat in float v_size;
@@ -67,11 +68,11 @@ void main() {
   if (u_pass == 2.0) {
     alpha = inside * (1.0 - core * 0.8) * (1.0 - v_age) * 0.45;
   } else if (v_ring > 0.5) {
-    alpha = inside * (1.0 - core * 0.94) * 0.92;
+    alpha = inside * (1.0 - core * 0.94) * u_alpha;
   } else {
     float rim = smoothstep(radius - u_ratio * 0.9, radius, distance);
     own = radius > 3.0 * u_ratio ? mix(own, u_edge, rim * 0.8) : own;
-    alpha = inside * 0.86;
+    alpha = inside * u_alpha;
   }
   colour = vec4(own * alpha, alpha);
 }`;
@@ -167,10 +168,16 @@ export class PointLayer implements CustomLayerInterface {
     this.map = null;
   }
 
+  /** Where points lie upon each other they are faint, so that their number shows as depth of colour. */
+  private opacity(zoom: number): number {
+    const crowd = Math.log10(Math.max(this.columns.no.length, 10)) - 3.3 - Math.max(0, zoom - 6) * 0.55;
+    return Math.min(0.88, Math.max(0.3, 0.88 - 0.4 * crowd));
+  }
+
   /** Diameter of a point at the map's zoom, CSS pixels. */
   diameter(zoom: number): number {
-    const crowd = this.columns.no.length > 20_000 ? 0.8 : 1;
-    return Math.min(14, Math.max(3.2, (4.4 + (zoom - 6.5) * 1.5) * crowd));
+    const crowd = this.columns.no.length > 20_000 ? 0.72 : 1;
+    return Math.min(14, Math.max(2.8, (4.4 + (zoom - 6.5) * 1.5) * crowd));
   }
 
   render(gl: WebGL2RenderingContext | WebGLRenderingContext, input: CustomRenderMethodInput): void {
@@ -197,6 +204,7 @@ export class PointLayer implements CustomLayerInterface {
     }
     for (const pass of [0, 1]) {
       gl.uniform1f(at("u_pass"), pass);
+      gl.uniform1f(at("u_alpha"), pass ? 0.95 : this.opacity(this.map.getZoom()));
       gl.drawArrays(gl.POINTS, 0, this.columns.no.length);
     }
     this.drawPulses(gl, at("u_pass"));

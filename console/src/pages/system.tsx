@@ -44,7 +44,7 @@ export default function System() {
         type={bad ? "error" : "success"}
         title={bad ? text.system.someBad(bad) : text.system.allGood}
       />
-      <div className="columns">
+      <div className="masonry">
         <section className="panel box">
           <h2>{text.system.ingest}</h2>
           <dl className="big-facts">

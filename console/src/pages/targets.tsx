@@ -152,7 +152,7 @@ export function useGoal(): (target: Target) => string {
   const format = useFormat();
   const unit = useUnit();
   return (target) =>
-    `${target.compare === ">" ? ">" : "≥"} ${format.compact(target.goal)} ${unit(target)}`.trim();
+    `${target.compare === ">" ? ">" : "≥"} ${format.decimal(target.goal)} ${unit(target)}`.trim();
 }
 
 export function TargetValue({ target }: { target: Target }) {

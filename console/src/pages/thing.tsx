@@ -81,7 +81,7 @@ export default function ThingPage() {
             key: "now",
             label: text.things.tabs.now,
             children: (
-              <div className="panel box">
+              <div className="panel box latest-box">
                 <LatestTable thing={data} />
               </div>
             ),
@@ -134,7 +134,7 @@ function ChartTab({ thing }: { thing: ThingDetail }) {
   const propertyLabel = (name: string): string => {
     const found = thing.model?.properties.find((candidate) => candidate.name === name);
     const own = found && label(found as never);
-    return own ? `${own} ${name}` : name;
+    return own && own !== name ? `${own} ${name}` : name;
   };
 
   if (property === undefined) return <Nothing title={text.empty.latest} />;
