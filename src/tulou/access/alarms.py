@@ -225,7 +225,7 @@ class Alarms:
         limit: int = 50, after: str | None = None, count: bool = False,
     ) -> dict[str, Any]:
         """Alarms, newest first; `state` is open or cleared. Keyset-paged."""
-        orgs = self.policy.visible(actor, READ).narrow(org)
+        orgs = self.policy.require_any(actor, READ).narrow(org)
         if state not in (None, "open", "cleared"):
             raise Invalid(
                 "state 应为 open 或 cleared", "state must be open or cleared", field="state", value=state,
@@ -256,7 +256,7 @@ class Alarms:
     @operation(WRITE)
     async def acknowledge(self, actor: Actor, alarm_id: int) -> dict[str, Any]:
         """Note that the actor has seen the alarm; the first acknowledgement stands. Raises `NotFound`."""
-        visible = self.policy.visible(actor, READ)
+        visible = self.policy.require_any(actor, READ)
         query = sa.select(alarms).where(alarms.c.id == alarm_id)
         row = await self.house.db.read(lambda c: c.execute(query).first())
         if row is None or row.org not in visible:

@@ -148,7 +148,7 @@ class DeadLetters:
         self, actor: Actor, *, org: str | None = None, limit: int = 50, after: str | None = None, count: bool = False
     ) -> dict[str, Any]:
         """Letters of the organisations that the actor may see, newest first. Keyset-paged."""
-        orgs = self.policy.visible(actor, READ).narrow(org)
+        orgs = self.policy.require_any(actor, READ).narrow(org)
         last = from_cursor(after, 1)
         conditions = _within(orgs)
         page = sa.select(dead_letters).where(*conditions).order_by(dead_letters.c.id.desc()).limit(limit + 1)
@@ -168,7 +168,7 @@ class DeadLetters:
     async def replay(self, actor: Actor, ids: list[int]) -> list[dict[str, Any]]:
         """Send letters through their door again, in the order of their age; a line per id: `{id, ok}` or
         `{id, error}`. What is refused again becomes a new letter."""
-        visible = self.policy.visible(actor, READ)
+        visible = self.policy.require_any(actor, READ)
         wanted = sorted(set(ids))
         query = sa.select(dead_letters).where(dead_letters.c.id.in_(wanted), *_within(visible))
         found = {row.id: row for row in await self.db.read(lambda c: c.execute(query).all())}

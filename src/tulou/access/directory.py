@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tulou.access.models import alarms, devices
 from tulou.access.presence import states
-from tulou.context.models import entities
+from tulou.context import entities
 from tulou.kernel.policy import Orgs
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Directory:
 
     def __init__(self, house: House) -> None:
         self.house = house
+        self.kept = False
+        """Whether this process keeps it; the others never load it."""
         self.version = 0
         """Changes whenever anything but `seen` and `alarms` does."""
         self.size = 0
@@ -104,6 +106,7 @@ class Directory:
 
     async def reload(self) -> None:
         """Read everything again; what was seen is kept."""
+        self.kept = True
         async with self._lock:
             await self._reload()
 

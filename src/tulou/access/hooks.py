@@ -16,7 +16,7 @@ from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.service import Devices
 from tulou.access.things import Things
-from tulou.context.service import ContextService, Update
+from tulou.context import ContextService, Update
 from tulou.kernel.bus import StreamSpec
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.policy import Orgs
@@ -51,8 +51,8 @@ def streams(house: House) -> Sequence[StreamSpec]:
 @hookimpl
 def services(house: House) -> Sequence[object]:
     """The operations of access, and the directory, hub and HTTP door of this process."""
-    devices = Devices(house)
     directory = Directory(house)
+    devices = Devices(house, directory)
     alarms = Alarms(house, directory)
     return [
         devices, directory, alarms, Things(house, directory, devices), Hub(house, directory, alarms),

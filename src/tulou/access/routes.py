@@ -147,7 +147,7 @@ def routes(house: House) -> list[BaseRoute]:
         return Response(body, 200, {**headers, "content-encoding": "gzip"}, "application/json")
 
     async def overview(_request: Request, actor: Actor) -> Response:
-        orgs = house.policy.visible(actor, READ)
+        orgs = house.policy.require_any(actor, READ)
         return json_response(await things.overview(actor, hub.counters(orgs), hub.rate(orgs)))
 
     async def live(request: Request, actor: Actor) -> Response:

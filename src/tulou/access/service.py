@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import nats.errors
 import sqlalchemy as sa
 
+from tulou.access.directory import Directory
 from tulou.access.models import ACTIVE, DISABLED, MEASURED, SYNTHETIC, Bulk, NewDevice, device_document, devices
-from tulou.context.models import entities
-from tulou.context.service import ContextService
+from tulou.context import ContextService, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import checked, cursor, from_cursor
@@ -64,10 +64,11 @@ def other_kind(new: NewDevice) -> Conflict:
 class Devices:
     """The operations on devices."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, directory: Directory) -> None:
         self.house = house
         self.policy = house.policy
         self.db = house.db
+        self.directory = directory
         self.context = house.service(ContextService)
 
     @operation(CREATE)
@@ -104,8 +105,8 @@ class Devices:
 
         lines = await asyncio.gather(*(one(line, item) for line, item in enumerate(bulk.items, 1)))
         made = [line["no"] for line in lines if line.get("created")]
-        for start in range(0, len(made), TOGETHER):
-            await self._changed(made[start : start + TOGETHER])
+        if made:
+            await self._changed(made)
         return lines
 
     async def _create(self, actor: Actor, new: NewDevice) -> tuple[dict[str, Any], bool]:
@@ -163,7 +164,7 @@ class Devices:
         status: str | None = None, limit: int = 50, after: str | None = None, count: bool = False,
     ) -> dict[str, Any]:
         """Devices in the order of their entities; `q` is a part of id or name. Keyset-paged."""
-        orgs = self.policy.visible(actor, READ).narrow(org)
+        orgs = self.policy.require_any(actor, READ).narrow(org)
         last = from_cursor(after, 1)
         conditions = _within(orgs)
         if kind:
@@ -250,16 +251,19 @@ class Devices:
         return changed
 
     async def _changed(self, nos: list[int], device_id: str = "", what: str = "created", org: str = "") -> None:
-        """Tell directories of these entities, and gateways and the stream of events of the one device.
+        """Read these entities again, and tell other directories, gateways and the stream of events of the one device.
 
         New devices of a bulk are in no gateway's cache and make no event each.
         """
+        if self.directory.kept:
+            await self.directory.refresh(nos)
         if not hasattr(self.house, "bus"):
             return
         try:
             if device_id:
                 await self.house.bus.changed("devices", device_id)
-            await self.house.bus.changed("things", " ".join(map(str, nos)))
+            for start in range(0, len(nos), 1000):
+                await self.house.bus.changed("things", " ".join(map(str, nos[start : start + 1000])))
             if device_id:
                 await self.house.bus.event("device.changed", {"id": device_id, "org": org, "change": what})
         except (nats.errors.Error, TimeoutError, OSError) as error:
@@ -272,7 +276,7 @@ class Devices:
 
     async def _mine(self, actor: Actor, action: str, device_id: str) -> Any:
         """The device's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
-        visible = self.policy.visible(actor, READ)
+        visible = self.policy.require_any(actor, READ)
         row = await self._row(device_id)
         if row is None or row.org not in visible:
             raise no_such_device(device_id)
