@@ -5,7 +5,8 @@ import { Navigate, Route, Routes } from "react-router";
 import { ProblemPage } from "./components/problem.tsx";
 import { NotFoundPage } from "./pages/not-found.tsx";
 import { SignInPage } from "./pages/sign-in.tsx";
-import { SessionProvider, useSessionQuery } from "./session.tsx";
+import { GROUPS } from "./navigation.tsx";
+import { SessionProvider, useCan, useSessionQuery } from "./session.tsx";
 
 const Shell = lazy(() => import("./shell.tsx"));
 const Cockpit = lazy(() => import("./pages/cockpit.tsx"));
@@ -31,6 +32,13 @@ function Waiting() {
   );
 }
 
+/** The cockpit, or the first page of the menu for who may not see it. */
+function Home() {
+  const can = useCan();
+  const first = GROUPS.flatMap(({ entries }) => entries).find(({ needs }) => needs.length === 0 || can(...needs));
+  return !first || first.path === "/" ? <Cockpit /> : <Navigate to={first.path} replace />;
+}
+
 export function App() {
   const { data, error, refetch } = useSessionQuery();
   if (error) return <ProblemPage error={error} retry={() => void refetch()} />;
@@ -42,7 +50,7 @@ export function App() {
       <Suspense fallback={<Waiting />}>
         <Routes>
           <Route element={<Shell />}>
-            <Route index element={<Cockpit />} />
+            <Route index element={<Home />} />
             <Route path="things" element={<Things />} />
             <Route path="things/:no" element={<Thing />} />
             <Route path="plan" element={<Navigate to="/plan/targets" replace />} />

@@ -35,7 +35,7 @@ export const GROUPS: Group[] = [
   {
     id: "main",
     entries: [
-      { path: "/", key: "c", icon: <DashboardOutlined />, label: (t) => t.nav.cockpit, needs: [] },
+      { path: "/", key: "c", icon: <DashboardOutlined />, label: (t) => t.nav.cockpit, needs: ["access.thing.read"] },
       { path: "/things", key: "t", icon: <DatabaseOutlined />, label: (t) => t.nav.things, needs: ["access.thing.read"] },
     ],
   },
@@ -69,9 +69,9 @@ export const GROUPS: Group[] = [
         key: "d",
         icon: <InboxOutlined />,
         label: (t) => t.nav.deadLetters,
-        needs: ["access.dead.read", "access.dead_letter.read"],
+        needs: ["access.deadletter.read"],
       },
-      { path: "/jobs", key: "j", icon: <ScheduleOutlined />, label: (t) => t.nav.jobs, needs: ["jobs.job.read", "house.job.read"] },
+      { path: "/jobs", key: "j", icon: <ScheduleOutlined />, label: (t) => t.nav.jobs, needs: ["jobs.job.read"] },
       { path: "/audit", key: "l", icon: <AuditOutlined />, label: (t) => t.nav.audit, needs: ["audit.record.read"] },
       { path: "/system", key: "s", icon: <HeartOutlined />, label: (t) => t.nav.system, needs: ["house.*.read"] },
     ],

@@ -103,7 +103,7 @@ export default function Shell() {
           ) : (
             <div className="header-title quiet">{narrow ? text.product : text.productLine}</div>
           )}
-          <LiveMark />
+          {can("access.thing.read") && <LiveMark />}
           <LanguageButton />
           <ThemeButton />
           <Account />

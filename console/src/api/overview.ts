@@ -14,9 +14,15 @@ export function useOverview() {
   useLive("counters", (counters) => {
     client.setQueryData<Overview>(["overview"], (old) => {
       if (!old) return old;
-      const rate = [...old.rate, [Date.now(), counters.readings_per_second] as [number, number]].slice(-60);
+      const rate = [...old.rate, [Date.now(), counters.readings_per_second] as [number, number]].slice(-120);
       return { ...old, counters: { ...old.counters, ...counters }, rate };
     });
   });
   return query;
+}
+
+/** The samples of the last 60 seconds before the newest. */
+export function lastMinute(rate: [number, number][] | undefined): [number, number][] {
+  const newest = rate?.at(-1)?.[0] ?? 0;
+  return (rate ?? []).filter(([ms]) => ms > newest - 60_000);
 }

@@ -153,8 +153,10 @@ export interface Frame {
 export interface Alarm {
   id: number | string;
   no: number;
-  entity_id: string;
-  name: string;
+  entity_id: string | null;
+  name: string | null;
+  type?: string | null;
+  synthetic?: boolean;
   property: string;
   rule: string;
   severity: string;
@@ -319,6 +321,12 @@ export interface Job {
   started_at: string | null;
   ended_at: string | null;
   error: string | null;
+}
+
+export interface JobDetail extends Job {
+  arguments?: unknown;
+  result?: unknown;
+  log?: { at: string; line: string }[];
 }
 
 export interface SystemReport {

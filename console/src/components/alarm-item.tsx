@@ -1,6 +1,8 @@
 import type { Alarm } from "../api/types.ts";
-import { useFormat } from "../format.ts";
+import { useModels } from "../api/queries.ts";
+import { useFormat, useLabel } from "../format.ts";
 import { useText } from "../settings.tsx";
+import { SyntheticTag } from "./tags.tsx";
 
 const URGENT = new Set(["critical", "major", "alarm", "error"]);
 
@@ -13,9 +15,32 @@ export function SeverityMark({ severity }: { severity: string }) {
   );
 }
 
+/** What an alarm says: which property broke which bound. */
+export function useAlarmRule(): (alarm: Alarm) => string {
+  const text = useText();
+  const label = useLabel();
+  const { data } = useModels();
+  return ({ rule, property, type }) => {
+    if (rule === "offline") return text.alarms.offline;
+    const model = data?.find((candidate) => candidate.type === type);
+    const found = model?.properties.find(({ name }) => name === property);
+    const what = (found && label(found as never)) || property;
+    return rule === "above" ? text.alarms.above(what) : rule === "below" ? text.alarms.below(what) : rule;
+  };
+}
+
+/** Unit of an alarm's value. */
+export function useAlarmUnit(): (alarm: Alarm) => string {
+  const { data } = useModels();
+  return ({ property, type }) =>
+    data?.find((candidate) => candidate.type === type)?.properties.find(({ name }) => name === property)?.unit ?? "";
+}
+
 /** An alarm in two lines. */
 export function AlarmItem({ alarm }: { alarm: Alarm }) {
   const format = useFormat();
+  const rule = useAlarmRule();
+  const unit = useAlarmUnit();
   return (
     <span className="alarm-item">
       <span className="alarm-item-head">
@@ -26,8 +51,19 @@ export function AlarmItem({ alarm }: { alarm: Alarm }) {
         </time>
       </span>
       <span className="alarm-item-rule muted">
-        {alarm.rule}
-        {alarm.value !== null && alarm.value !== undefined && <> · {format.scalar(alarm.value)}</>}
+        {rule(alarm)}
+        {alarm.value !== null && alarm.value !== undefined && (
+          <>
+            {" "}
+            · {format.scalar(alarm.value)} {unit(alarm)}
+          </>
+        )}
+        {alarm.synthetic && (
+          <>
+            {" "}
+            <SyntheticTag />
+          </>
+        )}
       </span>
     </span>
   );

@@ -34,7 +34,7 @@ export default function SimpleMap({ outlines, columns, types, onPick }: EntityMa
         large: true,
         largeThreshold: 3000,
         symbol: synthetic ? "emptyCircle" : "circle",
-        symbolSize: state === 1 ? 7 : 5,
+        symbolSize: (state === 1 ? 6 : 4) * (columns.no.length > 20_000 ? 0.7 : 1),
         itemStyle: { color: colour },
         z: state === 1 ? 5 : 3,
         data: columns.no.flatMap((no, row) =>

@@ -111,7 +111,7 @@ export default function EntityMap({ outlines, columns, types, typeLabel, onPick 
   }, [types, columns, ready, dark]);
 
   useLive("latest", (readings) => layer.current?.touch([...new Set(readings.map(({ no }) => no))]));
-  useLive("alarm", (alarm) => layer.current?.setState(alarm.no, alarm.cleared_at ? 0 : 1));
+  useLive("alarm", (alarm) => layer.current?.setState(alarm.no, alarm.cleared_at ? 0 : alarm.rule === "offline" ? 2 : 1));
 
   return (
     <div className="entity-map" role="region" aria-label={text.cockpit.map}>

@@ -6,9 +6,10 @@ import { post } from "../api/client.ts";
 import { useLive } from "../api/live.ts";
 import { usePages } from "../api/pages.ts";
 import type { Alarm, Scalar } from "../api/types.ts";
-import { SeverityMark } from "../components/alarm-item.tsx";
+import { SeverityMark, useAlarmRule, useAlarmUnit } from "../components/alarm-item.tsx";
 import { More, Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
+import { SyntheticTag } from "../components/tags.tsx";
 import { useFormat } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
@@ -24,7 +25,9 @@ export default function Alarms() {
   const alarms = usePages<Alarm>("/alarms", { state: state === "open" ? "open" : undefined }, { refetch: 60_000 });
   const refresh = (): void => void client.invalidateQueries({ queryKey: ["/alarms"] });
   useLive("alarm", refresh);
-  const mayAcknowledge = can("access.alarm.manage", "access.alarm.write");
+  const rule = useAlarmRule();
+  const unit = useAlarmUnit();
+  const mayAcknowledge = can("access.alarm.write");
 
   return (
     <div className="page">
@@ -59,15 +62,29 @@ export default function Alarms() {
               title: text.alarms.thing,
               key: "thing",
               width: 240,
-              render: (_: unknown, alarm) => <Link to={`/things/${alarm.no}`}>{alarm.name || alarm.entity_id}</Link>,
+              render: (_: unknown, alarm) => (
+                <span className="name-cell">
+                  <Link to={`/things/${alarm.no}`}>{alarm.name || alarm.entity_id || alarm.no}</Link>
+                  {alarm.synthetic && <SyntheticTag />}
+                </span>
+              ),
             },
-            { title: text.alarms.rule, dataIndex: "rule", width: 240 },
+            {
+              title: text.alarms.rule,
+              key: "rule",
+              width: 240,
+              render: (_: unknown, alarm) => rule(alarm),
+            },
             {
               title: text.alarms.value,
               dataIndex: "value",
-              width: 100,
+              width: 120,
               align: "right",
-              render: (value: Scalar) => format.scalar(value),
+              render: (value: Scalar, alarm) => (
+                <>
+                  {format.scalar(value)} <span className="muted">{value === null ? "" : unit(alarm)}</span>
+                </>
+              ),
             },
             {
               title: text.alarms.raised,

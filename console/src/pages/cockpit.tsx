@@ -5,7 +5,7 @@ import { lazy, Suspense, useMemo, useState } from "react";
 import { Link } from "react-router";
 import { get } from "../api/client.ts";
 import { useLive } from "../api/live.ts";
-import { useOverview } from "../api/overview.ts";
+import { lastMinute, useOverview } from "../api/overview.ts";
 import { useModels, useTypeLabel } from "../api/queries.ts";
 import type { Alarm, Counters, MapColumns, Overview, Page } from "../api/types.ts";
 import { AlarmItem } from "../components/alarm-item.tsx";
@@ -34,8 +34,8 @@ export default function Cockpit() {
   const can = useCan();
   const [picked, setPicked] = useState<number | null>(null);
   const overview = useOverview();
-  const seesPlan = can("plan.*.read");
-  const seesAlarms = can("*.alarm.read");
+  const seesPlan = can("plan.target.read");
+  const seesAlarms = can("access.alarm.read");
   return (
     <div className="cockpit">
       <h1 className="visually-hidden">{text.cockpit.title}</h1>
@@ -67,13 +67,13 @@ function CounterStrip({ counters }: { counters: Counters | undefined }) {
     {
       label: text.cockpit.alarms,
       value: counters?.alarms_open,
-      to: can("*.alarm.read") ? "/alarms" : undefined,
+      to: can("access.alarm.read") ? "/alarms" : undefined,
       tone: counters?.alarms_open ? "alarm" : undefined,
     },
     {
       label: text.cockpit.deadLetters,
       value: counters?.dead_letters,
-      to: can("*.dead.read", "*.dead_letter.read") ? "/dead-letters" : undefined,
+      to: can("access.deadletter.read") ? "/dead-letters" : undefined,
       tone: counters?.dead_letters ? "warning" : undefined,
     },
   ];
@@ -215,7 +215,7 @@ function RatePanel({ overview }: { overview: Overview | undefined }) {
           {now === undefined ? "—" : format.compact(now)}
           <span className="counter-unit">{text.cockpit.perSecond}</span>
         </div>
-        <Sparkline points={overview?.rate ?? []} zero label={text.cockpit.rate} height={52} />
+        <Sparkline points={lastMinute(overview?.rate)} zero label={text.cockpit.rate} height={52} />
       </div>
     </section>
   );

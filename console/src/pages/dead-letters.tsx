@@ -4,7 +4,7 @@ import { useQueryClient } from "@tanstack/react-query";
 import { App, Button, Table } from "antd";
 import { useState } from "react";
 import { Link } from "react-router";
-import { post } from "../api/client.ts";
+import { post, Problem, type ProblemBody } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import type { DeadLetter } from "../api/types.ts";
 import { More, Nothing, PageHead } from "../components/page.tsx";
@@ -24,13 +24,20 @@ export default function DeadLetters() {
   const letters = usePages<DeadLetter>("/dead-letters");
   const [chosen, setChosen] = useState<React.Key[]>([]);
   const [busy, setBusy] = useState(false);
-  const mayReplay = can("access.dead.manage", "access.dead_letter.manage", "access.dead-letter.manage", "access.dead.write");
+  const mayReplay = can("access.deadletter.write");
 
   const replay = async (): Promise<void> => {
     setBusy(true);
     try {
-      await post("/dead-letters/replay", { ids: chosen });
-      void message.success(text.dead.replayed(chosen.length));
+      const { items } = await post<{ items: { id: number; ok?: boolean; error?: ProblemBody }[] }>("/dead-letters/replay", {
+        ids: chosen,
+      });
+      const failed = items.filter(({ error }) => error);
+      if (failed.length < items.length) void message.success(text.dead.replayed(items.length - failed.length));
+      if (failed[0]?.error) {
+        void message.warning(text.dead.failed(failed.length));
+        show(new Problem(failed[0].error.status ?? 400, failed[0].error));
+      }
       setChosen([]);
       await client.invalidateQueries({ queryKey: ["/dead-letters"] });
     } catch (refused) {

@@ -1,9 +1,9 @@
 /** Jobs: progress, cancel. */
-import { useQueryClient } from "@tanstack/react-query";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { App, Button, Progress, Table, Tag } from "antd";
-import { post } from "../api/client.ts";
+import { get, post } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
-import type { Job } from "../api/types.ts";
+import type { Job, JobDetail } from "../api/types.ts";
 import { More, Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
 import { useFormat } from "../format.ts";
@@ -20,7 +20,7 @@ export default function Jobs() {
   const show = useShowProblem();
   const client = useQueryClient();
   const jobs = usePages<Job>("/jobs", {}, { refetch: 3000 });
-  const mayCancel = can("jobs.job.manage", "house.job.manage", "jobs.job.delete", "jobs.job.write");
+  const mayCancel = can("jobs.job.manage");
 
   return (
     <div className="page">
@@ -34,6 +34,7 @@ export default function Jobs() {
           dataSource={jobs.items}
           pagination={false}
           scroll={{ x: 900 }}
+          expandable={{ expandedRowRender: (job) => <Detail id={job.id} /> }}
           locale={{ emptyText: <Nothing title={text.empty.jobs} /> }}
           columns={[
             { title: "#", dataIndex: "id", width: 70 },
@@ -68,7 +69,16 @@ export default function Jobs() {
               align: "right",
               render: (_: unknown, job) =>
                 mayCancel &&
-                (job.state === "running" || job.state === "queued") && (
+                (job.state === "failed" || job.state === "cancelled" ? (
+                  <Button
+                    size="small"
+                    onClick={() =>
+                      post(`/jobs/${job.id}/resume`).then(() => client.invalidateQueries({ queryKey: ["/jobs"] }), show)
+                    }
+                  >
+                    {text.jobs.resume}
+                  </Button>
+                ) : job.state === "running" || job.state === "queued" ? (
                   <Button
                     size="small"
                     onClick={() =>
@@ -85,12 +95,29 @@ export default function Jobs() {
                   >
                     {text.jobs.cancel}
                   </Button>
-                ),
+                ) : null),
             },
           ]}
         />
         <More {...jobs} />
       </div>
     </div>
+  );
+}
+
+function Detail({ id }: { id: Job["id"] }) {
+  const format = useFormat();
+  const job = useQuery({
+    queryKey: ["/jobs", "one", id],
+    queryFn: ({ signal }) => get<JobDetail>(`/jobs/${id}`, undefined, signal),
+    refetchInterval: 3000,
+  });
+  if (job.error) return <ProblemAlert error={job.error} />;
+  const { arguments: given, result, log } = job.data ?? {};
+  const lines = (log ?? []).map(({ at, line }) => `${format.time(at)}  ${line}`);
+  return (
+    <pre className="raw">
+      {[JSON.stringify(given ?? {}), ...lines, ...(result ? [JSON.stringify(result, null, 2)] : [])].join("\n")}
+    </pre>
   );
 }

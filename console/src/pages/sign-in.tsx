@@ -137,7 +137,7 @@ export function ChangePassword({ session, done }: { session: Session; done?: () 
         <Form.Item
           name="new"
           label={text.signIn.new}
-          rules={[{ required: true, min: 12, message: text.signIn.short }]}
+          rules={[{ required: true, min: 8, message: text.signIn.short }]}
         >
           <Input.Password autoComplete="new-password" />
         </Form.Item>

@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { Alert, Skeleton, Table } from "antd";
 import { get } from "../api/client.ts";
 import type { SystemReport } from "../api/types.ts";
-import { useOverview } from "../api/overview.ts";
+import { lastMinute, useOverview } from "../api/overview.ts";
 import { PageHead } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { Sparkline } from "../components/sparkline.tsx";
@@ -57,7 +57,7 @@ export default function System() {
             <Big name={text.system.dead} value={format.compact(ingest.dead)} />
           </dl>
           <h3 className="box-sub">{text.system.rate}</h3>
-          <Sparkline points={overview.data?.rate ?? []} zero height={72} label={text.system.rate} />
+          <Sparkline points={lastMinute(overview.data?.rate)} zero height={72} label={text.system.rate} />
         </section>
         <section className="panel box">
           <h2>{text.system.checks}</h2>

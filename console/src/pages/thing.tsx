@@ -273,7 +273,7 @@ function DeviceTab({ thing }: { thing: ThingDetail }) {
         </div>
       )}
       <div className="filters gap-above">
-        {can("access.device.manage", "access.token.create", "access.device.write") && (
+        {can("access.device.write") && (
           <Button
             onClick={() =>
               void modal.confirm({
