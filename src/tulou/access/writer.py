@@ -98,6 +98,7 @@ class Group:
     messages: list[Msg]
     first: int
     last: int
+    era: str
     unsure: bool = False
     stored: bool = False
     latest: Rows | None = None
@@ -105,7 +106,7 @@ class Group:
 
     @property
     def token(self) -> str:
-        return f"{STREAM}:{self.first}-{self.last}"
+        return f"{STREAM}:{self.era}:{self.first}-{self.last}"
 
 
 class Decoder:
@@ -222,6 +223,16 @@ class Writer:
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._stopping = asyncio.Event()
 
+    @property
+    def _era(self) -> str:
+        """Tells the sequence numbers of this stream from those of one that had its name before."""
+        return self._created.strftime("%Y%m%dT%H%M%S%f")
+
+    @property
+    def floor(self) -> int:
+        """The stream sequence up to which everything is stored and acknowledged."""
+        return self._floor
+
     # -- life
 
     async def run(self) -> None:
@@ -237,11 +248,10 @@ class Writer:
         finally:
             self._stopping.set()
             self._arrived.set()
-            with contextlib.suppress(asyncio.TimeoutError, asyncio.CancelledError, Exception):
-                await asyncio.wait_for(loop, 10)
-            for task in helpers:
+            await asyncio.wait([loop], timeout=10)
+            for task in (loop, *helpers):
                 task.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            await asyncio.gather(loop, *helpers, return_exceptions=True)
 
     async def _open(self) -> None:
         info = await self.bus.js.stream_info(STREAM)
@@ -250,7 +260,7 @@ class Writer:
         row = await self.db.read(
             lambda c: c.execute(sa.select(writer_intent).where(writer_intent.c.stream == STREAM)).first()
         )
-        if row is None or abs((row.created - self._created).total_seconds()) > 1:
+        if row is None or row.created != self._created:
             self._floor, self._intent = 0, None
         else:
             self._floor = row.floor
@@ -280,46 +290,48 @@ class Writer:
 
         The consumer is made anew from our own position whenever a delivery was lost, so redelivery is not needed.
         """
-        js = self.bus.js
         subscription: JetStreamContext.PullSubscription | None = None
-        expected = 1
-        while True:
-            if self._held >= self._held_bytes:
-                self._room.clear()
-                await self._room.wait()
-            try:
-                if subscription is None:
-                    with contextlib.suppress(NotFoundError):
-                        await js.delete_consumer(STREAM, DURABLE)
-                    await js.add_consumer(STREAM, ConsumerConfig(
-                        durable_name=DURABLE, ack_policy=AckPolicy.ALL, ack_wait=3600, max_ack_pending=20_000,
-                        deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._position + 1,
-                    ))
-                    subscription = await js.pull_subscribe_bind(DURABLE, STREAM)
-                    expected = 1
-                messages = await subscription.fetch(64, timeout=5)
-            except (nats.errors.TimeoutError, TimeoutError):
-                continue
-            except (nats.errors.Error, OSError) as error:
-                log.debug("fetch: %r", error)
-                await _drop(subscription)
-                subscription = None
-                await asyncio.sleep(0.2)
-                continue
-            for message in messages:
-                place = message.metadata
-                if place.sequence.consumer != expected:
-                    log.warning("a delivery was lost; reading the stream again from %d", self._position + 1)
+        js, expected = self.bus.js, 1
+        try:
+            while not self._stopping.is_set():
+                if self._held >= self._held_bytes:
+                    self._room.clear()
+                    await self._room.wait()
+                try:
+                    if subscription is None:
+                        with contextlib.suppress(NotFoundError):
+                            await js.delete_consumer(STREAM, DURABLE)
+                        await js.add_consumer(STREAM, ConsumerConfig(
+                            durable_name=DURABLE, ack_policy=AckPolicy.ALL, ack_wait=3600, max_ack_pending=20_000,
+                            deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self._position + 1,
+                        ))
+                        subscription = await js.pull_subscribe_bind(DURABLE, STREAM)
+                        expected = 1
+                    messages = await subscription.fetch(64, timeout=5)
+                except (nats.errors.TimeoutError, TimeoutError):
+                    continue
+                except (nats.errors.Error, OSError) as error:
+                    log.debug("fetch: %r", error)
                     await _drop(subscription)
                     subscription = None
-                    break
-                expected += 1
-                if place.sequence.stream > self._position:
-                    self._position = place.sequence.stream
-                    self._messages.append(message)
-                    self._held += len(message.data)
-                    self.counters.lag = place.num_pending + len(self._messages)
-            self._arrived.set()
+                    await asyncio.sleep(0.2)
+                    continue
+                for message in messages:
+                    place = message.metadata
+                    if place.sequence.consumer != expected:
+                        log.warning("a delivery was lost; reading the stream again from %d", self._position + 1)
+                        await _drop(subscription)
+                        subscription = None
+                        break
+                    expected += 1
+                    if place.sequence.stream > self._position:
+                        self._position = place.sequence.stream
+                        self._messages.append(message)
+                        self._held += len(message.data)
+                        self.counters.lag = place.num_pending + len(self._messages)
+                self._arrived.set()
+        finally:
+            await _drop(subscription)
 
     async def _next(self) -> Group | None:
         """The next group: after a crash the one that was stated, else what has arrived. None when stopping."""
@@ -334,7 +346,7 @@ class Writer:
                 taken.append(self._messages.popleft())
             self._release(taken)
             if taken:
-                return Group(taken, first, last, unsure=True)
+                return Group(taken, first, last, self._era, unsure=True)
         await self._until(lambda: bool(self._messages))
         if self._held < self._group_bytes:
             with contextlib.suppress(asyncio.TimeoutError):
@@ -347,7 +359,7 @@ class Writer:
             size += len(message.data)
             taken.append(message)
         self._release(taken)
-        return Group(taken, _seq(taken[0]), _seq(taken[-1]))
+        return Group(taken, _seq(taken[0]), _seq(taken[-1]), self._era)
 
     async def _until(self, ready: Callable[[], bool], last: int = 0) -> None:
         idle_since = time.monotonic()
@@ -478,20 +490,18 @@ class Writer:
             return again
         when = frames.ts[asked]
         found = await self.readings.stored_frames(frames.entity[asked], int(when.min()) - HOUR, int(when.max()) + 1)
-        seen: dict[tuple[int, bytes], set[tuple[int, int]]] = {}
-        for entity, raw, seq, frame in zip(
-            *(found.column(name).to_pylist() for name in ("entity", "raw", "seq", "frame")), strict=True
-        ):
-            seen.setdefault((entity, raw), set()).add((seq, frame))
+        names = ("entity", "raw", "t", "seq", "frame")
+        seen: dict[tuple[int, bytes], dict[tuple[int, int], int]] = {}
+        for entity, raw, ts, seq, frame in zip(*(found.column(name).to_pylist() for name in names), strict=True):
+            seen.setdefault((entity, raw), {})[seq, frame] = ts
         near = np.flatnonzero(np.isin(frames.entity, frames.entity[asked]))
         wanted = set(asked.tolist())
         for i, raw in zip(near.tolist(), frames.raw.take(pa.array(near)).to_pylist(), strict=True):
-            key, own = (int(frames.entity[i]), raw), (int(frames.seq[i]), int(frames.frame[i]))
-            others = seen.setdefault(key, set())
-            if i in wanted and own not in others and others:
-                again[i] = True
-            else:
-                others.add(own)
+            own, ts = (int(frames.seq[i]), int(frames.frame[i])), int(frames.ts[i])
+            others = seen.setdefault((int(frames.entity[i]), raw), {})
+            again[i] = i in wanted and own not in others and any(0 <= ts - other <= HOUR for other in others.values())
+            if not again[i]:
+                others[own] = ts
         return again
 
     # -- telling
