@@ -747,9 +747,8 @@ def append(document: Json, times: Json, fragment: Json, now: int, *, overwrite: 
     if add_types(document, fragment):
         updated.append("type")
     if "scope" in fragment and (overwrite or "scope" not in document):
-        if overwrite or "scope" not in document:
-            document["scope"] = fragment["scope"]
-            updated.append("scope")
+        document["scope"] = fragment["scope"]
+        updated.append("scope")
     for name in attributes(fragment):
         for instance in instances(fragment[name]):
             known = find_instance(document.get(name), instance.get("datasetId"))

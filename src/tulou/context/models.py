@@ -1,0 +1,105 @@
+"""Tables of the context engine.
+
+Law: an entity's document is stored once, in the stored form of `forms`, with its dates and places beside it as
+columns. Times are microseconds since the epoch, UTC, as everywhere that readings are near.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from tulou.kernel.sql import BigId, Json, metadata
+
+entities = sa.Table(
+    "entities",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("types", Json),  # every type, when there are several
+    sa.Column("name", sa.Text),
+    sa.Column("doc", Json, nullable=False),
+    sa.Column("times", Json),  # see forms.stamp; null when every attribute is as old as the entity
+    sa.Column("synthetic", sa.Boolean, nullable=False),
+    sa.Column("grade", sa.String(16)),
+    sa.Column("lon", sa.Float),
+    sa.Column("lat", sa.Float),
+    sa.Column("west", sa.Float),  # the bounding box, of places that are not points
+    sa.Column("south", sa.Float),
+    sa.Column("east", sa.Float),
+    sa.Column("north", sa.Float),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.UniqueConstraint("id", "org"),
+    sa.Index(None, "org", "type", "no"),
+    sa.Index(None, "type", "no"),
+    sa.Index(None, "lon", "lat"),
+    sa.Index(
+        "ix_entities_several_types", "no", sqlite_where=sa.text("types IS NOT NULL"),
+        postgresql_where=sa.text("types IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_entities_expires_at", "expires_at", sqlite_where=sa.text("expires_at IS NOT NULL"),
+        postgresql_where=sa.text("expires_at IS NOT NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+"""`type` is the name that the house context gives it: a pack model's own name where it is one.
+
+`no` is never used again after a delete: readings of a deleted entity must not become another's."""
+
+subscriptions = sa.Table(
+    "subscriptions",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("doc", Json, nullable=False),
+    sa.Column("context", Json),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.Column("times_sent", sa.BigInteger, nullable=False),
+    sa.Column("times_failed", sa.BigInteger, nullable=False),
+    sa.Column("last_notification", sa.BigInteger),
+    sa.Column("last_success", sa.BigInteger),
+    sa.Column("last_failure", sa.BigInteger),
+    sa.Column("last_error", sa.Text),
+    sa.Column("queued_at", sa.BigInteger),  # when a notification was last written to the outbox: for throttling
+    sa.UniqueConstraint("id", "org"),
+    sa.Index(None, "org", "no"),
+    sqlite_autoincrement=True,
+)
+
+outbox = sa.Table(
+    "notification_outbox",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("subscription", sa.BigInteger, nullable=False),
+    sa.Column("body", Json, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Index(None, "due_at"),
+    sa.Index(None, "subscription", "no"),
+    sqlite_autoincrement=True,
+)
+"""A notification that must still be delivered; written in the transaction of the change that caused it."""
+
+contexts = sa.Table(
+    "ld_contexts",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),  # Hosted: made here; Cached: a remote one that was put here
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("doc", Json, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("url", "org"),
+)

@@ -1,0 +1,1121 @@
+"""The NGSI-LD door: `/ngsi-ld/v1` and the house's context, as one bare ASGI application.
+
+Law: the door turns a request into one or two service calls and their result into an answer; it decides nothing. It is
+bare ASGI because the framework's router and request objects cost more than the retrieval of an entity does.
+
+Source: ETSI GS CIM 009 v1.9.1 clause 6.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote
+
+import orjson
+
+from tulou.context import forms, geo, query, temporal
+from tulou.context import selection as selecting
+from tulou.context.errors import (
+    InvalidRequest,
+    LengthRequired,
+    MethodNotAllowed,
+    NotAcceptable,
+    TooManyResults,
+    UnsupportedMediaType,
+    bad,
+    ngsi_problem,
+)
+from tulou.context.forms import Form, Json, Reader, entity_id
+from tulou.context.jsonld import CORE, CORE_URL, LINK_REL, Context, is_iri, link_context
+from tulou.context.ldcontexts import KINDS, PATH, StoredContexts
+from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, link, whole_number
+from tulou.context.selection import Selection, Selector
+from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page
+from tulou.context.store import Row
+from tulou.context.subscriptions import Subscriptions, ld_context
+from tulou.kernel.errors import NotFound, Throttled, TooLarge, TulouError
+from tulou.kernel.policy import Actor
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+log = logging.getLogger("tulou.context.routes")
+
+ROOT = "/ngsi-ld/v1/"
+MAX_BODY = 16 << 20
+
+JSON, LD, GEO = "application/json", "application/ld+json", "application/geo+json"
+MERGE_PATCH = "application/merge-patch+json"
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_PLAIN: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+_REPRESENTATION = frozenset({"options", "format", "attrs", "pick", "omit", "lang", "geometryProperty", "datasetId", "local"})
+_RETRIEVE = _REPRESENTATION | {"type", "join", "joinLevel", "containedBy", "jsonKeys", "entityMap", "via"}
+_SELECT = frozenset(
+    {"type", "id", "idPattern", "attrs", "q", "georel", "geometry", "coordinates", "geoproperty", "scopeQ", "csf",
+     "expandValues", "jsonKeys"}
+)
+_PAGE = frozenset({"limit", "offset", "count", "cursor"})
+_QUERY = _SELECT | _REPRESENTATION | _PAGE
+_TEMPORAL = frozenset(
+    {"timerel", "timeAt", "endTimeAt", "timeproperty", "lastN", "aggrMethods", "aggrPeriodDuration", "options", "format",
+     "attrs", "pick", "omit", "lang", "local", "datasetId"}
+)
+
+
+class Ask:
+    """A request: method, headers, parameters, who asks, and the context of the names in it."""
+
+    __slots__ = ("actor", "headers", "method", "parameters", "path", "receive", "scope")
+
+    def __init__(self, scope: Any, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name == b"link" and name in self.headers:
+                self.headers[name] += b", " + value
+            else:
+                self.headers[name] = value
+        raw = scope["query_string"]
+        self.parameters: dict[str, str] = {}
+        if raw:
+            try:
+                pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
+            except ValueError:
+                raise InvalidRequest("查询参数不是 UTF-8 或过多", "query parameters are not UTF-8, or too many",
+                                     field="query", rule="RFC 3986") from None
+            self.parameters = dict(pairs)
+        self.actor: Actor
+
+    def header(self, name: bytes) -> str | None:
+        """A header's text."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant asked for."""
+        value = self.headers.get(b"ngsild-tenant")
+        return None if value is None or not value.strip() else value.strip().decode("latin-1")
+
+    def only(self, allowed: frozenset[str]) -> None:
+        """Refuse parameters that this resource does not have (6.3.20)."""
+        for name in self.parameters:
+            if name not in allowed:
+                raise InvalidRequest(f"没有参数 {name}", f"there is no parameter {name} here", field=name,
+                                     rule="CIM 009, 6.3.20")
+
+    def flag(self, name: str) -> bool:
+        """A boolean parameter. Raises `BadRequestData`."""
+        raw = self.parameters.get(name, "false")
+        if raw not in ("true", "false"):
+            raise bad(f"{name} 应为 true 或 false", f"{name} must be true or false", field=name, value=raw)
+        return raw == "true"
+
+    def names(self, name: str) -> list[str] | None:
+        """A comma-separated parameter. Raises `BadRequestData` for an empty one."""
+        raw = self.parameters.get(name)
+        if raw is None:
+            return None
+        items = [item.strip() for item in raw.split(",")]
+        if not all(items):
+            raise bad(f"{name} 不可为空", f"{name} must not be empty", field=name, value=raw)
+        return items
+
+    async def body(self) -> bytes:
+        """The whole body. Raises `LengthRequired`, `TooLarge`."""
+        length = self.headers.get(b"content-length")
+        if length is None:
+            raise LengthRequired("缺少 Content-Length", "Content-Length is missing", field="Content-Length", rule="6.3.4")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            raise TooLarge(f"正文超过 {MAX_BODY} 字节", f"the body exceeds {MAX_BODY} bytes", field="body",
+                           rule=f"<= {MAX_BODY}")
+        message = await self.receive()
+        data: bytes = message.get("body", b"")
+        while message.get("more_body"):
+            message = await self.receive()
+            data += message.get("body", b"")
+            if len(data) > MAX_BODY:
+                raise TooLarge(f"正文超过 {MAX_BODY} 字节", f"the body exceeds {MAX_BODY} bytes", field="body",
+                               rule=f"<= {MAX_BODY}")
+        return data
+
+
+_accepted: dict[tuple[str, bool], str] = {}
+
+
+def negotiate(accept: str | None, *, places: bool = False) -> str:
+    """The media type to answer with (6.3.4): JSON, JSON-LD or, with `places`, GeoJSON. Raises `NotAcceptable`."""
+    if accept is None or accept == "*/*" or accept == JSON:
+        return JSON
+    key = (accept, places)
+    found = _accepted.get(key)
+    if found is None:
+        offered = [JSON, LD, GEO] if places else [JSON, LD]
+        best: tuple[float, int, int] | None = None
+        for position, part in enumerate(accept.split(",")):
+            media, *arguments = (item.strip().lower() for item in part.split(";"))
+            quality = 1.0
+            for argument in arguments:
+                if argument.startswith("q="):
+                    try:
+                        quality = float(argument[2:])
+                    except ValueError:
+                        quality = 0.0
+            for rank, offer in enumerate(offered):
+                exact = media == offer
+                if quality > 0 and (exact or media in ("*/*", "application/*")):
+                    score = (-quality, rank if not exact else position, rank) if not exact else (-quality, -1, position)
+                    if best is None or score < best:
+                        best, found = score, offer
+        if found is None:
+            raise NotAcceptable("可用的类型：application/json、application/ld+json、application/geo+json",
+                                f"available: {', '.join(offered)}", field="Accept", value=accept, rule="CIM 009, 6.3.4")
+        if len(_accepted) > 500:
+            _accepted.clear()
+        _accepted[key] = found
+    return found
+
+
+class Answer:
+    """A response: status, body bytes (None for none) and headers."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, body: bytes | None = None, headers: Headers | None = None) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers if headers is not None else []
+
+
+class Door:
+    """The application."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.entities = house.service(ContextService)
+        self.subscriptions = house.service(Subscriptions)
+        self.stored = house.service(StoredContexts)
+        self.history = house.service(temporal.Temporal)
+        self.contexts = self.entities.contexts
+        self.house_names = self.entities.names
+        self.origin = house.settings.public_url.rstrip("/").encode()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        head = scope["method"] == "HEAD"
+        try:
+            ask = Ask(scope, receive)
+            ask.actor = await self.house.actor(scope)
+            answer = await self.dispatch(ask)
+        except (LengthRequired, NotAcceptable, UnsupportedMediaType) as error:
+            answer = Answer(error.status)
+        except TulouError as error:
+            answer = refusal(error)
+        except Exception:
+            log.exception("defect in %s %s", scope["method"], scope["path"])
+            answer = refusal(TulouError("内部错误，已记入日志", "internal error; it has been logged"))
+        body = answer.body or b""
+        headers = answer.headers
+        if body or answer.status not in (204, 304):
+            headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if head else body})
+
+    async def dispatch(self, ask: Ask) -> Answer:
+        path = ask.path
+        if not path.startswith(ROOT):
+            if path == HOUSE_CONTEXT:
+                return self.house_document(ask)
+            raise NotFound("没有这个地址", "no such address", field="path", value=path)
+        rest = path[len(ROOT) :]
+        if rest.startswith("entities/") and "%" not in rest:
+            raw = ask.scope.get("raw_path")
+            if raw is None or b"%" not in raw:
+                key = rest[9:].rstrip("/")
+                if "/" not in key and ask.method in ("GET", "HEAD"):
+                    return await self.retrieve(ask, key)
+        raw = ask.scope.get("raw_path")
+        text = raw.decode("latin-1").partition("?")[0] if raw else quote(path, safe="/:%")
+        parts = [unquote(part) for part in text[len(ROOT) :].strip("/").split("/")]
+        method = "GET" if ask.method == "HEAD" else ask.method
+        handler, arguments = self.find(method, parts)
+        return await handler(ask, *arguments)
+
+    def find(self, method: str, parts: list[str]) -> tuple[Callable[..., Awaitable[Answer]], list[str]]:
+        """The handler of a path. Raises `NotFound`, `MethodNotAllowed`."""
+        table: dict[str, Callable[..., Awaitable[Answer]]]
+        arguments: list[str] = []
+        match parts:
+            case ["entities"]:
+                table = {"GET": self.query, "POST": self.create}
+            case ["entities", id]:
+                table = {"GET": self.retrieve, "PATCH": self.merge, "PUT": self.replace, "DELETE": self.delete}
+                arguments = [id]
+            case ["entities", id, "attrs"]:
+                table = {"POST": self.append, "PATCH": self.update}
+                arguments = [id]
+            case ["entities", id, "attrs", name]:
+                table = {"PATCH": self.partial, "PUT": self.replace_attribute, "DELETE": self.delete_attribute}
+                arguments = [id, name]
+            case ["entityOperations", "query"]:
+                table = {"POST": self.query_by_post}
+            case ["entityOperations", ("create" | "upsert" | "update" | "merge" | "delete") as kind]:
+                table = {"POST": self.batch}
+                arguments = [kind]
+            case ["types"]:
+                table = {"GET": self.types}
+            case ["types", name]:
+                table = {"GET": self.type}
+                arguments = [name]
+            case ["attributes"]:
+                table = {"GET": self.attributes}
+            case ["attributes", name]:
+                table = {"GET": self.attribute}
+                arguments = [name]
+            case ["subscriptions"]:
+                table = {"GET": self.list_subscriptions, "POST": self.subscribe}
+            case ["subscriptions", id]:
+                table = {"GET": self.subscription, "PATCH": self.resubscribe, "DELETE": self.unsubscribe}
+                arguments = [id]
+            case ["temporal", "entities"]:
+                table = {"GET": self.query_history}
+            case ["temporal", "entities", id]:
+                table = {"GET": self.retrieve_history}
+                arguments = [id]
+            case ["temporal", "entityOperations", "query"]:
+                table = {"POST": self.query_history_by_post}
+            case ["jsonldContexts"]:
+                table = {"GET": self.list_contexts, "POST": self.add_context}
+            case ["jsonldContexts", *rest] if rest:
+                table = {"GET": self.serve_context, "DELETE": self.delete_context}
+                arguments = ["/".join(rest)]
+            case _:
+                raise NotFound("没有这个地址", "no such address", field="path", value="/".join(parts))
+        handler = table.get(method)
+        if handler is None:
+            raise MethodNotAllowed(f"此资源不支持 {method}", f"{method} is not a method of this resource",
+                                   field="method", value=method, rule=", ".join(sorted(table)))
+        return handler, arguments
+
+    # ---- contexts
+
+    def context(self, ask: Ask) -> tuple[Context, Any]:
+        """The context of a request without body, and its spec (None: the house's)."""
+        raw = ask.headers.get(b"link")
+        if raw is None:
+            return self.house_names, None
+        url = link_context(raw.decode("latin-1"))
+        if url is None:
+            return self.house_names, None
+        url = self._local(ask, url)
+        return (self.house_names, None) if url == HOUSE_CONTEXT else (self.contexts.get(url), url)
+
+    def _local(self, ask: Ask, url: str) -> str:
+        """An address at this house as a path."""
+        host = ask.headers.get(b"host")
+        if host is not None:
+            for scheme in ("http://", "https://"):
+                origin = scheme + host.decode("latin-1")
+                if url.startswith(origin + "/ngsi-ld/"):
+                    return url[len(origin) :]
+        return url
+
+    def _spec(self, ask: Ask, spec: Any) -> Any:
+        if isinstance(spec, str):
+            return self._local(ask, spec)
+        return [self._spec(ask, item) for item in spec] if isinstance(spec, list) else spec
+
+    def address(self, ask: Ask, spec: Any) -> str:
+        """The absolute address of a context for a `Link` header."""
+        path = spec if isinstance(spec, str) else HOUSE_CONTEXT if spec is None else CORE_URL
+        if not path.startswith("/"):
+            return path
+        if self.origin:
+            return self.origin.decode() + path
+        host = ask.header(b"host") or ""
+        return f"{ask.scope.get('scheme', 'http')}://{host}{path}"
+
+    def link_header(self, ask: Ask, spec: Any) -> tuple[bytes, bytes]:
+        """The `Link` header that names the context of a JSON answer (6.3.5)."""
+        text = f'<{self.address(ask, spec)}>; rel="{LINK_REL}"; type="application/ld+json"'
+        return b"link", text.encode("latin-1", "replace")
+
+    def ld(self, ask: Ask, spec: Any) -> Any:
+        """The `@context` of a JSON-LD answer."""
+        if spec is None or (isinstance(spec, str) and spec.startswith("/")):
+            return [self.address(ask, spec), CORE_URL]
+        return ld_context(spec, self.entities.document)
+
+    def house_document(self, ask: Ask) -> Answer:
+        """The house's context; open to all, for it only names terms."""
+        if ask.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed("只可读取", "only GET", field="method", value=ask.method, rule="GET")
+        return Answer(200, orjson.dumps(self.entities.document), [(b"content-type", LD.encode())])
+
+    # ---- bodies
+
+    async def read(self, ask: Ask, *, patch: bool = False, many: bool = False) -> tuple[Any, Context, Any]:
+        """The body as JSON with its context (6.3.5). For an array of JSON-LD the items bring their own.
+
+        Raises `UnsupportedMediaType`, `InvalidRequest`, `BadRequestData`, `LdContextNotAvailable`.
+        """
+        data = await ask.body()
+        kind = (ask.header(b"content-type") or "").partition(";")[0].strip().lower()
+        if kind not in (JSON, LD) and not (patch and kind == MERGE_PATCH):
+            raise UnsupportedMediaType("正文应为 application/json 或 application/ld+json",
+                                       "the body must be application/json or application/ld+json",
+                                       field="Content-Type", value=kind)
+        try:
+            body = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"正文不是有效的 JSON：{error}", f"the body is not JSON: {error}", field="body",
+                                 rule="RFC 8259") from None
+        if kind == LD:
+            if ask.headers.get(b"link") is not None and link_context(ask.header(b"link")) is not None:
+                raise bad("application/ld+json 不可再用 Link 给出 @context", "with application/ld+json the @context is in the body",
+                          field="Link", rule="CIM 009, 6.3.5")
+            if many and isinstance(body, list):
+                return body, self.house_names, LD
+            if not isinstance(body, dict) or "@context" not in body:
+                raise bad("application/ld+json 的正文缺少 @context", "the JSON-LD body has no @context",
+                          field="@context", rule="CIM 009, 6.3.5")
+            spec = self._spec(ask, body["@context"])
+            return body, self.contexts.get(spec), spec
+        if isinstance(body, dict) and "@context" in body:
+            raise bad("application/json 的正文不可含 @context", "a JSON body must not contain @context",
+                      field="@context", rule="CIM 009, 6.3.5")
+        context, spec = self.context(ask)
+        return body, context, spec
+
+    def form(self, ask: Ask, context: Context, *, places: bool = False) -> Form:
+        """How the request wants entities written (6.3.7, 6.3.15 to 6.3.19)."""
+        parameters = ask.parameters
+        if not parameters:
+            return _WHOLE
+        style, system = "normalized", False
+        for option in filter(None, parameters.get("options", "").split(",")):
+            if option in forms.STYLES:
+                style = forms.STYLES[option]
+            elif option == "sysAttrs":
+                system = True
+            elif option not in _OPTIONS:
+                raise bad(f"没有选项 {option}", f"there is no option {option}", field="options", value=option)
+        if "format" in parameters:
+            if parameters["format"] not in forms.STYLES:
+                raise bad(f"没有格式 {parameters['format']}", f"there is no format {parameters['format']}",
+                          field="format", value=parameters["format"], rule=", ".join(forms.STYLES))
+            style = forms.STYLES[parameters["format"]]
+        names = context.stored
+        attrs, pick, omit = ask.names("attrs"), ask.names("pick"), ask.names("omit")
+        if attrs is not None and (pick is not None or omit is not None):
+            raise bad("attrs 不可与 pick、omit 同用", "attrs excludes pick and omit", field="attrs", rule="6.4.3.2")
+        keep = None
+        if attrs is not None:
+            keep = frozenset(names(name) for name in attrs) | {"id", "type", "scope"}
+        if pick is not None:
+            keep = frozenset(name if name in _HEAD else names(name) for name in pick) | {"*"}
+        drop = frozenset(name if name in _HEAD else names(name) for name in omit or ())
+        if drop & {"@id", "@type"}:
+            raise bad("omit 不合规则", "omit is not valid", field="omit", value=parameters["omit"])
+        datasets = ask.names("datasetId")
+        if datasets is not None and not all(d == "@none" or is_iri(d) for d in datasets):
+            raise bad("datasetId 应为 URI 或 @none", "datasetId must be a URI or @none", field="datasetId",
+                      value=parameters["datasetId"])
+        geometry = names(parameters["geometryProperty"]) if "geometryProperty" in parameters else "location"
+        return Form(style, system, keep, drop, parameters.get("lang"), geometry,
+                    frozenset(datasets) if datasets is not None else None)
+
+    # ---- reading entities
+
+    async def retrieve(self, ask: Ask, id: str) -> Answer:
+        """GET entities/{id} (6.5.3.1)."""
+        media = negotiate(ask.header(b"accept"), places=True)
+        context, spec = self.context(ask)
+        if ask.parameters:
+            ask.only(_RETRIEVE)
+        form = self.form(ask, context)
+        row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
+        if form.whole and media == JSON and context.identity:
+            return Answer(200, row.text.encode(), [*_PLAIN, self.link_header(ask, spec)])
+        document = row.document
+        keep = form.keep
+        if keep is not None and not ("*" in keep and keep & _HEAD & document.keys()):
+            missing = keep.isdisjoint(document.keys() - _HEAD)
+            if missing:
+                raise NotFound(f"实体 {id} 没有所要的属性", f"entity {id} has none of these attributes", field="attrs",
+                               value=ask.parameters.get("attrs") or ask.parameters.get("pick"))
+        if "type" in ask.parameters:
+            tree = selecting.type_tree(ask.parameters["type"], context)
+            if not selecting.type_matches(tree, forms.types_of(document)):
+                raise NotFound(f"没有实体 {id}", f"there is no entity {id}", field="id", value=id)
+        written = self.write(row, document, context, form)
+        return self.entity_answer(ask, written, document, form, media, spec)
+
+    def write(self, row: Row, document: Json, context: Context, form: Form) -> Json:
+        """An entity as the request wants it."""
+        written = forms.write(document, context, form, row.times if form.system else None)
+        if form.keep is not None and "*" in form.keep:
+            for name in ("id", "type"):
+                if name not in form.keep:
+                    written.pop(name, None)
+        for name in form.drop & {"id", "type"}:
+            written.pop(name, None)
+        return written
+
+    def entity_answer(self, ask: Ask, written: Json, document: Json, form: Form, media: str, spec: Any) -> Answer:
+        """One entity in the media type asked for."""
+        headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store")]
+        if media == GEO:
+            written = forms.feature(document, written, form)
+            if "body=json" not in (ask.header(b"prefer") or ""):
+                written["@context"] = self.ld(ask, spec)
+            else:
+                headers.append(self.link_header(ask, spec))
+        elif media == LD:
+            written = {**written, "@context": self.ld(ask, spec)}
+        else:
+            headers.append(self.link_header(ask, spec))
+        return Answer(200, orjson.dumps(written), headers)
+
+    def selection(self, parameters: Mapping[str, Any], context: Context, *, free: bool = False) -> Selection:
+        """What GET parameters select (6.4.3.2). Raises `BadRequestData` for none, unless `free`."""
+        types = parameters.get("type")
+        ids = parameters.get("id")
+        pattern = parameters.get("idPattern")
+        selectors: tuple[Selector, ...] = ()
+        if types is not None or ids is not None or pattern is not None:
+            wanted = tuple(entity_id(item) for item in ids.split(",")) if ids is not None else ()
+            selectors = (
+                Selector(
+                    selecting.type_tree(types, context) if types is not None else None, wanted,
+                    selecting.pattern_of(pattern) if pattern is not None else None,
+                ),
+            )
+        attrs = parameters.get("attrs")
+        names = tuple(context.stored(name) for name in attrs.split(",")) if attrs else ()
+        q = parameters.get("q")
+        expand = parameters.get("expandValues")
+        node = None
+        if q is not None:
+            node = query.parse(q, context, expand=frozenset(map(context.stored, expand.split(","))) if expand else frozenset())
+        place = None
+        if any(name in parameters for name in ("georel", "geometry", "coordinates")):
+            place = geo.parse(
+                parameters.get("georel"), parameters.get("geometry"), parameters.get("coordinates"),
+                context.stored(parameters.get("geoproperty", "location")),
+            )
+        scope = parameters.get("scopeQ")
+        if scope is not None:
+            selecting.scope_patterns(scope)
+        found = Selection(selectors, names, node, place, scope)
+        if not free and types is None and not names and node is None and place is None:
+            raise bad("须给出 type、attrs、q 或地理条件之一", "one of type, attrs, q or a geoquery is needed",
+                      field="type", rule="CIM 009, 6.4.3.2")
+        return found
+
+    def paging(self, ask: Ask) -> tuple[int, Cursor | None, int, bool]:
+        """(limit, cursor, offset, count) of a request (6.3.10)."""
+        parameters = ask.parameters
+        count = ask.flag("count")
+        raw = parameters.get("limit")
+        if raw is not None and raw.isascii() and raw.isdigit() and len(raw) < 10 and int(raw) > MAX_LIMIT:
+            raise TooManyResults(f"limit 最多 {MAX_LIMIT}", f"limit is at most {MAX_LIMIT}", field="limit", value=raw,
+                                 rule=f"<= {MAX_LIMIT}")
+        limit = whole_number(parameters, "limit", DEFAULT_LIMIT, 0 if count else 1, MAX_LIMIT)
+        offset = whole_number(parameters, "offset", 0, 0, MAX_OFFSET)
+        return limit, cursor(parameters.get("cursor")), offset, count
+
+    async def query(self, ask: Ask) -> Answer:
+        """GET entities (6.4.3.2)."""
+        media = negotiate(ask.header(b"accept"), places=True)
+        context, spec = self.context(ask)
+        ask.only(_QUERY)
+        limit, place, offset, count = self.paging(ask)
+        chosen = self.selection(ask.parameters, context, free=ask.flag("local"))
+        form = self.form(ask, context)
+        page = await self.entities.query(
+            ask.actor, chosen, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
+        )
+        return self.page_answer(ask, page, context, spec, form, media)
+
+    def page_answer(
+        self, ask: Ask, page: Page, context: Context, spec: Any, form: Form, media: str, *, links: bool = True
+    ) -> Answer:
+        """A page of entities, with its neighbours in `Link` and the count where asked for."""
+        headers: Headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store")]
+        if media == JSON:
+            headers.append(self.link_header(ask, spec))
+        if page.count is not None:
+            headers.append((b"ngsild-results-count", str(page.count).encode()))
+        if links:
+            pairs = list(ask.parameters.items())
+            for place, relation in ((page.next, "next"), (page.prev, "prev")):
+                if place is not None:
+                    headers.append((b"link", link(ask.path, pairs, place, relation).encode()))
+        if form.whole and media == JSON and context.identity:
+            return Answer(200, b"[" + b",".join(row.text.encode() for row in page.rows) + b"]", headers)
+        items: list[Json] = []
+        for row in page.rows:
+            document = row.document
+            written = self.write(row, document, context, form)
+            if media == GEO:
+                written = forms.feature(document, written, form)
+            items.append(written)
+        body: Any = items
+        if media == GEO:
+            body = {"type": "FeatureCollection", "features": items}
+            if "body=json" not in (ask.header(b"prefer") or ""):
+                body["@context"] = self.ld(ask, spec)
+            else:
+                headers.append(self.link_header(ask, spec))
+        elif media == LD:
+            shown = self.ld(ask, spec)
+            body = [{**item, "@context": shown} for item in items]
+        return Answer(200, orjson.dumps(body), headers)
+
+    async def query_by_post(self, ask: Ask) -> Answer:
+        """POST entityOperations/query (6.23.3.1)."""
+        media = negotiate(ask.header(b"accept"), places=True)
+        body, context, spec = await self.read(ask)
+        ask.only(_PAGE | {"options", "format", "local"})
+        limit, place, offset, count = self.paging(ask)
+        chosen, parameters = self.query_document(body, context)
+        ask.parameters = {**ask.parameters, **parameters}
+        form = self.form(ask, context)
+        page = await self.entities.query(
+            ask.actor, chosen, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
+        )
+        return self.page_answer(ask, page, context, spec, form, media, links=False)
+
+    def query_document(self, body: Any, context: Context) -> tuple[Selection, dict[str, str]]:
+        """A Query (5.2.23) as a selection, and its parameters of representation."""
+        if not isinstance(body, dict) or body.get("type") != "Query":
+            raise bad("正文应为 type 为 Query 的对象", "the body must be an object of type Query", field="type",
+                      rule="CIM 009, 5.2.23")
+        selectors = []
+        entities = body.get("entities")
+        if entities is not None and (not isinstance(entities, list) or not entities):
+            raise bad("entities 应为非空数组", "entities must be a non-empty array", field="entities", value=entities)
+        for item in entities or ():
+            if not isinstance(item, dict) or not isinstance(item.get("type"), str):
+                raise bad("entities 的每项应有 type", "every item of entities needs a type", field="entities", value=item)
+            ids = item.get("id", [])
+            ids = [ids] if isinstance(ids, str) else ids
+            if not isinstance(ids, list):
+                raise bad("entities.id 应为 URI", "entities.id must be a URI", field="entities.id", value=ids)
+            pattern = item.get("idPattern")
+            if pattern is not None and not isinstance(pattern, str):
+                raise bad("idPattern 应为文本", "idPattern must be a text", field="entities.idPattern", value=pattern)
+            selectors.append(Selector(
+                selecting.type_tree(item["type"], context), tuple(map(entity_id, ids)),
+                selecting.pattern_of(pattern) if pattern is not None else None,
+            ))
+        texts: dict[str, str] = {}
+        for name in ("attrs", "pick", "omit"):
+            names = body.get(name)
+            if names is not None:
+                if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
+                    raise bad(f"{name} 应为非空的名称数组", f"{name} must be a non-empty array of names", field=name, value=names)
+                texts[name] = ",".join(names)
+        for name in ("q", "scopeQ", "lang"):
+            if name in body:
+                if not isinstance(body[name], str):
+                    raise bad(f"{name} 应为文本", f"{name} must be a text", field=name, value=body[name])
+                texts[name] = body[name]
+        parameters: dict[str, Any] = {k: v for k, v in texts.items() if k in ("q", "scopeQ", "attrs")}
+        place = body.get("geoQ")
+        if place is not None:
+            if not isinstance(place, dict):
+                raise bad("geoQ 应为对象", "geoQ must be an object", field="geoQ", value=place)
+            parameters.update({k: v for k, v in place.items() if k in ("georel", "geometry", "coordinates", "geoproperty")})
+        chosen = self.selection(parameters, context, free=bool(selectors))
+        chosen = Selection(tuple(selectors), chosen.attributes, chosen.q, chosen.geo, chosen.scope)
+        return chosen, {k: v for k, v in texts.items() if k in ("attrs", "pick", "omit", "lang")}
+
+    # ---- writing entities
+
+    async def create(self, ask: Ask) -> Answer:
+        """POST entities (6.4.3.1)."""
+        ask.only(frozenset({"local"}))
+        body, context, _ = await self.read(ask)
+        document = Reader(context).entity(body)
+        id = await self.entities.create(ask.actor, document, tenant=ask.tenant)
+        return Answer(201, None, [(b"location", f"{ROOT}entities/{quote(id, safe=':')}".encode()), *self._tenant(ask)])
+
+    def _tenant(self, ask: Ask) -> Headers:
+        return [(b"ngsild-tenant", ask.tenant.encode("latin-1"))] if ask.tenant else []
+
+    async def merge(self, ask: Ask, id: str) -> Answer:
+        """PATCH entities/{id} (6.5.3.4)."""
+        ask.only(frozenset({"options", "format", "observedAt", "lang", "type", "local"}))
+        body, context, _ = await self.read(ask, patch=True)
+        form = self.form(ask, context)
+        observed = ask.parameters.get("observedAt")
+        if observed is not None:
+            observed = forms.datetime_text(observed, "observedAt")
+        fragment = Reader(context, nulls=True, simplified=form.style == "simplified").fragment(body)
+        _same_id(fragment, id)
+        await self.entities.merge(ask.actor, entity_id(id), fragment, tenant=ask.tenant, observed_at=observed)
+        return Answer(204)
+
+    async def replace(self, ask: Ask, id: str) -> Answer:
+        """PUT entities/{id} (6.5.3.3)."""
+        ask.only(frozenset({"local", "type"}))
+        body, context, _ = await self.read(ask)
+        document = Reader(context).fragment(body)
+        _same_id(document, id)
+        await self.entities.replace(ask.actor, entity_id(id), document, tenant=ask.tenant)
+        return Answer(204)
+
+    async def delete(self, ask: Ask, id: str) -> Answer:
+        """DELETE entities/{id} (6.5.3.2)."""
+        ask.only(frozenset({"local", "type"}))
+        await self.entities.delete(ask.actor, entity_id(id), tenant=ask.tenant)
+        return Answer(204)
+
+    async def append(self, ask: Ask, id: str) -> Answer:
+        """POST entities/{id}/attrs (6.6.3.1)."""
+        ask.only(frozenset({"options", "local", "type"}))
+        body, context, _ = await self.read(ask)
+        fragment = Reader(context, nulls=True).fragment(body)
+        _same_id(fragment, id)
+        overwrite = "noOverwrite" not in ask.parameters.get("options", "").split(",")
+        done = await self.entities.append(
+            ask.actor, entity_id(id), fragment, tenant=ask.tenant, overwrite=overwrite
+        )
+        return self.change_answer(done, context)
+
+    async def update(self, ask: Ask, id: str) -> Answer:
+        """PATCH entities/{id}/attrs (6.6.3.2)."""
+        ask.only(frozenset({"options", "local", "type"}))
+        body, context, _ = await self.read(ask, patch=True)
+        fragment = Reader(context, nulls=True).fragment(body)
+        _same_id(fragment, id)
+        done = await self.entities.update(ask.actor, entity_id(id), fragment, tenant=ask.tenant)
+        return self.change_answer(done, context)
+
+    def change_answer(self, done: forms.Change, context: Context) -> Answer:
+        """204, or 207 with an UpdateResult (5.2.18) where something was refused."""
+        if not done.unchanged:
+            return Answer(204)
+        body = {
+            "updated": [context.shown(name) for name in dict.fromkeys(done.updated)],
+            "notUpdated": [{"attributeName": context.shown(name), "reason": why} for name, why in done.unchanged],
+        }
+        return Answer(207, orjson.dumps(body), list(_PLAIN))
+
+    async def partial(self, ask: Ask, id: str, name: str) -> Answer:
+        """PATCH entities/{id}/attrs/{name} (6.7.3.1)."""
+        return await self.change_attribute(ask, id, name, replace=False)
+
+    async def replace_attribute(self, ask: Ask, id: str, name: str) -> Answer:
+        """PUT entities/{id}/attrs/{name} (6.7.3.3)."""
+        return await self.change_attribute(ask, id, name, replace=True)
+
+    async def change_attribute(self, ask: Ask, id: str, name: str, *, replace: bool) -> Answer:
+        """A fragment of one attribute: its kind may be left out, and in a partial update its value too."""
+        ask.only(frozenset({"options", "local", "type"}))
+        body, context, _ = await self.read(ask, patch=True)
+        if not isinstance(body, dict):
+            raise bad("正文应为 JSON 对象", "the body must be a JSON object", field="body", rule="object")
+        fragment = {key: value for key, value in body.items() if key != "@context"}
+        if not fragment:
+            raise bad("正文为空", "the body is empty", field="body")
+        stored = context.stored(name)
+        reader = Reader(context, nulls=not replace)
+
+        def read(known: Json) -> Json:
+            kind = fragment.get("type", known["type"])
+            key = forms.VALUE_OF.get(kind) if isinstance(kind, str) else None
+            if key is None:
+                raise bad(f"{name}.type 不是属性类别", f"{name}.type is no attribute type", field=f"{name}.type", value=kind)
+            if not replace and key not in fragment and kind == known["type"]:
+                instance = reader.instance(name, {**fragment, "type": kind, key: known[key]})
+                if kind == "VocabProperty":
+                    instance[key] = known[key]
+                return instance
+            return reader.instance(name, {**fragment, "type": kind})
+
+        await self.entities.update_attribute(
+            ask.actor, entity_id(id), stored, read, tenant=ask.tenant, replace=replace
+        )
+        return Answer(204)
+
+    async def delete_attribute(self, ask: Ask, id: str, name: str) -> Answer:
+        """DELETE entities/{id}/attrs/{name} (6.7.3.2)."""
+        ask.only(frozenset({"datasetId", "deleteAll", "local", "type"}))
+        context, _ = self.context(ask)
+        dataset = ask.parameters.get("datasetId")
+        if dataset is not None and not is_iri(dataset):
+            raise bad("datasetId 应为 URI", "datasetId must be a URI", field="datasetId", value=dataset)
+        await self.entities.delete_attribute(
+            ask.actor, entity_id(id), context.stored(name), tenant=ask.tenant, dataset=dataset,
+            all_instances=ask.flag("deleteAll"),
+        )
+        return Answer(204)
+
+    # ---- batches
+
+    async def batch(self, ask: Ask, kind: str) -> Answer:
+        """POST entityOperations/{create, upsert, update, merge, delete} (6.14 to 6.17, 6.31)."""
+        ask.only(frozenset({"options", "local"}))
+        body, context, spec = await self.read(ask, many=True)
+        options = ask.parameters.get("options", "").split(",")
+        if kind == "delete":
+            if not isinstance(body, list) or not body:
+                raise bad("正文应为非空的 id 数组", "the body must be a non-empty array of ids", field="body")
+            return self.batch_answer(await self.entities.delete_many(ask.actor, body, tenant=ask.tenant), kind)
+        nulls = kind in ("merge", "update")
+        needs_type = kind in ("create", "upsert")
+        if spec == LD:
+            def read(raw: Any) -> Json:
+                if not isinstance(raw, dict) or "@context" not in raw:
+                    raise bad("application/ld+json 的实体缺少 @context", "the JSON-LD entity has no @context", field="@context")
+                return _with_id(Reader(self.contexts.get(self._spec(ask, raw["@context"])), nulls=nulls).fragment(raw), needs_type)
+        else:
+            reader = Reader(context, nulls=nulls)
+
+            def read(raw: Any) -> Json:
+                if isinstance(raw, dict) and "@context" in raw:
+                    raise bad("application/json 的实体不可含 @context", "a JSON entity must not contain @context", field="@context")
+                return _with_id(reader.fragment(raw), needs_type)
+
+        documents, errors = self.entities.read_batch(body, read)
+        entities = self.entities
+        if not documents:
+            self.entities.tenant(ask.actor, ask.tenant, "context.entity.write")
+            result = BatchResult([], [], [])
+        elif kind == "create":
+            result = await entities.create_many(ask.actor, documents, tenant=ask.tenant)
+        elif kind == "upsert":
+            result = await entities.upsert_many(ask.actor, documents, tenant=ask.tenant, update="update" in options)
+        elif kind == "update":
+            result = await entities.update_many(
+                ask.actor, documents, tenant=ask.tenant, overwrite="noOverwrite" not in options
+            )
+        else:
+            result = await entities.merge_many(ask.actor, documents, tenant=ask.tenant)
+        result.errors = errors + result.errors
+        return self.batch_answer(result, kind)
+
+    def batch_answer(self, result: BatchResult, kind: str) -> Answer:
+        """201 with the ids created, 204, or 207 with a BatchOperationResult (5.2.16)."""
+        if result.errors:
+            body = {
+                "success": result.created + result.updated,
+                "errors": [{"entityId": id, "error": ngsi_problem(error)} for id, error in result.errors],
+            }
+            return Answer(207, orjson.dumps(body), list(_PLAIN))
+        if result.created:
+            return Answer(201, orjson.dumps(result.created), list(_PLAIN))
+        return Answer(204)
+
+    # ---- discovery
+
+    async def types(self, ask: Ask) -> Answer:
+        """GET types (6.25.3.1)."""
+        ask.only(frozenset({"details", "local"}))
+        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        found = await self.entities.types(ask.actor, tenant=ask.tenant)
+        if not ask.flag("details"):
+            body: Any = {
+                "id": _random_id("EntityTypeList"), "type": "EntityTypeList",
+                "typeList": sorted(context.shown(name) for name in found),
+            }
+            return self.answer(ask, body, media, spec)
+        attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant)
+        body = [
+            {
+                "id": CORE.expand(name), "type": "EntityType", "typeName": context.shown(name),
+                "attributeNames": sorted(context.shown(a) for a, entry in attributes.items() if name in entry["types"]),
+            }
+            for name in sorted(found)
+        ]
+        return self.answer(ask, body, media, spec)
+
+    async def type(self, ask: Ask, name: str) -> Answer:
+        """GET types/{type} (6.26.3.1)."""
+        ask.only(frozenset({"local"}))
+        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        stored = context.stored(name)
+        found = await self.entities.types(ask.actor, tenant=ask.tenant)
+        if stored not in found:
+            raise NotFound(f"没有类型 {name}", f"there is no entity of type {name}", field="type", value=name)
+        attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant, type=stored)
+        body = {
+            "id": CORE.expand(stored), "type": "EntityTypeInfo", "typeName": context.shown(stored),
+            "entityCount": found[stored],
+            "attributeDetails": [
+                {
+                    "id": CORE.expand(a), "type": "Attribute", "attributeName": context.shown(a),
+                    "attributeTypes": sorted(entry["kinds"]),
+                }
+                for a, entry in sorted(attributes.items())
+            ],
+        }
+        return self.answer(ask, body, media, spec)
+
+    async def attributes(self, ask: Ask) -> Answer:
+        """GET attributes (6.27.3.1)."""
+        ask.only(frozenset({"details", "local"}))
+        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        found = await self.entities.attributes(ask.actor, tenant=ask.tenant)
+        if not ask.flag("details"):
+            body: Any = {
+                "id": _random_id("AttributeList"), "type": "AttributeList",
+                "attributeList": sorted(context.shown(name) for name in found),
+            }
+            return self.answer(ask, body, media, spec)
+        body = [
+            {
+                "id": CORE.expand(name), "type": "Attribute", "attributeName": context.shown(name),
+                "typeNames": sorted(context.shown(kind) for kind in entry["types"]),
+            }
+            for name, entry in sorted(found.items())
+        ]
+        return self.answer(ask, body, media, spec)
+
+    async def attribute(self, ask: Ask, name: str) -> Answer:
+        """GET attributes/{attribute} (6.28.3.1)."""
+        ask.only(frozenset({"local"}))
+        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        stored = context.stored(name)
+        entry = (await self.entities.attributes(ask.actor, tenant=ask.tenant)).get(stored)
+        if entry is None:
+            raise NotFound(f"没有属性 {name}", f"there is no attribute {name}", field="attribute", value=name)
+        body = {
+            "id": CORE.expand(stored), "type": "Attribute", "attributeName": context.shown(stored),
+            "attributeCount": entry["count"], "attributeTypes": sorted(entry["kinds"]),
+            "typeNames": sorted(context.shown(kind) for kind in entry["types"]),
+        }
+        return self.answer(ask, body, media, spec)
+
+    def answer(self, ask: Ask, body: Any, media: str, spec: Any, *, status: int = 200, more: Sequence[Any] = ()) -> Answer:
+        """A JSON or JSON-LD answer."""
+        headers: Headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store"), *more]
+        if media == LD:
+            shown = self.ld(ask, spec)
+            body = [{**item, "@context": shown} for item in body] if isinstance(body, list) else {**body, "@context": shown}
+        else:
+            headers.append(self.link_header(ask, spec))
+        return Answer(status, orjson.dumps(body), headers)
+
+    # ---- history
+
+    def _span(self, ask: Ask, parameters: Mapping[str, str], *, needed: bool) -> temporal.Span:
+        style = "normalized"
+        given = [*filter(None, ask.parameters.get("options", "").split(",")), ask.parameters.get("format", "")]
+        for option in filter(None, given):
+            if option in ("temporalValues", "aggregatedValues"):
+                style = option
+            elif option not in ("sysAttrs", "normalized", "concise", "simplified"):
+                raise bad(f"没有选项 {option}", f"there is no option {option}", field="options", value=option)
+            elif option == "simplified":
+                style = "temporalValues"
+        return temporal.span(parameters, needed=needed, style=style)
+
+    async def retrieve_history(self, ask: Ask, id: str) -> Answer:
+        """GET temporal/entities/{id} (6.19.3.1)."""
+        ask.only(_TEMPORAL)
+        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        wanted = self._span(ask, ask.parameters, needed=False)
+        names = ask.names("attrs") or ask.names("pick")
+        row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
+        stored = [context.stored(name) for name in names] if names else None
+        found, cut = await self.history.evolve(ask.actor, [row], wanted, stored, context)
+        if not found:
+            raise NotFound(f"没有实体 {id} 的历史", f"there is no history of {id}", field="id", value=id)
+        return self._history_answer(ask, found[0], cut, media, spec)
+
+    def _history_answer(self, ask: Ask, body: Any, cut: tuple[int, int] | None, media: str, spec: Any, more: Sequence[Any] = ()) -> Answer:
+        if cut is None:
+            return self.answer(ask, body, media, spec, more=more)
+        span = f"date-time {forms.moment(cut[0])[:-1]}-{forms.moment(cut[1])[:-1]}/*"
+        return self.answer(ask, body, media, spec, status=206, more=[*more, (b"content-range", span.encode())])
+
+    async def query_history(self, ask: Ask) -> Answer:
+        """GET temporal/entities (6.18.3.2)."""
+        ask.only(_TEMPORAL | _SELECT | _PAGE)
+        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        chosen = self.selection({**ask.parameters, "attrs": None}, context, free="attrs" in ask.parameters or ask.flag("local"))
+        wanted = self._span(ask, ask.parameters, needed=True)
+        names = ask.names("attrs") or ask.names("pick")
+        return await self._histories(ask, chosen, wanted, names, context, spec, media)
+
+    async def query_history_by_post(self, ask: Ask) -> Answer:
+        """POST temporal/entityOperations/query (6.24.3.1)."""
+        ask.only(_PAGE | {"options", "format", "local"})
+        media = negotiate(ask.header(b"accept"))
+        body, context, spec = await self.read(ask)
+        chosen, texts = self.query_document(body, context)
+        temporal_q = body.get("temporalQ")
+        if not isinstance(temporal_q, dict):
+            raise bad("缺少 temporalQ", "temporalQ is missing", field="temporalQ", rule="CIM 009, 5.2.23")
+        parameters = {k: ",".join(v) if isinstance(v, list) else str(v) for k, v in temporal_q.items()}
+        parameters |= {k: ",".join(v) if isinstance(v, list) else str(v) for k, v in (body.get("aggrParams") or {}).items()}
+        wanted = self._span(ask, parameters, needed=True)
+        names = texts["attrs"].split(",") if "attrs" in texts else None
+        chosen = Selection(chosen.selectors, (), chosen.q, chosen.geo, chosen.scope)
+        return await self._histories(ask, chosen, wanted, names, context, spec, media)
+
+    async def _histories(
+        self, ask: Ask, chosen: Selection, wanted: temporal.Span, names: list[str] | None, context: Context, spec: Any,
+        media: str,
+    ) -> Answer:
+        limit, place, offset, count = self.paging(ask)
+        page = await self.entities.query(
+            ask.actor, chosen, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
+        )
+        stored = [context.stored(name) for name in names] if names else None
+        found, cut = await self.history.evolve(ask.actor, page.rows, wanted, stored, context)
+        found = [item for item in found if len(item) > 2]
+        more: Headers = []
+        if page.count is not None:
+            more.append((b"ngsild-results-count", str(page.count).encode()))
+        pairs = list(ask.parameters.items())
+        for neighbour, relation in ((page.next, "next"), (page.prev, "prev")):
+            if neighbour is not None and ask.method == "GET":
+                more.append((b"link", link(ask.path, pairs, neighbour, relation).encode()))
+        return self._history_answer(ask, found, cut, media, spec, more)
+
+    # ---- subscriptions
+
+    async def subscribe(self, ask: Ask) -> Answer:
+        """POST subscriptions (6.10.3.1)."""
+        ask.only(frozenset({"local"}))
+        body, _, spec = await self.read(ask)
+        id = await self.subscriptions.create(ask.actor, body, spec, tenant=ask.tenant)
+        return Answer(201, None, [(b"location", f"{ROOT}subscriptions/{quote(id, safe=':')}".encode()), *self._tenant(ask)])
+
+    async def list_subscriptions(self, ask: Ask) -> Answer:
+        """GET subscriptions (6.10.3.2)."""
+        ask.only(_PAGE | {"options", "local"})
+        media, (_, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        limit, place, offset, count = self.paging(ask)
+        found, following, total = await self.subscriptions.search(
+            ask.actor, tenant=ask.tenant, limit=limit, cursor=place, offset=offset
+        )
+        more: Headers = [(b"ngsild-results-count", str(total).encode())] if count else []
+        if following is not None:
+            more.append((b"link", link(ask.path, list(ask.parameters.items()), following, "next").encode()))
+        return self.answer(ask, [self._stamped(ask, item) for item in found], media, spec, more=more)
+
+    def _stamped(self, ask: Ask, document: Json) -> Json:
+        if "sysAttrs" not in ask.parameters.get("options", ""):
+            document.pop("createdAt", None)
+            document.pop("modifiedAt", None)
+        if document.get("jsonldContext", "").startswith("/"):
+            document["jsonldContext"] = self.address(ask, document["jsonldContext"])
+        return document
+
+    async def subscription(self, ask: Ask, id: str) -> Answer:
+        """GET subscriptions/{id} (6.11.3.1)."""
+        ask.only(frozenset({"options", "local"}))
+        media, (_, spec) = negotiate(ask.header(b"accept")), self.context(ask)
+        found = await self.subscriptions.retrieve(ask.actor, id, tenant=ask.tenant)
+        return self.answer(ask, self._stamped(ask, found), media, spec)
+
+    async def resubscribe(self, ask: Ask, id: str) -> Answer:
+        """PATCH subscriptions/{id} (6.11.3.2)."""
+        ask.only(frozenset({"local"}))
+        body, _, spec = await self.read(ask, patch=True)
+        await self.subscriptions.update(ask.actor, id, body, spec, tenant=ask.tenant)
+        return Answer(204)
+
+    async def unsubscribe(self, ask: Ask, id: str) -> Answer:
+        """DELETE subscriptions/{id} (6.11.3.3)."""
+        ask.only(frozenset({"local"}))
+        await self.subscriptions.delete(ask.actor, id, tenant=ask.tenant)
+        return Answer(204)
+
+    # ---- stored contexts
+
+    async def add_context(self, ask: Ask) -> Answer:
+        """POST jsonldContexts (6.29.3.1). `?url=` stores it in the place of a remote one, which is never fetched."""
+        ask.only(frozenset({"url", "local"}))
+        data = await ask.body()
+        kind = (ask.header(b"content-type") or "").partition(";")[0].strip().lower()
+        if kind not in (JSON, LD):
+            raise UnsupportedMediaType("正文应为 JSON", "the body must be JSON", field="Content-Type", value=kind)
+        try:
+            document = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"正文不是有效的 JSON：{error}", f"the body is not JSON: {error}", field="body") from None
+        id = await self.stored.add(ask.actor, document, tenant=ask.tenant, url=ask.parameters.get("url"))
+        return Answer(201, None, [(b"location", (PATH + id).encode())])
+
+    async def list_contexts(self, ask: Ask) -> Answer:
+        """GET jsonldContexts (6.29.3.2)."""
+        ask.only(frozenset({"details", "kind", "local"}))
+        kind = ask.parameters.get("kind")
+        if kind is not None and kind not in KINDS:
+            raise bad(f"kind 应为 {', '.join(KINDS)}", f"kind must be among {', '.join(KINDS)}", field="kind", value=kind)
+        found = await self.stored.search(ask.actor, kind=kind, tenant=ask.tenant)
+        details = ask.flag("details")
+        body = [
+            {**about, "URL": self.address(ask, about["URL"])} if details else self.address(ask, url)
+            for url, about in found
+        ]
+        return Answer(200, orjson.dumps(body), list(_PLAIN))
+
+    async def serve_context(self, ask: Ask, id: str) -> Answer:
+        """GET jsonldContexts/{id} (6.30.3.1)."""
+        ask.only(frozenset({"details", "local"}))
+        document, about = await self.stored.retrieve(ask.actor, self._local(ask, id))
+        if ask.flag("details"):
+            return Answer(200, orjson.dumps({**about, "URL": self.address(ask, about["URL"])}), list(_PLAIN))
+        return Answer(200, orjson.dumps(document), [(b"content-type", LD.encode())])
+
+    async def delete_context(self, ask: Ask, id: str) -> Answer:
+        """DELETE jsonldContexts/{id} (6.30.3.2)."""
+        ask.only(frozenset({"reload", "local"}))
+        if ask.flag("reload"):
+            raise bad("本系统从不下载 @context", "the house never fetches a @context", field="reload", rule="no fetching")
+        await self.stored.delete(ask.actor, self._local(ask, id))
+        return Answer(204)
+
+
+_WHOLE = Form()
+_HEAD = frozenset({"id", "type", "scope", "expiresAt"})
+_OPTIONS = frozenset({"noOverwrite", "update", "sysAttrs", "temporalValues", "count"})
+
+
+def _same_id(fragment: Json, id: str) -> None:
+    if fragment.get("id", id) != id:
+        raise bad("正文中的 id 与地址不同", "the id in the body is not the one in the address", field="id",
+                  value=fragment["id"], rule="same id")
+    fragment.pop("id", None)
+
+
+def _with_id(document: Json, needs_type: bool) -> Json:
+    if "id" not in document:
+        raise bad("实体缺少 id", "the entity has no id", field="id", rule="CIM 009, 5.2.4")
+    if needs_type and "type" not in document:
+        raise bad("实体缺少 type", "the entity has no type", field="type", rule="CIM 009, 5.2.4")
+    return document
+
+
+def _random_id(kind: str) -> str:
+    return f"urn:ngsi-ld:{kind}:{uuid.uuid4()}"
+
+
+def refusal(error: TulouError) -> Answer:
+    """The answer for an error: ProblemDetails with an NGSI-LD type."""
+    headers: Headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+    if isinstance(error, Throttled):
+        headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, MethodNotAllowed) and error.rule:
+        headers.append((b"allow", error.rule.encode()))
+    return Answer(error.status, orjson.dumps(ngsi_problem(error)), headers)
+

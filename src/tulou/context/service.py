@@ -1,0 +1,991 @@
+"""Operations on entities: create, read, query, change, delete, in batches and one by one; and their current state.
+
+Law: every operation takes the actor and asks the policy. An entity of an organisation that the actor may not see does
+not exist for him: not in answers, counts, errors or types. A change, and the notifications that it causes, are one
+SQL transaction.
+
+The tenant (header `NGSILD-Tenant`) is an organisation's id. It chooses, it never grants: without it a write goes to
+the actor's own organisation, and a read covers every organisation that he may see.
+
+Source: ETSI GS CIM 009 v1.9.1 clauses 5.5, 5.6 and 5.7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+
+from tulou.context import forms
+from tulou.context import selection as selecting
+from tulou.context.errors import AlreadyExists, NonexistentTenant, TooManyResults, bad
+from tulou.context.forms import Change, Json, Reader, entity_id
+from tulou.context.jsonld import CORE_URL, Context, Contexts, house_document
+from tulou.context.paging import MAX_LIMIT, Cursor
+from tulou.context.selection import Selection
+from tulou.context.store import Row, Store, dumped, insertion, replacement, times_text
+from tulou.context.subscriptions import Changed, Subscriptions
+from tulou.kernel.errors import Invalid, NotFound, TulouError
+from tulou.kernel.organisations import Organisations
+from tulou.kernel.policy import Actor, Orgs, operation
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+READ, CREATE = "context.entity.read", "context.entity.create"
+WRITE, DELETE = "context.entity.write", "context.entity.delete"
+
+HOUSE_CONTEXT = "/ngsi-ld/contexts/tulou.jsonld"
+QUALITY = {1: "uncertain", 2: "bad"}
+BATCH = 10_000
+GEO_CHUNK = 5_000
+
+
+def now_us() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def no_such_entity(value: str) -> NotFound:
+    """The one error for an entity that is not there or must not be known."""
+    return NotFound(f"没有实体 {value}", f"there is no entity {value}", field="id", value=value)
+
+
+@dataclass(slots=True)
+class Page:
+    """Entities of a page in order of number; cursors of the neighbouring pages; the count where it was asked for."""
+
+    rows: list[Row]
+    next: Cursor | None = None
+    prev: Cursor | None = None
+    count: int | None = None
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What a batch did: ids created, updated or deleted, and the errors by id (clause 5.2.16)."""
+
+    created: list[str]
+    updated: list[str]
+    errors: list[tuple[str, TulouError]]
+
+
+class Update(NamedTuple):
+    """A last value of a property for `ContextService.project`: `text` where the value is no number."""
+
+    no: int
+    property: str
+    ts: int
+    value: float
+    text: str | None = None
+    quality: int = 0
+    origin: int = 0
+
+
+class ContextService:
+    """The operations on entities."""
+
+    def __init__(self, house: House, subscriptions: Subscriptions) -> None:
+        self.house = house
+        self.db = house.db
+        self.policy = house.policy
+        self.subscriptions = subscriptions
+        self.store = Store(house.db.dialect)
+        self.organisations = house.service(Organisations) if house.has_service(Organisations) else None
+        self.document = house_document(house.packs.models)
+        self.contexts = Contexts(origins=[house.settings.public_url])
+        self.contexts.put(HOUSE_CONTEXT, self.document)
+        self.names: Context = self.contexts.get(HOUSE_CONTEXT)
+        """The house context: what is used where a client gives none (clause 5.5.5)."""
+        self._by_id = self.db.point(self.store.by_id)
+        self._units: dict[tuple[str, str], tuple[str, str | None, str]] = {}
+        self._changed: set[int] = set()
+
+    # ---- who may
+
+    def tenant(self, actor: Actor, tenant: str | None, action: str) -> str:
+        """The organisation that a write goes to. Raises `NonexistentTenant` for one he may not see, else as `require`."""
+        org = tenant or actor.org
+        if tenant is not None or not self.known(org):
+            visible = self.policy.require_any(actor, READ)
+            if not self.known(org) or (org not in visible and not self.policy.allows(actor, action, org)):
+                if tenant is None:
+                    raise bad("请用 NGSILD-Tenant 指定机构", "name an organisation with NGSILD-Tenant",
+                              field="NGSILD-Tenant", rule="an organisation's id")
+                raise no_such_tenant(org)
+        self.policy.require(actor, action, org)
+        return org
+
+    def known(self, org: str) -> bool:
+        """Whether the organisation exists."""
+        return bool(org) and (self.organisations is None or org in self.organisations.rows)
+
+    def readable(self, actor: Actor, tenant: str | None) -> Orgs:
+        """The organisations that a read covers. Raises `NonexistentTenant` for a tenant he may not see."""
+        orgs = self.policy.require_any(actor, READ)
+        if tenant is None:
+            return orgs
+        if tenant not in orgs or not self.known(tenant):
+            raise no_such_tenant(tenant)
+        return orgs.narrow(tenant)
+
+    async def _row(self, actor: Actor, id: str, tenant: str | None, *, only: bool = False) -> Row:
+        """The entity that `id` means to this actor: in his tenant, else his own organisation, else the first visible.
+
+        With `only`, several visible ones outside his own organisation are an error, so that nothing is changed by
+        chance.
+        """
+        orgs = self.readable(actor, tenant)
+        found = await self._by_id(id)
+        if found is None:
+            raise no_such_entity(id)
+        if found[2] in orgs and (tenant is not None or found[2] == actor.org):
+            return Row(*found)
+        rows = await self.db.read(
+            lambda c: self.store.cursor(c).execute(self.store.sql(self.store.by_id), (id,)).fetchall()
+        )
+        seen = [Row(*row) for row in rows if row[2] in orgs]
+        if not seen:
+            raise no_such_entity(id)
+        own = next((row for row in seen if row.org == actor.org), None)
+        if own is not None:
+            return own
+        if only and len(seen) > 1:
+            raise bad(f"{id} 在多个机构中存在，请用 NGSILD-Tenant 指定", f"{id} exists in several organisations; say which with NGSILD-Tenant",
+                      field="NGSILD-Tenant", rule="one organisation")
+        return seen[0]
+
+    async def _target(self, actor: Actor, id: str, tenant: str | None, action: str) -> Row:
+        """The entity to change, the policy having been asked for `action` in its organisation."""
+        row = await self._row(actor, id, tenant, only=True)
+        self.policy.require(actor, action, row.org)
+        return row
+
+    # ---- reading
+
+    @operation(READ)
+    async def retrieve(self, actor: Actor, id: str, *, tenant: str | None = None) -> Row:
+        """One entity (5.7.1). Raises `NotFound`."""
+        row = await self._row(actor, id, tenant)
+        if '"expiresAt"' in row.text and _expired(row):
+            raise no_such_entity(id)
+        return row
+
+    @operation(READ)
+    async def query(
+        self, actor: Actor, selection: Selection, *, tenant: str | None = None, limit: int = 20,
+        cursor: Cursor | None = None, offset: int = 0, count: bool = False,
+    ) -> Page:
+        """Entities that satisfy `selection` (5.7.2), in order of number. Keyset-paged; `limit` 0 only counts."""
+        orgs = self.readable(actor, tenant)
+        return await self.db.read(lambda c: self._query(c, orgs, selection, limit, cursor, offset, count))
+
+    def _query(
+        self, connection: sa.Connection, orgs: Orgs, selection: Selection, limit: int, place: Cursor | None,
+        offset: int, count: bool,
+    ) -> Page:
+        store = self.store
+        if selecting.needs_regexp(selection):
+            store.with_regexp(connection)
+        cursor = store.cursor(connection)
+        if store.postgres:
+            cursor.execute("SET LOCAL statement_timeout = '30s'")
+        several = cursor.execute("SELECT 1 FROM entities WHERE types IS NOT NULL LIMIT 1").fetchone() is not None
+        condition, parameters = selecting.compile_selection(selection, store, several, self.names.shown)
+        condition, parameters = self._within(orgs, condition, parameters)
+        if selection.geo is not None:
+            return self._query_places(cursor, selection, condition, parameters, limit, place, offset, count)
+        total = None
+        if count:
+            total = cursor.execute(store.sql(f"SELECT count(*) FROM entities e WHERE {condition}"), parameters).fetchone()[0]
+        if limit == 0:
+            return Page([], count=total)
+        forward = place is None or place.forward
+        keyed, own = condition, list(parameters)
+        if place is not None:
+            keyed += " AND e.no > ?" if forward else " AND e.no < ?"
+            own.append(place.no)
+        sql = f"SELECT {store.columns} FROM entities e WHERE {keyed} ORDER BY e.no {'' if forward else 'DESC'} LIMIT ?"
+        own.append(limit + 1)
+        if offset and place is None:
+            sql += " OFFSET ?"
+            own.append(offset)
+        found = [Row(*row) for row in cursor.execute(store.sql(sql), own).fetchall()]
+        return page_of(found, limit, place, offset, total)
+
+    def selected(self, connection: sa.Connection, org: str, selection: Selection, limit: int) -> list[Row]:
+        """The first `limit` entities of one organisation that satisfy `selection`; for the house itself."""
+        return self._query(connection, Orgs(False, frozenset({org})), selection, limit, None, 0, False).rows
+
+    def _within(self, orgs: Orgs, condition: str, parameters: list[Any]) -> tuple[str, list[Any]]:
+        condition += " AND (e.expires_at IS NULL OR e.expires_at > ?)"
+        parameters = [*parameters, now_us()]
+        if orgs.all:
+            return condition, parameters
+        if len(orgs.ids) == 1:
+            return "e.org=? AND " + condition, [*orgs.ids, *parameters]
+        sql, own = self.store.among("e.org" if self.store.postgres else "+e.org", sorted(orgs.ids))
+        return f"{sql} AND {condition}", [*own, *parameters]
+
+    def _query_places(
+        self, cursor: Any, selection: Selection, condition: str, parameters: list[Any], limit: int,
+        place: Cursor | None, offset: int, count: bool,
+    ) -> Page:
+        """The query with an exact test of places: candidates by bounding box, then geometry in chunks."""
+        forward = place is None or place.forward
+        wanted = limit + 1 + offset
+        chosen: list[int] = []
+        total = 0
+        after = place.no if place is not None else None
+        for no, hit in self._candidates(cursor, selection, condition, parameters, None if count else place):
+            if not hit:
+                continue
+            total += 1
+            beyond = after is None or (no > after if forward else no < after)
+            if beyond and (forward or not count):
+                if len(chosen) < wanted:
+                    chosen.append(no)
+                elif not count:
+                    break
+            elif beyond:
+                chosen.append(no)
+        if count and not forward:
+            chosen = chosen[-wanted:][::-1]
+        chosen = chosen[offset:] if place is None else chosen
+        rows = self.store.by_no(cursor, chosen[: limit + 1]) if limit else {}
+        found = [rows[no] for no in chosen if no in rows]
+        return page_of(found, limit, place, offset, total if count else None)
+
+    def _candidates(
+        self, cursor: Any, selection: Selection, condition: str, parameters: list[Any], place: Cursor | None
+    ) -> Iterator[tuple[int, bool]]:
+        """(no, matches) of the candidates of a geoquery in order."""
+        geo = selection.geo
+        assert geo is not None
+        store = self.store
+        forward = place is None or place.forward
+        at = place.no if place is not None else (0 if forward else 1 << 62)
+        by_column = geo.geoproperty == "location"
+        if by_column:
+            shape = "CASE WHEN e.west IS NULL THEN NULL ELSE e.doc" + ("::text END" if store.postgres else " END")
+        else:
+            shape = "e.doc::text" if store.postgres else "e.doc"
+        sql = store.sql(
+            f"SELECT e.no,e.lon,e.lat,{shape} FROM entities e WHERE {condition} AND e.no {'>' if forward else '<'} ? "
+            f"ORDER BY e.no {'' if forward else 'DESC'} LIMIT {GEO_CHUNK}"
+        )
+        while True:
+            rows = cursor.execute(sql, [*parameters, at]).fetchall()
+            points = [i for i, row in enumerate(rows) if row[3] is None]
+            hits = [False] * len(rows)
+            if points:
+                found = geo.match_points([rows[i][1] for i in points], [rows[i][2] for i in points])
+                for i, hit in zip(points, found, strict=True):
+                    hits[i] = hit
+            for i, row in enumerate(rows):
+                if row[3] is not None:
+                    hits[i] = selecting.geo_matches(geo, orjson.loads(row[3]))
+            for row, hit in zip(rows, hits, strict=True):
+                yield row[0], hit
+            if len(rows) < GEO_CHUNK:
+                return
+            at = rows[-1][0]
+
+    @operation(READ)
+    async def types(self, actor: Actor, *, tenant: str | None = None) -> dict[str, int]:
+        """Stored type names with how many entities have each (5.7.5)."""
+        orgs = self.readable(actor, tenant)
+
+        def read(connection: sa.Connection) -> dict[str, int]:
+            cursor = self.store.cursor(connection)
+            condition, parameters = self._within(orgs, "1=1", [])
+            found: dict[str, int] = {}
+            sql = f"SELECT e.type,count(*) FROM entities e WHERE {condition} AND e.types IS NULL GROUP BY e.type"
+            for name, count in cursor.execute(self.store.sql(sql), parameters).fetchall():
+                found[name] = count
+            types = "e.types::text" if self.store.postgres else "e.types"
+            sql = f"SELECT {types},count(*) FROM entities e WHERE {condition} AND e.types IS NOT NULL GROUP BY e.types"
+            for names, count in cursor.execute(self.store.sql(sql), parameters).fetchall():
+                for name in orjson.loads(names):
+                    found[name] = found.get(name, 0) + count
+            return {self.names.stored(name): count for name, count in found.items()}
+
+        return await self.db.read(read)
+
+    @operation(READ)
+    async def attributes(
+        self, actor: Actor, *, tenant: str | None = None, type: str | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Stored attribute names: `{count, types: {entity types}, kinds: {attribute types}}` (5.7.8, 5.7.10)."""
+        orgs = self.readable(actor, tenant)
+
+        def read(connection: sa.Connection) -> dict[str, dict[str, Any]]:
+            cursor = self.store.cursor(connection)
+            condition, parameters = "1=1", []
+            if type is not None:
+                several = "jsonb_exists(e.types,?)" if self.store.postgres else (
+                    "EXISTS (SELECT 1 FROM json_each(e.types) t WHERE t.value=?)"
+                )
+                condition, parameters = f"(e.type=? OR {several})", [self.names.shown(type)] * 2
+            condition, parameters = self._within(orgs, condition, parameters)
+            if self.store.postgres:
+                sql = (
+                    "SELECT k.k,e.type,CASE jsonb_typeof(e.doc->k.k) WHEN 'array' THEN e.doc->k.k->0->>'type' "
+                    "ELSE e.doc->k.k->>'type' END,count(*) FROM entities e, jsonb_object_keys(e.doc) k(k) "
+                    f"WHERE {condition} AND jsonb_typeof(e.doc->k.k) IN ('object','array') "
+                    "AND k.k NOT IN ('type','scope') GROUP BY 1,2,3"
+                )
+            else:
+                sql = (
+                    "SELECT k.key,e.type,CASE k.type WHEN 'array' THEN json_extract(k.value,'$[0].type') "
+                    "ELSE json_extract(k.value,'$.type') END,count(*) FROM entities e, json_each(e.doc) k "
+                    f"WHERE {condition} AND k.type IN ('object','array') AND k.key NOT IN ('type','scope') GROUP BY 1,2,3"
+                )
+            found: dict[str, dict[str, Any]] = {}
+            for name, kind, attribute_kind, count in cursor.execute(self.store.sql(sql), parameters).fetchall():
+                entry = found.setdefault(name, {"count": 0, "types": set(), "kinds": set()})
+                entry["count"] += count
+                entry["types"].add(self.names.stored(kind))
+                entry["kinds"].add(attribute_kind)
+            return found
+
+        return await self.db.read(read)
+
+    # ---- writing, one by one
+
+    @operation(CREATE)
+    async def create(self, actor: Actor, document: Json, *, tenant: str | None = None) -> str:
+        """Create an entity from its stored form (5.6.1). Returns its id. Raises `AlreadyExists`."""
+        org = self.tenant(actor, tenant, CREATE)
+        now = now_us()
+        row = self._insertion(document, org, now)
+
+        def write(connection: sa.Connection) -> int:
+            cursor = self.store.cursor(connection)
+            old = self.store.get(cursor, document["id"], org)
+            if old is not None and not _expired(old):
+                raise already_exists(document["id"])
+            if old is not None:
+                self.store.delete(cursor, [old.no])
+            self.store.insert(cursor, [row])
+            no = self.store.get(cursor, document["id"], org)
+            assert no is not None
+            self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
+            return no.no
+
+        self._announce([await self.db.write(write)])
+        id: str = document["id"]
+        return id
+
+    async def _change(
+        self, actor: Actor, id: str, tenant: str | None, change: Callable[[Json, Json, int], Change],
+        action: str = WRITE,
+    ) -> Change:
+        """Run `change(document, times, now)` on the entity in a write; it says what it changed."""
+        target = await self._target(actor, id, tenant, action)
+        org, now = target.org, now_us()
+
+        def write(connection: sa.Connection) -> tuple[Change, bool, int]:
+            cursor = self.store.cursor(connection)
+            row = self.store.get(cursor, id, org)
+            if row is None or _expired(row):
+                raise no_such_entity(id)
+            document, times = row.document, row.times
+            before = dict(document)
+            done = change(document, times, now)
+            if not done.updated:
+                return done, False, row.no
+            heavy = self._rewrite(cursor, row, before, document, times, now)
+            changed = Changed(org, document, set(done.updated), "entityUpdated", before)
+            self.subscriptions.queue(cursor, [changed], now)
+            return done, heavy, row.no
+
+        done, heavy, no = await self.db.write(write)
+        self._announce([no] if heavy else [])
+        return done
+
+    def _rewrite(self, cursor: Any, row: Row, before: Json, document: Json, times: Json, now: int) -> bool:
+        """Store a changed document; True where columns beside it may have changed too."""
+        if row.synthetic:
+            keep_synthetic(document)
+        heavy = any(
+            before.get(key) is not document.get(key) for key in ("type", "name", "location", "synthetic", "expiresAt")
+        )
+        if heavy:
+            self.store.update(cursor, [self._replacement(row.no, document, times, now)])
+        else:
+            self.store.update_values(cursor, [(_checked_text(document), times_text(times), now, row.no)])
+        return heavy
+
+    def _insertion(self, document: Json, org: str, now: int) -> tuple[Any, ...]:
+        try:
+            return insertion(document, org, now, self.names.shown)
+        except TypeError as error:
+            raise _unwritable(error) from None
+
+    def _replacement(self, no: int, document: Json, times: Json, now: int) -> tuple[Any, ...]:
+        try:
+            return replacement(no, document, times, now, self.names.shown)
+        except TypeError as error:
+            raise _unwritable(error) from None
+
+    @operation(WRITE)
+    async def append(
+        self, actor: Actor, id: str, fragment: Json, *, tenant: str | None = None, overwrite: bool = True
+    ) -> Change:
+        """Append attributes (5.6.3)."""
+        return await self._change(
+            actor, id, tenant, lambda d, t, now: forms.append(d, t, fragment, now, overwrite=overwrite)
+        )
+
+    @operation(WRITE)
+    async def update(self, actor: Actor, id: str, fragment: Json, *, tenant: str | None = None) -> Change:
+        """Update attributes (5.6.2)."""
+        return await self._change(actor, id, tenant, lambda d, t, now: forms.update(d, t, fragment, now))
+
+    @operation(WRITE)
+    async def merge(
+        self, actor: Actor, id: str, fragment: Json, *, tenant: str | None = None, observed_at: str | None = None
+    ) -> Change:
+        """Merge an entity (5.6.17)."""
+        return await self._change(
+            actor, id, tenant, lambda d, t, now: forms.merge(d, t, fragment, now, observed_at=observed_at)
+        )
+
+    @operation(WRITE)
+    async def replace(self, actor: Actor, id: str, document: Json, *, tenant: str | None = None) -> None:
+        """Replace an entity (5.6.18); its types may not shrink."""
+        def change(old: Json, times: Json, now: int) -> Change:
+            if document.get("id", id) != id:
+                raise bad("正文中的 id 与地址不同", "the id in the body is not the one in the address",
+                          field="id", value=document["id"], rule="same id")
+            fresh = {"id": id, "type": old["type"], **document}
+            kept = set(forms.types_of(old)) - set(forms.types_of(fresh))
+            if kept:
+                raise bad("不可去掉实体的类型", "an entity's types cannot be taken away", field="type", value=sorted(kept))
+            names = [*forms.attributes(old), *forms.attributes(fresh)]
+            old.clear()
+            old.update(fresh)
+            entity_times = times["@"]
+            times.clear()
+            times.update({"@": entity_times, "*": [now, now]})
+            return Change(list(dict.fromkeys(["type", *names])), [])
+
+        await self._change(actor, id, tenant, change)
+
+    @operation(WRITE)
+    async def update_attribute(
+        self, actor: Actor, id: str, name: str, read: Callable[[Json], Json], *, tenant: str | None = None,
+        replace: bool = False,
+    ) -> None:
+        """Partial update (5.6.4) or replacement (5.6.19) of an attribute instance.
+
+        `name` is stored; `read(known)` gives the fragment in stored form for what is there. Raises `NotFound`.
+        """
+        def change(document: Json, times: Json, now: int) -> Change:
+            if name not in document:
+                raise no_such_attribute(name)
+            default = forms.default_instance(document[name])
+            assert default is not None
+            patch = read(default)
+            known = forms.find_instance(document[name], patch.get("datasetId"))
+            if known is None:
+                raise no_such_attribute(name)
+            if forms.is_null(patch):
+                forms.drop_instance(document, name, patch.get("datasetId"))
+                return Change([name], [])
+            if not replace and known["type"] != patch["type"]:
+                raise bad(f"{name} 的类别是 {known['type']}", f"{name} is a {known['type']}", field=f"{name}.type",
+                          value=patch["type"], rule="same attribute type")
+            fresh = patch if replace else forms.merge_instance(known, patch, deep=False)
+            single = Change([name], [])
+            forms.append(document, times, {name: fresh}, now)
+            return single
+
+        await self._change(actor, id, tenant, change)
+
+    @operation(DELETE)
+    async def delete_attribute(
+        self, actor: Actor, id: str, name: str, *, tenant: str | None = None, dataset: str | None = None,
+        all_instances: bool = False,
+    ) -> None:
+        """Delete an attribute or one instance of it (5.6.5). `name` is stored. Raises `NotFound`."""
+        def change(document: Json, times: Json, now: int) -> Change:
+            if name not in document or name in forms.ENTITY_MEMBERS - {"scope"}:
+                raise no_such_attribute(name)
+            if all_instances or name == "scope":
+                del document[name]
+            elif not forms.drop_instance(document, name, dataset):
+                raise no_such_attribute(name)
+            return Change([name], [])
+
+        await self._change(actor, id, tenant, change, DELETE)
+
+    @operation(DELETE)
+    async def delete(self, actor: Actor, id: str, *, tenant: str | None = None) -> None:
+        """Delete an entity (5.6.6). Raises `NotFound`."""
+        row = await self._target(actor, id, tenant, DELETE)
+        await self._delete(row.org, [id])
+
+    async def _delete(self, org: str, ids: Sequence[str]) -> list[str]:
+        now = now_us()
+
+        def write(connection: sa.Connection) -> list[tuple[str, int]]:
+            cursor = self.store.cursor(connection)
+            rows = self.store.get_many(cursor, ids, org)
+            self.store.delete(cursor, [row.no for row in rows.values()])
+            if self.subscriptions.watches(org):
+                gone = [Changed(org, row.document, None, "entityDeleted") for row in rows.values()]
+                self.subscriptions.queue(cursor, gone, now)
+            return [(row.id, row.no) for row in rows.values()]
+
+        gone = await self.db.write(write)
+        if not gone and len(ids) == 1:
+            raise no_such_entity(ids[0])
+        self._announce([no for _, no in gone])
+        return [id for id, _ in gone]
+
+    # ---- writing, in batches
+
+    def read_batch(self, raw: Any, read: Callable[[Any], Json]) -> tuple[list[Json], list[tuple[str, TulouError]]]:
+        """Read each entity of a batch; what cannot be read becomes an error of its own.
+
+        Raises `BadRequestData` for a batch that is no array, is empty or is too long.
+        """
+        if not isinstance(raw, list) or not raw:
+            raise bad("批量操作的正文应为非空数组", "a batch must be a non-empty array", field="body", rule="CIM 009, 5.5.11")
+        if len(raw) > BATCH:
+            raise bad(f"一批最多 {BATCH} 个实体", f"at most {BATCH} entities in a batch", field="body", rule=f"<= {BATCH}")
+        documents: list[Json] = []
+        errors: list[tuple[str, TulouError]] = []
+        for item in raw:
+            try:
+                documents.append(read(item))
+            except TulouError as error:
+                id = item.get("id") if isinstance(item, dict) else None
+                errors.append((str(id)[:2048] if id is not None else "", error))
+        return documents, errors
+
+    @operation(CREATE)
+    async def create_many(self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None) -> BatchResult:
+        """Create entities (5.6.7): of one id the first is created, the others are errors."""
+        return await self._batch(actor, documents, tenant, "create")
+
+    @operation(CREATE)
+    async def upsert_many(
+        self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None, update: bool = False
+    ) -> BatchResult:
+        """Create entities or replace (with `update`: append to) those that exist (5.6.8)."""
+        return await self._batch(actor, documents, tenant, "update" if update else "replace")
+
+    @operation(WRITE)
+    async def update_many(
+        self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None, overwrite: bool = True
+    ) -> BatchResult:
+        """Append to entities that exist (5.6.9)."""
+        return await self._batch(actor, documents, tenant, "append" if overwrite else "append-new")
+
+    @operation(WRITE)
+    async def merge_many(self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None) -> BatchResult:
+        """Merge entities that exist (5.6.20)."""
+        return await self._batch(actor, documents, tenant, "merge")
+
+    @operation(DELETE)
+    async def delete_many(self, actor: Actor, ids: Sequence[Any], *, tenant: str | None = None) -> BatchResult:
+        """Delete entities by id (5.6.10)."""
+        org = self.tenant(actor, tenant, DELETE)
+        checked: list[str] = []
+        errors: list[tuple[str, TulouError]] = []
+        for item in ids:
+            try:
+                checked.append(entity_id(item))
+            except TulouError as error:
+                errors.append((str(item), error))
+        gone: list[str] = []
+        with contextlib.suppress(NotFound):
+            gone = await self._delete(org, list(dict.fromkeys(checked))) if checked else []
+        errors += [(id, no_such_entity(id)) for id in dict.fromkeys(checked) if id not in set(gone)]
+        return BatchResult([], gone, errors)
+
+    async def _batch(self, actor: Actor, documents: Sequence[Json], tenant: str | None, mode: str) -> BatchResult:
+        creates = mode in ("create", "replace", "update")
+        org = self.tenant(actor, tenant, CREATE if creates else WRITE)
+        if mode in ("replace", "update"):
+            self.policy.require(actor, WRITE, org)
+        now = now_us()
+        errors: list[tuple[str, TulouError]] = []
+        prepared: list[tuple[Json, tuple[Any, ...] | None]] = []
+        for document in documents:
+            try:
+                if creates and "type" in document:
+                    prepared.append((document, self._insertion(document, org, now)))
+                else:
+                    _checked_text(document)
+                    prepared.append((document, None))
+            except TulouError as error:
+                errors.append((document["id"], error))
+
+        def write(connection: sa.Connection) -> tuple[list[str], list[str], list[tuple[str, TulouError]], list[int]]:
+            return self._write_batch(self.store.cursor(connection), org, prepared, mode, now)
+
+        created, updated, refused, touched = await self.db.write(write)
+        self._announce(touched, new=bool(created))
+        return BatchResult(created, updated, errors + refused)
+
+    def _write_batch(
+        self, cursor: Any, org: str, prepared: Sequence[tuple[Json, tuple[Any, ...] | None]], mode: str, now: int
+    ) -> tuple[list[str], list[str], list[tuple[str, TulouError]], list[int]]:
+        watched = self.subscriptions.watches(org)
+        rows = self._present(cursor, org, [document["id"] for document, _ in prepared], whole=mode != "create" and (
+            mode != "replace" or watched))
+        created: list[str] = []
+        updated: list[str] = []
+        refused: list[tuple[str, TulouError]] = []
+        changes: list[Changed] = []
+        fresh: dict[str, tuple[Json, tuple[Any, ...]]] = {}
+        replaced: dict[str, tuple[Any, ...]] = {}
+        state: dict[str, tuple[Json, Json, Json]] = {}
+        touched: list[int] = []
+        for document, inserting in prepared:
+            id = document["id"]
+            row = rows.get(id)
+            if row is None and id not in fresh:
+                if inserting is None:
+                    refused.append((id, _no_type() if mode in ("replace", "update", "create") else no_such_entity(id)))
+                    continue
+                fresh[id] = (document, inserting)
+                created.append(id)
+                continue
+            if mode == "create":
+                refused.append((id, already_exists(id)))
+                continue
+            if row is None:
+                before = fresh[id][0]
+                merged = dict(document) if mode == "replace" else dict(before)
+                if mode == "replace":
+                    merged.setdefault("type", before["type"])
+                else:
+                    forms.append(merged, {"@": [now, now]}, document, now)
+                fresh[id] = (merged, self._insertion(merged, org, now))
+                continue
+            try:
+                if mode == "replace":
+                    after, times = dict(document), {"@": [row.created_at, now], "*": [now, now]}
+                    if "type" not in after:
+                        raise _no_type()
+                    if row.synthetic:
+                        keep_synthetic(after)
+                    replaced[id] = (
+                        replacement(row.no, after, times, now, self.names.shown)
+                        if row.synthetic or inserting is None
+                        else _as_replacement(inserting, dumped({"*": [now, now]}), now, row.no)
+                    )
+                    done = Change(["type"], [])
+                    before = orjson.loads(row.text) if watched else {}
+                else:
+                    before, after, times = state.get(id) or (row.document, row.document, row.times)
+                    work, work_times = dict(after), dict(times)
+                    if mode == "merge":
+                        done = forms.merge(work, work_times, document, now)
+                    else:
+                        done = forms.append(work, work_times, document, now, overwrite=mode != "append-new")
+                    if row.synthetic:
+                        keep_synthetic(work)
+                    replaced[id] = self._replacement(row.no, work, work_times, now)
+                    after, times = work, work_times
+                    if done.unchanged:
+                        refused.append((id, AlreadyExists(
+                            "部分属性已存在", "some attributes exist and were not overwritten", field="attributes",
+                            value=", ".join(self.names.shown(name) for name, _ in done.unchanged),
+                        )))
+                state[id] = (before, after, times)
+            except TulouError as error:
+                refused.append((id, error))
+                continue
+            if id not in updated[-1:]:
+                updated.append(id)
+            if watched:
+                names = set(done.updated) if mode != "replace" else {*forms.attributes(before), *forms.attributes(after)}
+                changes.append(Changed(org, after, names, "entityUpdated", before))
+        self.store.insert(cursor, [inserting for _, inserting in fresh.values()])
+        self.store.update(cursor, list(replaced.values()))
+        if watched:
+            changes = [Changed(org, d, None, "entityCreated") for d, _ in fresh.values()] + changes
+            self.subscriptions.queue(cursor, changes, now)
+        touched = [row[-1] for row in replaced.values()]
+        return created, list(dict.fromkeys(updated)), refused, touched
+
+    def _present(self, cursor: Any, org: str, ids: list[str], *, whole: bool) -> dict[str, Row]:
+        """Which of these exist. Without `whole` their documents are not read."""
+        if whole:
+            return self.store.get_many(cursor, ids, org)
+        found: dict[str, Row] = {}
+        for at in range(0, len(ids), 500):
+            condition, parameters = self.store.among("e.id", ids[at : at + 500])
+            sql = f"SELECT e.no,e.id,e.synthetic,e.created_at FROM entities e WHERE {condition} AND e.org=?"
+            for no, id, synthetic, created in cursor.execute(self.store.sql(sql), (*parameters, org)).fetchall():
+                found[id] = Row(no, id, org, "", "{}", None, synthetic, created, created, 0)
+        return found
+
+    # ---- for the other engines
+
+    async def ensure_entity(
+        self, org: str, type: str, id: str, name: str, lon: float | None = None, lat: float | None = None,
+        synthetic: bool = False,
+    ) -> int:
+        """The number of the entity, made first if it is new. For engines that have asked the policy themselves.
+
+        `type` is a model's name. Of one that exists nothing is changed. Raises `BadRequestData` if id or place is bad.
+        """
+        document: Json = {
+            "id": entity_id(id), "type": self.names.stored(type), "name": {"type": "Property", "value": name},
+        }
+        if synthetic:
+            keep_synthetic(document)
+        if lon is not None and lat is not None:
+            point = {"type": "Point", "coordinates": [lon, lat]}
+            forms.geo.check(point, "location")
+            document["location"] = {"type": "GeoProperty", "value": point}
+        now = now_us()
+        row = self._insertion(document, org, now)
+
+        def write(connection: sa.Connection) -> tuple[int, bool]:
+            cursor = self.store.cursor(connection)
+            found = self.store.get(cursor, id, org)
+            if found is not None:
+                return found.no, False
+            self.store.insert(cursor, [row])
+            self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
+            made = self.store.get(cursor, id, org)
+            assert made is not None
+            return made.no, True
+
+        no, fresh = await self.db.write(write)
+        if fresh:
+            self._announce([no])
+        return no
+
+    def _property(self, type: str, name: str) -> tuple[str, str | None, str]:
+        """(stored name, unit code, kind) of a model's property."""
+        found = self._units.get((type, name))
+        if found is None:
+            model = self.house.packs.models.get(type)
+            prop = model.properties.get(name) if model is not None else None
+            try:
+                stored = self.names.stored(name)
+            except Invalid:
+                stored = ""
+            found = (stored, prop.unit or None if prop else None, prop.kind if prop else "number")
+            if len(self._units) > 50_000:
+                self._units.clear()
+            self._units[(type, name)] = found
+        return found
+
+    async def project(self, updates: Sequence[Update | tuple[Any, ...]]) -> int:
+        """Merge last values of properties into the current state of entities; returns how many entities changed.
+
+        Of several values of one property the newest counts, and only if it is newer than what is there, so a repeat
+        changes nothing. One transaction holds the changes and the notifications they cause. For the writer, which acts
+        for the house; readings of entities that no longer exist are passed over.
+        """
+        newest: dict[int, dict[str, Update]] = {}
+        for item in updates:
+            update = item if isinstance(item, Update) else Update(*item)
+            own = newest.setdefault(update.no, {})
+            known = own.get(update.property)
+            if known is None or update.ts > known.ts:
+                own[update.property] = update
+        if not newest:
+            return 0
+        now = now_us()
+        numbers = sorted(newest)
+
+        def write(connection: sa.Connection) -> int:
+            cursor = self.store.cursor(connection)
+            changes: list[Changed] = []
+            count = 0
+            for at in range(0, len(numbers), 500):
+                rows: list[tuple[Any, ...]] = []
+                for no, row in self.store.by_no(cursor, numbers[at : at + 500]).items():
+                    names = self._merge_values(row, newest[no], now, rows, changes)
+                    count += bool(names)
+                self.store.update_values(cursor, rows)
+            if changes:
+                self.subscriptions.queue(cursor, changes, now)
+            return count
+
+        count = await self.db.write(write)
+        self.subscriptions.wake()
+        await self._live(newest)
+        return count
+
+    def _merge_values(
+        self, row: Row, values: dict[str, Update], now: int, rows: list[tuple[Any, ...]], changes: list[Changed]
+    ) -> set[str]:
+        document: Json = orjson.loads(row.text)
+        times: Json = orjson.loads(row.times_text) if row.times_text else {}
+        everything = times.get("*")
+        names: set[str] = set()
+        before: Json | None = None
+        for name, update in values.items():
+            stored, unit, kind = self._property(row.type, name)
+            if not stored or stored in forms.ENTITY_MEMBERS:
+                continue
+            value = _value_of(update, kind)
+            if value is None:
+                continue
+            at = forms.moment(update.ts)
+            known = document.get(stored)
+            if isinstance(known, list):
+                known = forms.find_instance(known, None)
+            if known is not None and known.get("observedAt", "").rstrip("Z") >= at[:-1]:
+                continue
+            if before is None:
+                before = dict(document)
+            fresh: Json = {"type": "Property", "value": value, "observedAt": at}
+            if unit:
+                fresh["unitCode"] = unit
+            if update.quality:
+                fresh["quality"] = {"type": "Property", "value": QUALITY.get(update.quality, "bad")}
+            if isinstance(document.get(stored), list):
+                forms.put_instance(document, stored, fresh)
+            else:
+                document[stored] = fresh
+            pair = times.get(stored)
+            first = now if known is None else (pair or everything or (row.created_at,))[0]
+            times[stored] = [first, now]
+            names.add(stored)
+        if names:
+            rows.append((dumped(document), dumped(times), now, row.no))
+            if self.subscriptions.watches(row.org):
+                changes.append(Changed(row.org, document, names, "entityUpdated", before))
+        return names
+
+    async def _live(self, newest: dict[int, dict[str, Update]]) -> None:
+        """Tell who watches: core NATS `tulou.live.latest`, JSON arrays of [no, property, ts, value]."""
+        bus = getattr(self.house, "bus", None)
+        if bus is None:
+            return
+        items: list[list[Any]] = []
+        for own in newest.values():
+            for u in own.values():
+                items.append([u.no, u.property, u.ts, u.text if u.text is not None else u.value])
+        for at in range(0, len(items), 5_000):
+            await bus.nc.publish("tulou.live.latest", orjson.dumps(items[at : at + 5_000]))
+
+    # ---- telling others
+
+    def _announce(self, numbers: Sequence[int], *, new: bool = False) -> None:
+        """Remember that these entities were made, renamed, moved or deleted; `announce` tells the other engines."""
+        self.subscriptions.wake()
+        if new:
+            self._changed.add(0)
+        self._changed.update(numbers)
+
+    async def announce(self, _house: House) -> None:
+        """Every 200 ms: `changed("entities", numbers)`, numbers joined by spaces; empty when there are many."""
+        while True:
+            await asyncio.sleep(0.2)
+            if self._changed and hasattr(self.house, "bus"):
+                numbers, self._changed = self._changed, set()
+                key = "" if 0 in numbers or len(numbers) > 1000 else " ".join(map(str, sorted(numbers)))
+                await self.house.bus.changed("entities", key)
+
+    async def expire(self, _house: House) -> None:
+        """Every 10 s: delete transient entities (5.2.4, expiresAt) whose time has come."""
+        while True:
+            await asyncio.sleep(10)
+            sql = self.store.sql("SELECT id,org FROM entities WHERE expires_at IS NOT NULL AND expires_at<=? LIMIT 1000")
+            due = await self.db.read(lambda c, sql=sql: self.store.cursor(c).execute(sql, (now_us(),)).fetchall())
+            for id, org in due:
+                with contextlib.suppress(NotFound):
+                    await self._delete(org, [id])
+
+
+def page_of(found: list[Row], limit: int, place: Cursor | None, offset: int, count: int | None) -> Page:
+    """Cut a result of up to `limit` + 1 rows to a page with its neighbours."""
+    more = len(found) > limit
+    rows = found[:limit]
+    forward = place is None or place.forward
+    if not forward:
+        rows.reverse()
+    if not rows:
+        return Page([], count=count)
+    after, before = Cursor(rows[-1].no, True), Cursor(rows[0].no, False)
+    if forward:
+        return Page(rows, after if more else None, before if place is not None or offset else None, count)
+    return Page(rows, after, before if more else None, count)
+
+
+def keep_synthetic(document: Json) -> None:
+    """Label a document as synthetic."""
+    document["synthetic"] = {"type": "Property", "value": True}
+
+
+def already_exists(id: str) -> AlreadyExists:
+    """The error for an id that is taken in the organisation."""
+    return AlreadyExists(f"实体 {id} 已存在", f"entity {id} already exists", field="id", value=id, rule="unique")
+
+
+def no_such_tenant(tenant: str) -> NonexistentTenant:
+    """The error for a tenant that does not exist or must not be known."""
+    return NonexistentTenant(f"没有机构 {tenant}", f"there is no tenant {tenant}", field="NGSILD-Tenant", value=tenant)
+
+
+def no_such_attribute(name: str) -> NotFound:
+    """The error for an attribute or instance that the entity does not have."""
+    return NotFound(f"实体没有属性 {name}", f"the entity has no attribute {name}", field="attribute", value=name)
+
+
+def _no_type() -> TulouError:
+    return bad("实体缺少 type", "the entity has no type", field="type", rule="CIM 009, 5.2.4")
+
+
+def _expired(row: Row) -> bool:
+    if '"expiresAt"' not in row.text:
+        return False
+    at = row.document.get("expiresAt")
+    return isinstance(at, str) and forms.micros(at) <= now_us()
+
+
+def _as_replacement(inserting: tuple[Any, ...], times: str, now: int, no: int) -> tuple[Any, ...]:
+    """The parameters of an update of everything, from those of an insert."""
+    return (*inserting[2:6], times, *inserting[7:14], now, inserting[16], no)
+
+
+def _checked_text(document: Json) -> str:
+    try:
+        return dumped(document)
+    except TypeError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: TypeError) -> TulouError:
+    return bad("实体无法存储：嵌套过深或含有无效文本", f"the entity cannot be stored: {error}", field="entity", rule="JSON")
+
+
+def _value_of(update: Update, kind: str) -> Any:
+    """The value of a reading as its model's kind of property says; None if there is none."""
+    if update.text is not None:
+        if kind == "json":
+            try:
+                return orjson.loads(update.text)
+            except orjson.JSONDecodeError:
+                return update.text
+        return update.text.replace("\x00", "�")
+    value = update.value
+    if value != value or value in (float("inf"), float("-inf")):
+        return None
+    return bool(value) if kind == "boolean" else value
+
+
+__all__ = [
+    "CORE_URL", "HOUSE_CONTEXT", "MAX_LIMIT", "BatchResult", "ContextService", "Page", "Reader", "TooManyResults",
+    "Update",
+]

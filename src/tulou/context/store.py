@@ -1,0 +1,191 @@
+"""SQL of entities: rows in and out, on SQLite and PostgreSQL, below SQLAlchemy's ORM and above the driver.
+
+Law: statements are constant texts with marks; whatever a client sent is a parameter. Functions that write run inside
+`Database.write`, with the cursor of its connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+
+from tulou.context import forms
+from tulou.context.forms import Json
+from tulou.context.query import regexp
+
+CHUNK = 500
+
+
+class Row(NamedTuple):
+    """A stored entity. `text` and `times_text` are JSON; times are µs."""
+
+    no: int
+    id: str
+    org: str
+    type: str
+    text: str
+    times_text: str | None
+    synthetic: bool
+    created_at: int
+    modified_at: int
+    version: int
+
+    @property
+    def document(self) -> Json:
+        """The stored document."""
+        found: Json = orjson.loads(self.text)
+        return found
+
+    @property
+    def times(self) -> Json:
+        """Times of the entity and its attributes, as `forms.stamp` takes them."""
+        found: Json = orjson.loads(self.times_text) if self.times_text else {}
+        found["@"] = [self.created_at, self.modified_at]
+        return found
+
+
+def dumped(value: Any) -> str:
+    """JSON text. Raises `TypeError` (orjson's) for what cannot be written."""
+    return orjson.dumps(value).decode()
+
+
+def times_text(times: Json) -> str | None:
+    """The `times` column of the times of a row."""
+    kept = {key: value for key, value in times.items() if key != "@"}
+    return dumped(kept) if kept else None
+
+
+class Store:
+    """Statements for one dialect."""
+
+    def __init__(self, dialect: str) -> None:
+        self.postgres = dialect == "postgresql"
+        doc, times = ("e.doc::text", "e.times::text") if self.postgres else ("e.doc", "e.times")
+        self.columns = (
+            f"e.no,e.id,e.org,e.type,{doc},{times},e.synthetic,e.created_at,e.modified_at,e.version"
+        )
+        self._translated: dict[str, str] = {}
+        self.by_id = f"SELECT {self.columns} FROM entities e WHERE e.id=? ORDER BY e.no LIMIT 50"
+        self.one = f"SELECT {self.columns} FROM entities e WHERE e.id=? AND e.org=?"
+
+    def sql(self, text: str) -> str:
+        """A statement with the driver's marks."""
+        if not self.postgres:
+            return text
+        found = self._translated.get(text)
+        if found is None:
+            found = text.replace("?", "%s")
+            if len(self._translated) > 5000:
+                self._translated.clear()
+            self._translated[text] = found
+        return found
+
+    def cursor(self, connection: sa.Connection) -> Any:
+        """The driver's own cursor on an SQLAlchemy connection."""
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        return raw.cursor()
+
+    def with_regexp(self, connection: sa.Connection) -> None:
+        """Teach an SQLite connection `regexp(pattern, text)`, run by RE2."""
+        if not self.postgres:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.create_function("regexp", 2, _regexp, deterministic=True)
+
+    def among(self, column: str, count_or_json: Sequence[Any]) -> tuple[str, list[Any]]:
+        """`column IN (...)` for any number of values, as one parameter."""
+        if self.postgres:
+            return f"{column} = ANY(?)", [list(count_or_json)]
+        return f"{column} IN (SELECT value FROM json_each(?))", [dumped(list(count_or_json))]
+
+    # ---- reading
+
+    def get(self, cursor: Any, entity_id: str, org: str) -> Row | None:
+        """One entity by its key."""
+        row = cursor.execute(self.sql(self.one), (entity_id, org)).fetchone()
+        return Row(*row) if row else None
+
+    def get_many(self, cursor: Any, ids: Sequence[str], org: str) -> dict[str, Row]:
+        """Entities of one organisation by id."""
+        found: dict[str, Row] = {}
+        for at in range(0, len(ids), CHUNK):
+            condition, parameters = self.among("e.id", ids[at : at + CHUNK])
+            rows = cursor.execute(
+                self.sql(f"SELECT {self.columns} FROM entities e WHERE {condition} AND e.org=?"), (*parameters, org)
+            ).fetchall()
+            found.update((row[1], Row(*row)) for row in rows)
+        return found
+
+    def by_no(self, cursor: Any, numbers: Sequence[int]) -> dict[int, Row]:
+        """Entities by number."""
+        found: dict[int, Row] = {}
+        for at in range(0, len(numbers), CHUNK):
+            condition, parameters = self.among("e.no", numbers[at : at + CHUNK])
+            rows = cursor.execute(
+                self.sql(f"SELECT {self.columns} FROM entities e WHERE {condition}"), parameters
+            ).fetchall()
+            found.update((row[0], Row(*row)) for row in rows)
+        return found
+
+    # ---- writing
+
+    _INSERT = (
+        "INSERT INTO entities (id,org,type,types,name,doc,times,synthetic,lon,lat,west,south,east,north,created_at,"
+        "modified_at,expires_at,version) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,1)"
+    )
+    _UPDATE = (
+        "UPDATE entities SET type=?,types=?,name=?,doc=?,times=?,synthetic=?,lon=?,lat=?,west=?,south=?,east=?,north=?,"
+        "modified_at=?,expires_at=?,version=version+1 WHERE no=?"
+    )
+    _VALUES = "UPDATE entities SET doc=?,times=?,modified_at=?,version=version+1 WHERE no=?"
+
+    def insert(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Insert rows made by `insertion`."""
+        cursor.executemany(self.sql(self._INSERT), rows)
+
+    def update(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Update rows made by `replacement`."""
+        cursor.executemany(self.sql(self._UPDATE), rows)
+
+    def update_values(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Update (doc, times, modified_at, no) where neither name, type nor place changed."""
+        cursor.executemany(self.sql(self._VALUES), rows)
+
+    def delete(self, cursor: Any, numbers: Sequence[int]) -> None:
+        """Delete entities by number."""
+        cursor.executemany(self.sql("DELETE FROM entities WHERE no=?"), [(no,) for no in numbers])
+
+
+def _regexp(pattern: str, text: object) -> int:
+    return 1 if isinstance(text, str) and regexp(pattern).search(text) is not None else 0
+
+
+def columns_of(document: Json, type_name: Any) -> tuple[Any, ...]:
+    """(type, types, name) and (synthetic, lon, lat, west, south, east, north) of a document, around doc and times.
+
+    `type_name` maps a stored type to the name that the type column holds.
+    """
+    found = forms.facts(document)
+    types = None if found.types is None else dumped([type_name(item) for item in found.types])
+    box = found.bbox or (None, None, None, None)
+    return (
+        (type_name(found.type), types, found.name),
+        (found.synthetic, found.lon, found.lat, *box),
+        forms.micros(document["expiresAt"]) if "expiresAt" in document else None,
+    )
+
+
+def insertion(document: Json, org: str, now: int, type_name: Any) -> tuple[Any, ...]:
+    """The parameters of an insert."""
+    kind, place, expires = columns_of(document, type_name)
+    return (document["id"], org, *kind, dumped(document), None, *place, now, now, expires)
+
+
+def replacement(no: int, document: Json, times: Json, now: int, type_name: Any) -> tuple[Any, ...]:
+    """The parameters of an update of everything."""
+    kind, place, expires = columns_of(document, type_name)
+    return (*kind, dumped(document), times_text(times), *place, now, expires, no)
