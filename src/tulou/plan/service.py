@@ -376,7 +376,9 @@ class Plans:
         """Evaluate the definitions in force now and store the results: all targets, or one."""
         self.policy.require(actor, "plan.measurement.create", self.org)
         chosen = [self._target(target_id).id] if target_id else list(self.plan.targets)
-        return await self._measure(chosen, always=True)
+        stored = await self._measure(chosen, always=True)
+        await audit.note(self.db, actor, "plan.measurement.create", self.org, target_id or "", {"stored": len(stored)})
+        return stored
 
     async def measure_due(self) -> int:
         """The periodic measurement: stores what changed, and what was last stored long ago. Returns rows stored."""
