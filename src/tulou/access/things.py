@@ -331,13 +331,14 @@ class Things:
                 if types:
                     mask &= directory.of_types(types)
                 rows = np.flatnonzero(mask)
+                kinds, kind = np.unique(directory.type[rows], return_inverse=True)
                 columns = {
-                    "types": list(directory.types),
+                    "types": [directory.types[code] for code in kinds.tolist()],
                     "no": directory.no[rows],
                     "id": [directory.ids[row] for row in rows.tolist()],
                     "name": [directory.names[row] for row in rows.tolist()],
                     "org": [directory.orgs[code] for code in directory.org[rows].tolist()],
-                    "type": directory.type[rows],
+                    "type": kind,
                     "lon": directory.lon[rows],
                     "lat": directory.lat[rows],
                     "synthetic": directory.synthetic[rows],
