@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,30 +83,23 @@ class Tulou:
         }
         self.secure = "tls_certificate" in settings
         self.url = f"http{'s' if self.secure else ''}://127.0.0.1:{self.http_port}"
-        self.process: subprocess.Popen[str] | None = None
-        self.output = ""
+        self.process: subprocess.Popen[bytes] | None = None
         self.seconds = 0.0
 
     def start(self, limit: float = 120) -> str:
         """Start and wait until it says that it is ready; returns what it printed."""
         began = time.monotonic()
-        log = self.home.parent / f"{self.home.name}.log"
-        with log.open("a") as errors:
+        log, printed = (self.home.parent / f"{self.home.name}.{kind}" for kind in ("log", "out"))
+        with log.open("a") as errors, printed.open("w") as output:
             self.process = subprocess.Popen(
-                [*TULOU, "up"], env=self.env, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=self.home.parent
+                [*TULOU, "up"], env=self.env, stdout=output, stderr=errors, cwd=self.home.parent
             )
-        assert self.process.stdout is not None
-        os.set_blocking(self.process.stdout.fileno(), False)
-        self.output = ""
-        while "MQTT" not in self.output:
-            self.output += self.process.stdout.read() or ""
+        while not printed.read_text().endswith("\n"):  # all of it is printed at once
             assert self.process.poll() is None, f"tulou up ended with {self.process.returncode}: {log.read_text()}"
-            assert time.monotonic() - began < limit, f"not ready: {self.output} {log.read_text()}"
+            assert time.monotonic() - began < limit, f"not ready: {printed.read_text()} {log.read_text()}"
             time.sleep(0.02)
         self.seconds = time.monotonic() - began
-        time.sleep(0.2)
-        self.output += self.process.stdout.read() or ""
-        return self.output
+        return printed.read_text()
 
     def stop(self) -> int:
         """Ctrl-C; returns the exit code."""
@@ -144,9 +138,14 @@ class Tulou:
             base_url=self.url, headers={"x-tulou": "1"}, timeout=30, trust_env=False, verify=False, **kwargs
         )
 
-    def sign_in(self, password: str = PASSWORD) -> httpx.Client:
+    @contextmanager
+    def sign_in(self, password: str = PASSWORD) -> Iterator[httpx.Client]:
         """A browser's session of the administrator; the first sign-in changes the printed password."""
-        client = self.client()
+        with self.client() as client:
+            self._sign_in(client, password)
+            yield client
+
+    def _sign_in(self, client: httpx.Client, password: str) -> None:
         answer = client.post("/api/v1/session", json={"name": "admin", "password": password})
         if answer.status_code == 401 and (self.home / "first-password").is_file():
             first = (self.home / "first-password").read_text().strip()
@@ -155,7 +154,6 @@ class Tulou:
             changed = client.post("/api/v1/session/password", json={"old": first, "new": password})
             assert changed.status_code == 204, changed.text
         assert answer.status_code == 200, answer.text
-        return client
 
     def device(self, kind: str, org: str = "fuzhou", **more: Any) -> dict[str, Any]:
         """A new device with its token."""
