@@ -50,7 +50,7 @@ export function decodeRing(text: string, offsets: Offsets): Position[] {
 
 const round = (degrees: number): number => Math.round(degrees * 1e4) / 1e4;
 
-/** An encoded collection to GeoJSON; a Polygon becomes a MultiPolygon of one. */
+/** An encoded collection to GeoJSON; a Polygon becomes a MultiPolygon of one. Rings that enclose nothing are left out. */
 export function decode(encoded: Encoded, kind: OutlineKind): Feature<MultiPolygon, OutlineProperties>[] {
   return encoded.features.map(({ properties, geometry }) => {
     const rings =
@@ -62,7 +62,7 @@ export function decode(encoded: Encoded, kind: OutlineKind): Feature<MultiPolygo
     return {
       type: "Feature",
       properties: { kind, name: properties.name, label: properties.cp.map(round) },
-      geometry: { type: "MultiPolygon", coordinates: rings },
+      geometry: { type: "MultiPolygon", coordinates: rings.filter(([outer]) => outer !== undefined && outer.length >= 4) },
     };
   });
 }

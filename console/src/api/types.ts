@@ -123,7 +123,9 @@ export interface Device {
   id: string;
   token_prefix?: string | null;
   status?: string;
-  [key: string]: unknown;
+  created_at?: string | null;
+  created_by?: string | null;
+  rotated_at?: string | null;
 }
 
 export interface ThingDetail extends Thing {

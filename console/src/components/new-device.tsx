@@ -1,5 +1,5 @@
 /** Create a device and show its token once. */
-import { Alert, Form, Input, InputNumber, Modal, Select } from "antd";
+import { Alert, Checkbox, Form, Input, InputNumber, Modal, Select } from "antd";
 import { useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { post } from "../api/client.ts";
@@ -87,6 +87,9 @@ export function NewDevice({ onClose }: { onClose(): void }) {
               <InputNumber min={-90} max={90} step={0.001} style={{ width: "100%" }} />
             </Form.Item>
           </div>
+          <Form.Item name="synthetic" valuePropName="checked" noStyle>
+            <Checkbox>{text.things.synthetic}</Checkbox>
+          </Form.Item>
         </Form>
       )}
     </Modal>

@@ -236,33 +236,26 @@ function DeviceTab({ thing }: { thing: ThingDetail }) {
   const [secret, setSecret] = useState<string | null>(null);
   const device = thing.device;
   if (!device) return <Nothing title={text.things.noDevice} />;
-  const { id, token_prefix, status, ...rest } = device;
-  const facts: [string, unknown][] = [
-    [text.things.deviceId, id],
-    [text.things.status, status],
-    [text.things.tokenPrefix, token_prefix],
-    ...Object.entries(rest),
+  const id = encodeURIComponent(device.id);
+  const facts: [string, string | null | undefined][] = [
+    [text.things.deviceId, device.id],
+    [text.things.status, device.status && (text.things.deviceStatus[device.status] ?? device.status)],
+    [text.things.tokenPrefix, device.token_prefix],
+    [text.things.createdAt, device.created_at && format.moment(device.created_at)],
+    [text.things.createdBy, device.created_by],
+    [text.things.rotatedAt, device.rotated_at && format.moment(device.rotated_at)],
   ];
-  const shown = (key: string, value: unknown): string =>
-    typeof value === "string" && /_at$|_seen$|^ts$/.test(key)
-      ? format.moment(value)
-      : typeof value === "boolean"
-        ? value
-          ? text.yes
-          : text.no
-        : typeof value === "object"
-          ? JSON.stringify(value)
-          : String(value);
+  const refresh = (): Promise<void> => client.invalidateQueries({ queryKey: ["thing", thing.no] });
 
   return (
     <div className="panel box">
       <dl className="facts">
         {facts
-          .filter(([, value]) => value !== undefined && value !== null && value !== "")
+          .filter(([, value]) => value)
           .map(([key, value]) => (
             <div key={key}>
               <dt>{key}</dt>
-              <dd className="mono">{shown(key, value)}</dd>
+              <dd>{value}</dd>
             </div>
           ))}
       </dl>
@@ -280,9 +273,9 @@ function DeviceTab({ thing }: { thing: ThingDetail }) {
                 title: text.things.issueToken,
                 content: text.things.issueTokenConfirm,
                 onOk: () =>
-                  post<{ token?: string; secret?: string }>(`/devices/${encodeURIComponent(id)}/token`).then((answer) => {
+                  post<{ token?: string; secret?: string }>(`/devices/${id}/token`).then((answer) => {
                     setSecret(answer.token ?? answer.secret ?? "");
-                    return client.invalidateQueries({ queryKey: ["thing", thing.no] });
+                    return refresh();
                   }, show),
               })
             }
@@ -290,6 +283,22 @@ function DeviceTab({ thing }: { thing: ThingDetail }) {
             {text.things.issueToken}
           </Button>
         )}
+        {can("access.device.write") &&
+          (device.status === "disabled" ? (
+            <Button onClick={() => post(`/devices/${id}/enable`).then(refresh, show)}>{text.things.enable}</Button>
+          ) : (
+            <Button
+              onClick={() =>
+                void modal.confirm({
+                  title: text.things.disable,
+                  content: text.things.disableConfirm,
+                  onOk: () => post(`/devices/${id}/disable`).then(refresh, show),
+                })
+              }
+            >
+              {text.things.disable}
+            </Button>
+          ))}
         {can("access.device.delete") && (
           <Button
             danger
@@ -299,7 +308,7 @@ function DeviceTab({ thing }: { thing: ThingDetail }) {
                 content: text.things.removeDeviceConfirm,
                 okButtonProps: { danger: true },
                 onOk: () =>
-                  del(`/devices/${encodeURIComponent(id)}`).then(() => {
+                  del(`/devices/${id}`).then(() => {
                     void client.invalidateQueries({ queryKey: ["/things"] });
                     void navigate("/things");
                   }, show),

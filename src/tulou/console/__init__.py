@@ -20,7 +20,16 @@ from starlette.routing import Route
 STATIC = Path(str(files("tulou.console"))) / "static"
 
 PAGES = (
-    "things", "plan", "organisations", "people", "tokens", "alarms", "dead-letters", "audit", "system", "jobs",
+    "things",
+    "plan",
+    "organisations",
+    "people",
+    "tokens",
+    "alarms",
+    "dead-letters",
+    "audit",
+    "system",
+    "jobs",
 )
 """First parts of the addresses of pages (console/src/app.tsx); every one is answered with index.html."""
 
@@ -102,9 +111,7 @@ class Console:
             media = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
             if path.suffix in (".js", ".mjs"):
                 media = "text/javascript"
-            forms = {
-                name: form for name, suffix in ENCODINGS if (form := path.with_name(path.name + suffix)).is_file()
-            }
+            forms = {name: form for name, suffix in ENCODINGS if (form := path.with_name(path.name + suffix)).is_file()}
             etag = '"' + hashlib.sha256(path.read_bytes()).hexdigest()[:24] + '"'
             cache = FOREVER if path.parent.name == "assets" else ASK_AGAIN
             found.append(Asset(path, media, etag, cache, forms))
