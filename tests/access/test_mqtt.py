@@ -14,11 +14,11 @@ from tulou.access.mqtt import Parser, ProtocolError
 HELLO = mqtt.connect("c", "token")
 
 
-def events(data: bytes, *, connected: bool = True, limit: int = 1 << 20, step: int = 0) -> list[Any]:
+def events(data: bytes, *, connected: bool = True, limit: int = 1 << 20, step: int = 0, level: int = 4) -> list[Any]:
     """Parse `data` (after a CONNECT if `connected`), in one piece or in steps; PUBLISH runs are flattened."""
     parser = Parser(limit)
     if connected:
-        assert len(parser.feed(HELLO)) == 1
+        assert len(parser.feed(mqtt.connect("c", "token", level=level))) == 1
     pieces = [data[at : at + step] for at in range(0, len(data), step)] if step else [data]
     out: list[Any] = []
     for piece in pieces:
@@ -117,7 +117,7 @@ def test_runs_share_one_object() -> None:
 
 def test_other_protocol_levels_are_told_apart() -> None:
     assert events(b"\x10\x0c\x00\x06MQIsdp\x03\x02\x00\x00", connected=False)[0].level == 3
-    assert events(b"\x10\x0b\x00\x04MQTT\x05\x02\x00\x00\x00\x00", connected=False)[0].level == 5
+    assert events(b"\x10\x0b\x00\x04MQTT\x06\x02\x00\x00\x00\x00", connected=False)[0].level == 6
 
 
 def test_connect_with_everything() -> None:
@@ -136,7 +136,11 @@ def test_length_bytes_are_those_of_table_2_4(size: int) -> None:
 
 def test_what_the_server_sends() -> None:
     assert mqtt.connack(0) == b"\x20\x02\x00\x00"
-    assert mqtt.connack(5, session_present=True) == b"\x20\x02\x00\x05"
+    assert mqtt.connack(5) == b"\x20\x02\x00\x05"
+    assert mqtt.connack(5, 5) == b"\x20\x03\x00\x87\x00"
+    assert mqtt.suback(b"\0\7", [1, 0x80], 5) == b"\x90\x05\x00\x07\x00\x01\x87"
+    assert mqtt.unsuback(b"\0\7", 2, 5) == b"\xb0\x05\x00\x07\x00\x00\x00"
+    assert mqtt.disconnect(mqtt.TAKEN_OVER) == b"\xe0\x01\x8e"
     assert mqtt.pubacks([b"\0\1", b"\0\2"]) == b"\x40\x02\x00\x01\x40\x02\x00\x02"
     assert mqtt.pubrecs([b"\0\1"]) == b"\x50\x02\x00\x01"
     assert mqtt.pubacks([]) == b""
@@ -145,6 +149,46 @@ def test_what_the_server_sends() -> None:
     assert mqtt.suback(b"\0\7", [1, 0x80]) == b"\x90\x04\x00\x07\x01\x80"
     assert mqtt.unsuback(b"\0\7") == b"\xb0\x02\x00\x07"
     assert mqtt.publish(b"t", b"x", 1, b"\0\1", dup=True, retain=True) == b"\x3b\x06\x00\x01t\x00\x01x"
+
+
+@pytest.mark.parametrize(("data", "rule"), [
+    (b"\x32\x08\x00\x01a\x00\x01\x05\x01x", "2.2.3"),  # properties end too early
+    (b"\x32\x08\x00\x01a\x00\x01\x02\x7f\x00", "5.0 2.2.2.2"),  # no such property
+    (b"\x32\x09\x00\x01a\x00\x01\x03\x23\x00\x01", "5.0 2.2.2.2"),  # a topic alias, which was not offered
+    (b"\x32\x0a\x00\x01a\x00\x01\x04\x01\x00\x01\x00", "5.0 2.2.2.2"),  # twice the same
+    (b"\x32\x09\x00\x01a\x00\x01\xff\xff\xff\xff", "5.0 MQTT-1.5.5-1"),
+    (b"\x32\x05\x00\x01a\x00\x01", "2.2.3"),  # no property length
+    (b"\x82\x07\x00\x01\x00\x00\x01a\x40", "MQTT-3.8.3-4"), (b"\x82\x07\x00\x01\x00\x00\x01a\x33", "MQTT-3.8.3-4"),
+    (b"\xf0\x00", "2.2.1"),  # AUTH, which was not negotiated
+])
+def test_packets_of_5_0_are_refused(data: bytes, rule: str) -> None:
+    assert events(data, level=5)[-1] == ("error", rule)
+
+
+def test_packets_of_5_0() -> None:
+    user = b"\x26\x00\x01k\x00\x01v"
+    data = (
+        mqtt.publish(b"t", b"1", 1, b"\0\1", level=5) + b"\x32\x0e\x00\x01t\x00\x02\x07" + user + b"2"
+        + b"\x40\x02\x00\x03" + b"\x62\x03\x00\x04\x92" + b"\x62\x04\x00\x05\x00\x00"
+        + mqtt.subscribe(b"\0\6", [("a", 0x2D)], level=5) + b"\xe0\x02\x04\x00"
+    )
+    expected = [
+        ("publish", b"t", 1, False, False, b"\0\1", b"1"), ("publish", b"t", 1, False, False, b"\0\2", b"2"),
+        mqtt.Ack(4, b"\0\3"), mqtt.Ack(6, b"\0\4"), mqtt.Ack(6, b"\0\5"), mqtt.Subscribe(b"\0\6", [("a", 1)]),
+        mqtt.Disconnect(True),
+    ]
+    for step in (0, 1, 7):
+        assert events(data, level=5, step=step) == expected
+
+
+def test_connect_of_5_0() -> None:
+    will = mqtt.Will(b"t", b"x", 0, False)
+    assert events(mqtt.connect("c", "tok", will=will, level=5), connected=False) == [
+        mqtt.Connect(5, "c", True, 0, will, "tok")
+    ]
+    properties = b"\x11\0\0\0\1\x21\0\x0a\x27\0\0\1\0"
+    body = b"\0\4MQTT\5\2\0\0" + bytes((len(properties),)) + properties + b"\0\1c"
+    assert events(b"\x10" + bytes((len(body),)) + body, connected=False) == [mqtt.Connect(5, "c")]
 
 
 packet_ids = st.integers(1, 65_535).map(lambda n: n.to_bytes(2))
@@ -173,22 +217,22 @@ def test_pieces_of_any_size_give_the_same_packets(parts: list[bytes], step: int)
     assert events(data, step=1) == whole
 
 
-@given(st.lists(packets, min_size=1, max_size=6), st.data())
-def test_mutated_packets_give_packets_or_one_typed_error(parts: list[bytes], data: st.DataObject) -> None:
+@given(st.lists(packets, min_size=1, max_size=6), st.data(), st.sampled_from([4, 5]))
+def test_mutated_packets_give_packets_or_one_typed_error(parts: list[bytes], data: st.DataObject, level: int) -> None:
     stream = bytearray(b"".join(parts))
     for _ in range(data.draw(st.integers(1, 4))):
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
     cut = bytes(stream[: data.draw(st.integers(1, len(stream)))])
-    whole = events(cut, limit=4096)
+    whole = events(cut, limit=4096, level=level)
     assert [event for event in whole[:-1] if isinstance(event, tuple) and event[0] == "error"] == []
-    assert events(cut, limit=4096, step=1) == whole
-    assert events(cut, limit=4096, step=7) == whole
+    assert events(cut, limit=4096, step=1, level=level) == whole
+    assert events(cut, limit=4096, step=7, level=level) == whole
 
 
-@given(st.binary(max_size=200), st.booleans())
-def test_random_bytes_give_packets_or_one_typed_error(data: bytes, connected: bool) -> None:
-    whole = events(data, connected=connected, limit=4096)
-    assert events(data, connected=connected, limit=4096, step=1) == whole
+@given(st.binary(max_size=200), st.booleans(), st.sampled_from([4, 5]))
+def test_random_bytes_give_packets_or_one_typed_error(data: bytes, connected: bool, level: int) -> None:
+    whole = events(data, connected=connected, limit=4096, level=level)
+    assert events(data, connected=connected, limit=4096, step=1, level=level) == whole
 
 
 @given(topics, st.binary(max_size=20_000), st.integers(0, 2), packet_ids, st.booleans())

@@ -1,11 +1,12 @@
-"""The MQTT 3.1.1 front door: a process that takes devices' messages and acknowledges them when they are durable.
+"""The MQTT front door (3.1.1 and 5.0): a process that takes devices' messages and acknowledges them when they are durable.
 
 Law: what is acknowledged is in JetStream, synced. One event loop, no task and no future a message: a connection's
 bytes are parsed into runs, runs wait in the `Ingestor`, and a durable batch answers each connection with one write.
 
 What an ingest door does not keep, and says so: no session outlives its connection (CONNACK never says "session
 present"); retained messages are stored as readings, never replayed; a will is stored when its topic is telemetry or
-attributes. Devices may subscribe to their own `v1/devices/me/` topics only.
+attributes. Devices may subscribe to their own `v1/devices/me/` topics only. Of 5.0 the packets are understood; session
+expiry, topic aliases, subscription identifiers and shared subscriptions are declined in CONNACK.
 
 Run as `python -m tulou.access.gateway '<settings JSON>'`, or with the JSON in `TULOU_GATEWAY`; see `Config`.
 """
@@ -19,7 +20,9 @@ import hashlib
 import json
 import logging
 import os
+import re
 import resource
+import secrets
 import signal
 import ssl
 import sys
@@ -46,10 +49,8 @@ REQUEST_ATTRIBUTES = b"v1/devices/me/attributes/request/"
 RESPONSE_ATTRIBUTES = b"v1/devices/me/attributes/response/"
 REQUEST_RPC = b"v1/devices/me/rpc/request/"
 RESPONSE_RPC = b"v1/devices/me/rpc/response/"
-GRANTED = frozenset({
-    "v1/devices/me/attributes", "v1/devices/me/attributes/response/+", "v1/devices/me/rpc/request/+",
-    "v1/devices/me/rpc/response/+",
-})
+GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/request|rpc/response)/[^/#]+)")
+"""Topic filters that a device may subscribe to."""
 ROOM = 60
 """Bytes that a message holds beside its payload while it waits."""
 
@@ -201,6 +202,7 @@ class Connection(asyncio.Protocol):
         self.keep_alive = 0.0
         self.seen = gateway.tick
         self.client_id = ""
+        self.level = 4
         self.peer = ""
 
     # What uvloop calls
@@ -268,10 +270,12 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.write(data)
 
-    def close(self, why: str) -> None:
-        """Close after what was written is sent; nothing more is read."""
+    def close(self, why: str, reason: int = 0) -> None:
+        """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0."""
         self.parser = None
         if self.transport is not None:
+            if reason and self.level == 5 and self.identity is not None:
+                self.send(mqtt.disconnect(reason))
             log.debug("closing %s %r: %s", self.peer, self.client_id, why)
             self.transport.close()
             self.gateway.closing(self)
@@ -283,7 +287,7 @@ class Connection(asyncio.Protocol):
         kind = type(event)
         if kind is mqtt.ProtocolError:
             self.gateway.protocol_errors += 1
-            self.close(str(event))
+            self.close(str(event), mqtt.PROTOCOL_ERROR)
             return False
         if kind is mqtt.Connect:
             return self._connect(event)
@@ -298,21 +302,23 @@ class Connection(asyncio.Protocol):
                 self.send(mqtt.pubcomp(event.id))
         elif kind is mqtt.Subscribe:
             self.send(mqtt.suback(event.id, [
-                min(qos, 1) if topic in GRANTED else 0x80 for topic, qos in event.filters
-            ]))
+                min(qos, 1) if GRANTED.fullmatch(topic) else 0x80 for topic, qos in event.filters
+            ], self.level))
         elif kind is mqtt.Unsubscribe:
-            self.send(mqtt.unsuback(event.id))
+            self.send(mqtt.unsuback(event.id, len(event.filters), self.level))
         else:
-            self.will = None
+            if not event.with_will:
+                self.will = None
             self.close("DISCONNECT")
             return False
         return True
 
     def _connect(self, connect: mqtt.Connect) -> bool:
-        if connect.level != 4:
+        self.level = connect.level
+        if connect.level not in (4, 5):
             self._refuse(mqtt.BAD_LEVEL, f"protocol level {connect.level}")
             return False
-        if not connect.client_id and not connect.clean:
+        if not connect.client_id and not connect.clean and connect.level == 4:
             self._refuse(mqtt.BAD_CLIENT_ID, "empty client id with clean session 0 [MQTT-3.1.3-8]")
             return False
         gateway = self.gateway
@@ -356,7 +362,7 @@ class Connection(asyncio.Protocol):
                 return
 
     def _refuse(self, code: int, why: str) -> None:
-        self.send(mqtt.connack(code))
+        self.send(mqtt.connack(code, self.level))
         self.close(why)
 
     def _accept(self, connect: mqtt.Connect, identity: DeviceIdentity) -> None:
@@ -366,7 +372,8 @@ class Connection(asyncio.Protocol):
         self.client_id = connect.client_id
         self.will = connect.will if connect.will and connect.will.topic in TOPICS else None
         self.gateway.welcomed(self)
-        self.send(mqtt.connack(mqtt.ACCEPTED))
+        made = "" if connect.client_id else f"tulou-{secrets.token_hex(8)}"
+        self.send(mqtt.connack(mqtt.ACCEPTED, self.level, client_id=made, packet_limit=self.gateway.config.max_packet))
 
     def _publish(self, run: mqtt.Publish) -> None:
         """A run that is not plain QoS 0 or 1 telemetry, or came while the client was being looked up."""
@@ -411,7 +418,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, topic: bytes, payload: bytes) -> None:
         """Requests that a device may make of the door itself."""
         if topic.startswith(REQUEST_ATTRIBUTES):
-            self.send(mqtt.publish(RESPONSE_ATTRIBUTES + topic[len(REQUEST_ATTRIBUTES) :], b"{}"))
+            self.send(mqtt.publish(RESPONSE_ATTRIBUTES + topic[len(REQUEST_ATTRIBUTES) :], b"{}", level=self.level))
             return
         try:
             call = orjson.loads(payload)
@@ -424,7 +431,7 @@ class Connection(asyncio.Protocol):
             }
         else:
             answer = {"error": f"unknown method {str(method)[:80]}"}
-        self.send(mqtt.publish(RESPONSE_RPC + topic[len(REQUEST_RPC) :], orjson.dumps(answer)))
+        self.send(mqtt.publish(RESPONSE_RPC + topic[len(REQUEST_RPC) :], orjson.dumps(answer), level=self.level))
 
     def acknowledge(self, run: mqtt.Publish) -> None:
         """The run is durable: queue its PUBACKs or PUBRECs for the next `write_answers`."""
@@ -502,7 +509,7 @@ class Gateway:
             connection.pause(_PRESSURE)
         await self.ingestor.close()
         for connection in list(self.connections):
-            connection.close("the gateway stops")
+            connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
         await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
@@ -536,7 +543,7 @@ class Gateway:
             before = self.entities.get(key)
             self.entities[key] = connection
             if before is not None:
-                before.close("taken over by a new connection [MQTT-3.1.4-2]")
+                before.close("taken over by a new connection [MQTT-3.1.4-2]", mqtt.TAKEN_OVER)
         self.devices.setdefault(identity.device_id, set()).add(connection)
         self._present(identity, True)
 
@@ -606,7 +613,7 @@ class Gateway:
         which = self.devices.get(device_id, set()) if device_id else self.connections
         for connection in list(which):
             if connection.identity is not None:
-                connection.close("the device was changed; it may come back with a valid token")
+                connection.close("the device was changed; it may come back with a valid token", mqtt.ADMINISTRATIVE)
 
     def _present(self, identity: DeviceIdentity, online: bool) -> None:
         self._presence.append({
@@ -638,7 +645,7 @@ class Gateway:
             c for c in self.connections if c.keep_alive and tick - c.seen > c.keep_alive + 1 and not c.reasons
         ]
         for connection in late:
-            connection.close("keep-alive expired [MQTT-3.1.2-24]")
+            connection.close("keep-alive expired [MQTT-3.1.2-24]", mqtt.KEEP_ALIVE)
 
     async def _report(self) -> None:
         nc = self.bus.nc

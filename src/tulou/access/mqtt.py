@@ -1,7 +1,9 @@
-"""MQTT 3.1.1 packets: an incremental parser of what clients send, and encoders of what a server sends.
+"""MQTT 3.1.1 and 5.0 packets: an incremental parser of what clients send, and encoders of what a server sends.
 
 Law: pure; bytes in, packets out, no I/O and no clock. Whatever the bytes are, the parser gives packets and at most
-one `ProtocolError`, which names the normative statement of the OASIS standard (2014-10-29) that was broken.
+one `ProtocolError`, which names the normative statement that was broken: of the OASIS standard MQTT 3.1.1
+(2014-10-29), or of MQTT 5.0 (2019-03-07) where the rule begins with "5.0". Properties of 5.0 are checked and, except
+where a field below says otherwise, not kept; topic aliases are not offered.
 
 PUBLISH packets come as runs: consecutive packets with the same first byte and topic share one `Publish` object, so
 that a busy connection costs a few list appends a message.
@@ -36,7 +38,7 @@ class Will:
 
 @dataclass(slots=True)
 class Connect:
-    """CONNECT. When `level` is not 4 the rest is not read: the server answers return code 1 (MQTT-3.1.2-2)."""
+    """CONNECT. When `level` is neither 4 nor 5 the rest is not read: the answer is return code 1 (MQTT-3.1.2-2)."""
 
     level: int
     client_id: str = ""
@@ -91,7 +93,9 @@ class PingRequest:
 
 @dataclass(slots=True)
 class Disconnect:
-    """DISCONNECT: the client leaves in order and takes its will back."""
+    """DISCONNECT: the client leaves in order, and takes its will back unless it says otherwise (5.0, 3.14.2.1)."""
+
+    with_will: bool = False
 
 
 Packet: TypeAlias = Connect | Publish | Ack | Subscribe | Unsubscribe | PingRequest | Disconnect
@@ -101,6 +105,18 @@ _NAMES = {
     9: "SUBACK", 10: "UNSUBSCRIBE", 11: "UNSUBACK", 12: "PINGREQ", 13: "PINGRESP", 14: "DISCONNECT",
 }
 
+_WILL = 16
+_PROPERTIES: dict[int, tuple[str, frozenset[int]]] = {
+    0x01: ("byte", frozenset({3, _WILL})), 0x02: ("four", frozenset({3, _WILL})),
+    0x03: ("text", frozenset({3, _WILL})), 0x08: ("text", frozenset({3, _WILL})),
+    0x09: ("data", frozenset({3, _WILL})), 0x0B: ("length", frozenset({8})), 0x11: ("four", frozenset({1, 14})),
+    0x15: ("text", frozenset({1})), 0x16: ("data", frozenset({1})), 0x17: ("byte", frozenset({1})),
+    0x18: ("four", frozenset({_WILL})), 0x19: ("byte", frozenset({1})),
+    0x1F: ("text", frozenset({4, 5, 6, 7, 14})), 0x21: ("two", frozenset({1})), 0x22: ("two", frozenset({1})),
+    0x26: ("pair", frozenset({1, 3, 4, 5, 6, 7, 8, 10, 14, _WILL})), 0x27: ("four", frozenset({1})),
+}
+"""Property -> its data type and the packets that a client may put it in (5.0, 2.2.2.2)."""
+
 
 class Parser:
     """Parses the byte stream of one client, in pieces of any size.
@@ -109,7 +125,7 @@ class Parser:
     Memory held is at most one packet.
     """
 
-    __slots__ = ("_connected", "_dead", "_head", "_limit", "_need", "_rest", "_topic")
+    __slots__ = ("_connected", "_dead", "_five", "_head", "_limit", "_need", "_rest", "_topic")
 
     def __init__(self, limit: int = 1 << 20, connect_limit: int = 1 << 14) -> None:
         self._limit = max(connect_limit, 127) | (max(limit, 127) << 32)
@@ -117,6 +133,7 @@ class Parser:
         self._need = 0
         self._connected = False
         self._dead = False
+        self._five = False
         self._head = -1
         self._topic = b""
 
@@ -148,6 +165,7 @@ class Parser:
         limit = self._limit >> 32 if self._connected else self._limit & 0xFFFFFFFF
         head_known, topic_known = self._head, self._topic
         topic_size = len(topic_known)
+        five = self._five
         starts = data.startswith
         run: Publish | None = None
         at, length = 0, len(data)
@@ -194,6 +212,13 @@ class Parser:
                     payload += 2
                 if payload > end:
                     raise ProtocolError("3.3.2", "PUBLISH ends within its topic name or packet id")
+                if five:
+                    if payload < end and not data[payload]:
+                        payload += 1
+                    else:
+                        fields = _Fields(data[payload:end], "PUBLISH")
+                        fields.properties(3)
+                        payload += fields.at
                 if run is None:
                     run = Publish(topic_known[2:], head >> 1 & 3, head & 8 != 0, head & 1 != 0, [], [])
                     ids, payloads = run.ids, run.payloads
@@ -214,9 +239,11 @@ class Parser:
                 self._head, self._topic = head_known, topic_known
                 continue  # the same packet again, now on the short way
             self._check_head(head)
-            out.append(_packet(head >> 4, data[body:end]))
-            if head == 0x10:
+            packet = _packet(head >> 4, data[body:end], five)
+            out.append(packet)
+            if isinstance(packet, Connect):
                 self._connected = True
+                five = self._five = packet.level == 5
                 limit = self._limit >> 32
             at = end
         if at < length:
@@ -297,41 +324,92 @@ class _Fields:
     def left(self) -> int:
         return len(self.body) - self.at
 
+    def length(self) -> int:
+        """A variable byte integer (5.0, 1.5.5)."""
+        value = 0
+        for shift in (0, 7, 14, 21):
+            digit = self.take(1)[0]
+            value |= (digit & 127) << shift
+            if digit < 128:
+                return value
+        raise ProtocolError("5.0 MQTT-1.5.5-1", f"variable byte integer of more than four bytes in {self.name}")
+
+    def properties(self, kind: int) -> None:
+        """Check and skip the properties of a packet of this type (5.0, 2.2.2)."""
+        fields = _Fields(self.take(self.length()), f"properties of {self.name}")
+        seen = set()
+        while fields.left:
+            number = fields.length()
+            form, where = _PROPERTIES.get(number, ("", frozenset()))
+            if kind not in where:
+                raise ProtocolError("5.0 2.2.2.2", f"property {number:#x} in {self.name}")
+            if number in seen and number != 0x26:
+                raise ProtocolError("5.0 2.2.2.2", f"property {number:#x} twice in {self.name}")
+            seen.add(number)
+            if form == "text":
+                fields.text("property")
+            elif form == "data":
+                fields.data()
+            elif form == "pair":
+                fields.text("user property")
+                fields.text("user property")
+            elif form == "length":
+                fields.length()
+            else:
+                fields.take({"byte": 1, "two": 2, "four": 4}[form])
+
     def end(self) -> None:
         if self.left:
             raise ProtocolError("2.2.3", f"{self.name} has {self.left} bytes too many")
 
 
-def _packet(kind: int, body: bytes) -> Packet:
+def _packet(kind: int, body: bytes, five: bool) -> Packet:
     fields = _Fields(body, _NAMES[kind])
     if kind == 1:
         return _connect(fields)
     if kind in (4, 5, 6, 7):
         ack = Ack(kind, fields.packet_id())
-        fields.end()
+        _reason(fields, kind, five)
         return ack
     if kind == 8:
         packet_id = fields.packet_id()
+        if five:
+            fields.properties(kind)
         wanted: list[tuple[str, int]] = []
         while fields.left:
             topic = _topic_filter(fields)
-            qos = fields.take(1)[0]
-            if qos > 2:
-                raise ProtocolError("MQTT-3.8.3-4", f"SUBSCRIBE with requested QoS byte {qos}")
-            wanted.append((topic, qos))
+            options = fields.take(1)[0]
+            if options > 2 and not (five and options < 64 and options & 3 < 3 and options & 48 < 48):
+                raise ProtocolError("MQTT-3.8.3-4", f"SUBSCRIBE with options byte {options}")
+            wanted.append((topic, options & 3))
         if not wanted:
             raise ProtocolError("MQTT-3.8.3-3", "SUBSCRIBE without a topic filter")
         return Subscribe(packet_id, wanted)
     if kind == 10:
         packet_id = fields.packet_id()
+        if five:
+            fields.properties(kind)
         unwanted: list[str] = []
         while fields.left:
             unwanted.append(_topic_filter(fields))
         if not unwanted:
             raise ProtocolError("MQTT-3.10.3-2", "UNSUBSCRIBE without a topic filter")
         return Unsubscribe(packet_id, unwanted)
+    if kind == 12:
+        fields.end()
+        return PingRequest()
+    return Disconnect(_reason(fields, kind, five) == 4)
+
+
+def _reason(fields: _Fields, kind: int, five: bool) -> int:
+    """The reason code and properties that 5.0 allows at the end of a packet; 0 where there are none."""
+    reason = 0
+    if five and fields.left:
+        reason = fields.take(1)[0]
+        if fields.left:
+            fields.properties(kind)
     fields.end()
-    return PingRequest() if kind == 12 else Disconnect()
+    return reason
 
 
 def _topic_filter(fields: _Fields) -> str:
@@ -354,8 +432,9 @@ def _connect(fields: _Fields) -> Connect:
         if name == b"MQIsdp":
             return Connect(3)
         raise ProtocolError("MQTT-3.1.2-1", "protocol name is not MQTT")
-    if level & 0x7F != 4 or level == 0x84:
+    if level not in (4, 5):
         return Connect(level)
+    five = level == 5
     flags = fields.take(1)[0]
     if flags & 1:
         raise ProtocolError("MQTT-3.1.2-3", "reserved connect flag is set")
@@ -365,11 +444,15 @@ def _connect(fields: _Fields) -> Connect:
             raise ProtocolError("MQTT-3.1.2-14", "will with QoS 3")
     elif qos or flags & 32:
         raise ProtocolError("MQTT-3.1.2-13" if qos else "MQTT-3.1.2-15", "will QoS or will retain without a will")
-    if flags & 64 and not flags & 128:
+    if flags & 64 and not flags & 128 and not five:
         raise ProtocolError("MQTT-3.1.2-22", "password without a user name")
     keep_alive = int.from_bytes(fields.take(2))
+    if five:
+        fields.properties(1)
     connect = Connect(level, fields.text("client id"), flags & 2 != 0, keep_alive)
     if flags & 4:
+        if five:
+            fields.properties(_WILL)
         topic = fields.data()
         _text(topic, "will topic")
         if not topic:
@@ -388,6 +471,10 @@ def _connect(fields: _Fields) -> Connect:
 # What a server sends ----------------------------------------------------------------------------------------------
 
 ACCEPTED, BAD_LEVEL, BAD_CLIENT_ID, UNAVAILABLE, BAD_USER, NOT_AUTHORISED = range(6)
+"""Return codes of CONNACK (table 3.1)."""
+_CONNACK_5 = (0x00, 0x84, 0x85, 0x88, 0x86, 0x87)
+PROTOCOL_ERROR, SHUTTING_DOWN, KEEP_ALIVE, TAKEN_OVER, ADMINISTRATIVE = 0x82, 0x8B, 0x8D, 0x8E, 0x98
+"""Reason codes of DISCONNECT (5.0, table 3-13)."""
 PINGRESP = b"\xd0\x00"
 
 
@@ -403,9 +490,20 @@ def length(size: int) -> bytes:
             return bytes(out)
 
 
-def connack(code: int, session_present: bool = False) -> bytes:
-    """CONNACK; session present only with code 0 (MQTT-3.2.2-4)."""
-    return bytes((0x20, 2, session_present and code == ACCEPTED, code))
+def connack(code: int, level: int = 4, *, client_id: str = "", packet_limit: int = 0) -> bytes:
+    """CONNACK without a session. For 5.0 an accepted client learns what is not offered, the largest packet, and the
+    client id if one was made for it (5.0, 3.2.2.3)."""
+    if level != 5:
+        return bytes((0x20, 2, 0, code))
+    properties = b""
+    if code == ACCEPTED:
+        properties = b"\x11\0\0\0\0" + b"\x29\0" + b"\x2a\0"
+        if packet_limit:
+            properties += b"\x27" + packet_limit.to_bytes(4)
+        if client_id:
+            properties += b"\x12" + _field(client_id.encode())
+    body = bytes((0, _CONNACK_5[code])) + length(len(properties)) + properties
+    return b"\x20" + length(len(body)) + body
 
 
 def pubacks(ids: list[bytes]) -> bytes:
@@ -428,46 +526,56 @@ def pubcomp(packet_id: bytes) -> bytes:
     return b"\x70\x02" + packet_id
 
 
-def suback(packet_id: bytes, codes: list[int]) -> bytes:
-    """SUBACK; a code is the QoS granted, or 0x80 for a refusal."""
-    return b"\x90" + length(2 + len(codes)) + packet_id + bytes(codes)
+def suback(packet_id: bytes, codes: list[int], level: int = 4) -> bytes:
+    """SUBACK; a code is the QoS granted, or 0x80 for a refusal (0x87, not authorised, for 5.0)."""
+    if level == 5:
+        packet_id += b"\0"
+        codes = [0x87 if code == 0x80 else code for code in codes]
+    return b"\x90" + length(len(packet_id) + len(codes)) + packet_id + bytes(codes)
 
 
-def unsuback(packet_id: bytes) -> bytes:
-    """UNSUBACK."""
-    return b"\xb0\x02" + packet_id
+def unsuback(packet_id: bytes, count: int = 1, level: int = 4) -> bytes:
+    """UNSUBACK for `count` filters."""
+    body = packet_id + bytes(1 + count) if level == 5 else packet_id
+    return b"\xb0" + length(len(body)) + body
+
+
+def disconnect(reason: int) -> bytes:
+    """DISCONNECT from the server, which only 5.0 has."""
+    return bytes((0xE0, 1, reason))
 
 
 def publish(topic: bytes, payload: bytes, qos: int = 0, packet_id: bytes = b"", *, dup: bool = False,
-            retain: bool = False) -> bytes:
+            retain: bool = False, level: int = 4) -> bytes:
     """PUBLISH; `packet_id` is two bytes for QoS 1 and 2, and empty for QoS 0."""
-    body = len(topic).to_bytes(2) + topic + packet_id + payload
+    body = len(topic).to_bytes(2) + topic + packet_id + (b"\0" if level == 5 else b"") + payload
     return bytes((0x30 | dup << 3 | qos << 1 | retain,)) + length(len(body)) + body
 
 
 # What a client sends: for load generators and tests -----------------------------------------------------------------
 
 def connect(client_id: str, user: str | None = None, *, password: bytes | None = None, keep_alive: int = 0,
-            clean: bool = True, will: Will | None = None) -> bytes:
-    """CONNECT, level 4."""
+            clean: bool = True, will: Will | None = None, level: int = 4) -> bytes:
+    """CONNECT."""
     flags = clean << 1
-    body = _field(client_id.encode())
+    none = b"\0" if level == 5 else b""
+    body = none + _field(client_id.encode())
     if will:
         flags |= 4 | will.qos << 3 | will.retain << 5
-        body += _field(will.topic) + _field(will.payload)
+        body += none + _field(will.topic) + _field(will.payload)
     if user is not None:
         flags |= 128
         body += _field(user.encode())
     if password is not None:
         flags |= 64
         body += _field(password)
-    body = b"\x00\x04MQTT\x04" + bytes((flags,)) + keep_alive.to_bytes(2) + body
+    body = b"\x00\x04MQTT" + bytes((level, flags)) + keep_alive.to_bytes(2) + body
     return b"\x10" + length(len(body)) + body
 
 
-def subscribe(packet_id: bytes, filters: list[tuple[str, int]]) -> bytes:
+def subscribe(packet_id: bytes, filters: list[tuple[str, int]], level: int = 4) -> bytes:
     """SUBSCRIBE."""
-    body = packet_id + b"".join(_field(topic.encode()) + bytes((qos,)) for topic, qos in filters)
+    body = packet_id + (b"\0" if level == 5 else b"") + b"".join(_field(topic.encode()) + bytes((qos,)) for topic, qos in filters)
     return b"\x82" + length(len(body)) + body
 
 
