@@ -26,9 +26,9 @@ async def test_the_chain_holds_and_names_its_head(kernel: House, admin: Actor) -
     seen: list[int] = []
     verdict = await kernel.db.read(lambda c: verify_chain(c, seen.append, chunk=10))
     assert verdict.ok
-    assert verdict.count == seen[-1] >= 25
+    assert verdict.rows == seen[-1] >= 25
     head = await kernel.db.read(lambda c: c.execute(sa.select(sa.func.max(audit_log.c.seq))).scalar_one())
-    assert head == verdict.count
+    assert head == verdict.rows
 
 
 async def test_the_hash_can_be_recomputed_from_the_export_alone(persons: Persons) -> None:
@@ -101,7 +101,7 @@ async def test_two_processes_grow_one_chain(kernel: House, admin: Actor) -> None
         await other.close()
     verdict = await kernel.db.read(verify_chain)
     assert verdict.ok
-    assert verdict.count >= 100
+    assert verdict.rows >= 100
 
 
 async def test_an_auditor_sees_his_organisations_rows_only(persons: Persons, kernel: House) -> None:

@@ -49,7 +49,7 @@ async def ended(service: Jobs, admin: Actor, job_id: int) -> dict[str, Any]:
 
 
 async def appears(path: Path) -> None:
-    while not path.exists():
+    while not path.exists():  # noqa: ASYNC110, ASYNC240
         await asyncio.sleep(0.02)
 
 

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from tests.kernel.conftest import PASSWORD, Connect, Persons
 from tulou.kernel.errors import Invalid, Throttled
 from tulou.kernel.house import House
-from tulou.kernel.organisations import Credentials
-from tulou.kernel.organisations import passwords
+from tulou.kernel.organisations import Credentials, passwords
 from tulou.kernel.organisations.credentials import first_password, first_password_file
 from tulou.kernel.organisations.models import sessions, users
 from tulou.kernel.organisations.throttle import Throttle

@@ -10,9 +10,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
 
 import click
 import orjson
@@ -21,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
+from tulou.kernel.errors import Invalid
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, route
 from tulou.kernel.policy import ROOT, Actor, operation
@@ -93,7 +96,7 @@ class Verdict(NamedTuple):
     """The chain's verdict: `first_bad` is the first sequence number that breaks it, None when it holds."""
 
     ok: bool
-    count: int
+    rows: int
     first_bad: int | None
     head: str
 
@@ -111,7 +114,8 @@ def verify_chain(
             return Verdict(True, count, None, prev)
         for row in rows:
             fine = row.seq == expected and row.prev == prev
-            if not fine or digest(*row[:8], prev) != row.hash:
+            columns = (row.seq, row.at, row.actor, row.action, row.org, row.subject, row.outcome, row.detail)
+            if not fine or digest(*columns, prev) != row.hash:
                 return Verdict(False, count, expected, prev)
             prev, expected, count = row.hash, expected + 1, count + 1
         if progress:
@@ -154,10 +158,18 @@ class Audit:
         return [document(row) for row in await self.house.db.read(lambda c: c.execute(query).all())]
 
     @operation("audit.chain.read")
-    async def verify(self, actor: Actor) -> dict[str, Any]:
-        """Whether the whole chain holds: `{ok, count, first_bad, head}`."""
+    async def verify(self, actor: Actor, expect: tuple[int, str] | None = None) -> dict[str, Any]:
+        """Whether the whole chain holds: `{ok, count, first_bad, head}`.
+
+        `expect` is a (sequence, hash) noted earlier: a chain that was cut or made anew does not have it.
+        """
         self.policy.require_any(actor, "audit.chain.read")
-        return (await self.house.db.read(verify_chain))._asdict()
+        verdict = await self.house.db.read(verify_chain)
+        if expect is not None and verdict.ok:
+            query = sa.select(audit_log.c.hash).where(audit_log.c.seq == expect[0])
+            if await self.house.db.read(lambda c: c.execute(query).scalar()) != expect[1]:
+                verdict = verdict._replace(ok=False, first_bad=expect[0])
+        return {"ok": verdict.ok, "count": verdict.rows, "first_bad": verdict.first_bad, "head": verdict.head}
 
     @operation("audit.record.read")
     async def export(self, actor: Actor) -> Iterator[bytes]:
@@ -177,6 +189,14 @@ class Audit:
                 for r in rows
             )
             after = rows[-1].seq
+
+
+def _seq(after: list[Any] | None) -> int | None:
+    if after is None:
+        return None
+    if not isinstance(after[0], int):
+        raise Invalid("after 不是有效的游标", "after is not a cursor of this list", field="after", rule="cursor")
+    return after[0]
 
 
 @hookimpl
@@ -199,12 +219,16 @@ def routes(house: House) -> Sequence[BaseRoute]:
         after = from_cursor(query.get("after"), 1)
         items = await audit.records(
             actor, by=query.get("actor") or None, action=query.get("action") or None, org=query.get("org") or None,
-            limit=limit, before=int(after[0]) if after else None,
+            limit=limit, before=_seq(after),
         )
         return json_response({"items": items, "next": cursor([items[-1]["seq"]]) if len(items) == limit else None})
 
     async def verify(request: Request, actor: Actor) -> Response:
-        return json_response(await audit.verify(actor))
+        raw = request.query_params.get("expect")
+        seq, _, known = (raw or "").partition(":")
+        if raw and not (seq.isdigit() and len(seq) < 19 and len(known) == 64):
+            raise Invalid("expect 应为 SEQ:HASH", "expect must be SEQ:HASH", field="expect", value=raw, rule="SEQ:HASH")
+        return json_response(await audit.verify(actor, (int(seq), known) if raw else None))
 
     async def export(request: Request, actor: Actor) -> Response:
         return StreamingResponse(await audit.export(actor), media_type="application/x-ndjson")
@@ -214,3 +238,52 @@ def routes(house: House) -> Sequence[BaseRoute]:
         route(house, "GET", f"{API}/audit/verify", verify),
         route(house, "GET", f"{API}/audit/export", export),
     ]
+
+
+@click.group("audit")
+def audit_commands() -> None:
+    """审计。The audit: list, verify, export."""
+
+
+@audit_commands.command("list")
+@click.option("--actor")
+@click.option("--action")
+@click.option("--org")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.pass_obj
+def list_command(obj: Any, /, **filters: Any) -> None:
+    """列出审计记录，新的在前。List audit rows, newest first."""
+    query = urlencode({k: v for k, v in filters.items() if v is not None})
+    obj.output(
+        obj.call("GET", f"{API}/audit?{query}")["items"],
+        ("seq", "at", "actor", "action", "org", "subject", "outcome"),
+    )
+
+
+@audit_commands.command("verify")
+@click.option("--expect", help="SEQ:HASH，此前记下的链头 / a head noted earlier")
+@click.pass_obj
+def verify_command(obj: Any, expect: str | None) -> None:
+    """校验整条哈希链；断裂时退出码为 1。Verify the whole chain; exit code 1 when it is broken."""
+    path = f"{API}/audit/verify" + (f"?expect={expect}" if expect else "")
+    verdict = obj.call("GET", path)
+    obj.output(verdict)
+    if not verdict["ok"]:
+        sys.exit(1)
+
+
+@audit_commands.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_obj
+def export_command(obj: Any, file: Path) -> None:
+    """导出为 JSON 行，可离线复核。Export as JSON lines that anyone can verify offline."""
+    response = obj.request("GET", f"{API}/audit/export")
+    if response.status_code >= 400:
+        obj.fail(response)
+    file.write_bytes(response.content)
+    obj.output({"file": str(file), "bytes": len(response.content)})
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    return [audit_commands]

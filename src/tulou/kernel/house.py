@@ -7,11 +7,12 @@ through the hooks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -119,7 +120,8 @@ class House:
         self.local_token = secrets.token_urlsafe(32)
         self._local_authorization = f"Bearer {self.local_token}"
         self._services: dict[type[Any], Any] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[asyncio.Task[None], Task] = {}
+        self._stopping = False
 
     def service(self, cls: type[S]) -> S:
         """The service of class `cls`."""
@@ -182,7 +184,7 @@ class House:
             await hook
         for task in flat(self.hooks.hook.tasks(house=self)):
             if task.role in roles:
-                self._tasks.append(asyncio.create_task(self._keep(task), name=task.name))
+                self._begin(task)
 
     def retention(self) -> dict[str, int]:
         """Days to keep, by entity type, of the models that say so."""
@@ -201,8 +203,27 @@ class House:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 15.0)
 
+    def _begin(self, task: Task) -> None:
+        if not self._stopping:
+            self._tasks[asyncio.create_task(self._keep(task), name=task.name)] = task
+
+    @contextlib.asynccontextmanager
+    async def paused(self, role: str) -> AsyncIterator[None]:
+        """Without the background tasks of `role` in this process: each ends what it has begun, and begins anew after."""
+        mine = [running for running, task in self._tasks.items() if task.role == role]
+        tasks = [self._tasks.pop(running) for running in mine]
+        for running in mine:
+            running.cancel()
+        await asyncio.gather(*mine, return_exceptions=True)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                self._begin(task)
+
     async def stop(self) -> None:
         """Stop tasks, then close everything, in the reverse order of opening."""
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

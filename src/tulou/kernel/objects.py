@@ -162,7 +162,7 @@ class _Put:
         self.store, self.path = store, path
         self.digest, self.size = hashlib.sha256(), 0
         if store.local:
-            folder, name = os.path.split(path)
+            folder = os.path.dirname(path)
             os.makedirs(folder, mode=0o700, exist_ok=True)
             self.temporary = f"{folder}/{TEMPORARY}{secrets.token_hex(8)}"
             self.file: Any = open(self.temporary, "xb")  # noqa: SIM115

@@ -14,6 +14,8 @@ import multiprocessing
 import os
 import secrets
 import socket
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
@@ -124,7 +126,7 @@ class Worker:
 
     async def _take(self) -> bool:
         """Take the oldest queued job whose organisation is below its limit; False when there is none."""
-        def write(connection: sa.Connection) -> Any:
+        def take(connection: sa.Connection) -> Any:
             busy = (
                 sa.select(jobs.c.org).where(jobs.c.state == "running").group_by(jobs.c.org)
                 .having(sa.func.count() >= self.house.settings.jobs_per_org)
@@ -144,7 +146,7 @@ class Worker:
         waiting = sa.select(jobs.c.id).where(jobs.c.state == "queued").limit(1)
         if await self.house.db.read(lambda c: c.execute(waiting).first()) is None:
             return False
-        row = await self.house.db.write(write)
+        row: Any = await self.house.db.write(take)
         if row is None:
             return False
         kind = self.service.kinds.get(row.kind)
@@ -187,7 +189,6 @@ class Worker:
 
     def _listen(self, job_id: int, pipe: Connection) -> tuple[str, Any] | None:
         """Write what the process says until it ends: its last word, or None when it died without one (in a thread)."""
-        here = jobs.c.id == job_id
         while True:
             try:
                 what, value = pipe.recv()
@@ -195,13 +196,11 @@ class Worker:
                 return None
             if what == "progress":
                 values = {"progress": value[0]} if value[1] is None else {"progress": value[0], "total": value[1]}
-                self.house.db.write_soon(lambda c, v=values: c.execute(jobs.update().where(here).values(**v)) and None)
+                self.house.db.write_soon(_setter(job_id, values))
             elif what == "log":
-                self.house.db.write_soon(lambda c, v=value: _add_line(c, job_id, v))
+                self.house.db.write_soon(partial(_add_line, job_id=job_id, line=value))
             elif what == "save":
-                self.house.db.write_soon(
-                    lambda c, v=value: c.execute(jobs.update().where(here).values(checkpoint=v)) and None
-                ).result()
+                self.house.db.write_soon(_setter(job_id, {"checkpoint": value})).result()
                 pipe.send("saved")
             else:
                 return what, value
@@ -225,6 +224,15 @@ class Worker:
                 )
 
         await self.house.db.write(write)
+
+
+def _setter(job_id: int, values: dict[str, Any]) -> Callable[[sa.Connection], None]:
+    statement = jobs.update().where(jobs.c.id == job_id).values(**values)
+
+    def write(connection: sa.Connection) -> None:
+        connection.execute(statement)
+
+    return write
 
 
 def _add_line(connection: sa.Connection, job_id: int, line: str) -> None:

@@ -47,7 +47,7 @@ def org_list(obj: Any, state: str | None) -> None:
 @click.option("--parent", default="house", show_default=True)
 @click.option("--code", default="")
 @click.pass_obj
-def org_apply(obj: Any, id: str, **fields: Any) -> None:
+def org_apply(obj: Any, /, id: str, **fields: Any) -> None:
     """申请加入。Apply for an organisation."""
     obj.output(obj.call("POST", "/api/v1/orgs", {"id": id, **fields}), ORG)
 

@@ -26,7 +26,13 @@ from tulou.kernel.errors import Forbidden, Invalid, Unauthenticated
 from tulou.kernel.http import Scope, header
 from tulou.kernel.organisations import passwords
 from tulou.kernel.organisations.models import (
-    NewToken, RoleGrant, normal_name, role_bindings, sessions, tokens, users,
+    NewToken,
+    RoleGrant,
+    normal_name,
+    role_bindings,
+    sessions,
+    tokens,
+    users,
 )
 from tulou.kernel.organisations.service import Organisations, announce, insert_user, no_such
 from tulou.kernel.organisations.throttle import Throttle

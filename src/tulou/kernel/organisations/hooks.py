@@ -10,7 +10,8 @@ from starlette.routing import BaseRoute
 
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.organisations import commands as org_commands
-from tulou.kernel.organisations import oidc, routes as org_routes
+from tulou.kernel.organisations import oidc
+from tulou.kernel.organisations import routes as org_routes
 from tulou.kernel.organisations.credentials import Credentials
 from tulou.kernel.organisations.service import Organisations, People
 

@@ -10,12 +10,13 @@ import datetime as dt
 import html
 import secrets
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import sqlalchemy as sa
 from authlib.common.errors import AuthlibBaseError
-from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.deprecate import AuthlibDeprecationWarning
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
@@ -34,6 +35,8 @@ from tulou.kernel.policy import Actor
 from tulou.kernel.sql import utcnow
 
 if TYPE_CHECKING:
+    from authlib.integrations.httpx_client import AsyncOAuth2Client
+
     from tulou.kernel.house import House
 
 COOKIE = "tulou_oidc"
@@ -79,6 +82,10 @@ class SignInByOidc:
         return data
 
     def _client(self, redirect_uri: str) -> AsyncOAuth2Client:
+        with warnings.catch_warnings():  # authlib announces the end of its httpx client on standard error
+            warnings.simplefilter("ignore", AuthlibDeprecationWarning)
+            from authlib.integrations.httpx_client import AsyncOAuth2Client
+
         return AsyncOAuth2Client(
             self.settings.oidc_client_id, self.settings.oidc_client_secret or None, scope="openid profile email",
             redirect_uri=redirect_uri, code_challenge_method="S256", timeout=10,

@@ -7,6 +7,7 @@ not exist costs the same as for one who does.
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +19,18 @@ from tulou.kernel.errors import Invalid
 
 MIN_LENGTH = 8
 COMMON = frozenset(
-    "12345678 123456789 1234567890 password password1 passw0rd admin123 admin1234 administrator qwertyui qwerty123 "
-    "11111111 88888888 00000000 66666666 abcd1234 a1234567 iloveyou letmein1 changeme welcome1 tulou123 fujian123".split()
+    ["12345678", "123456789", "1234567890", "password", "password1", "passw0rd", "admin123", "admin1234", "administrator", "qwertyui", "qwerty123", "11111111", "88888888", "00000000", "66666666", "abcd1234", "a1234567", "iloveyou", "letmein1", "changeme", "welcome1", "tulou123", "fujian123"]
 )
 READABLE = "abcdefghjkmnpqrstuvwxyz23456789"
 
 _hasher = argon2.PasswordHasher()
 _threads = ThreadPoolExecutor(2, thread_name_prefix="argon2")
-_nobody = _hasher.hash(secrets.token_urlsafe())
+
+
+@functools.cache
+def _nobody() -> str:
+    return _hasher.hash(secrets.token_urlsafe())
+
 
 T = TypeVar("T")
 
@@ -61,7 +66,7 @@ async def hashed(password: str) -> str:
 async def matches(stored: str | None, password: str) -> bool:
     """Whether `password` has the hash `stored`; None takes as long and is always no."""
     try:
-        await _run(_hasher.verify, stored or _nobody, password)
+        await _run(_hasher.verify, stored or _nobody(), password)
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False
     return stored is not None

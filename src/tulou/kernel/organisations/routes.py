@@ -13,12 +13,30 @@ from starlette.routing import BaseRoute, Route
 from tulou import __version__
 from tulou.kernel.errors import Forbidden, Invalid, TulouError, Unauthenticated
 from tulou.kernel.http import (
-    API, Handler, body_bytes, body_json, body_model, checked, cursor, defect_response, from_cursor, json_response,
-    limit_of, parsed, problem_response, route,
+    API,
+    Handler,
+    body_bytes,
+    body_json,
+    body_model,
+    checked,
+    cursor,
+    defect_response,
+    from_cursor,
+    json_response,
+    limit_of,
+    parsed,
+    problem_response,
+    route,
 )
 from tulou.kernel.organisations.credentials import COOKIE, Credentials, address_of
 from tulou.kernel.organisations.models import (
-    Application, Decision, NewToken, NewUser, PasswordChange, RoleGrants, SignIn,
+    Application,
+    Decision,
+    NewToken,
+    NewUser,
+    PasswordChange,
+    RoleGrants,
+    SignIn,
 )
 from tulou.kernel.organisations.service import Organisations, People
 from tulou.kernel.policy import ANONYMOUS, Actor

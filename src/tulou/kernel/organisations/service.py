@@ -17,7 +17,13 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound
 from tulou.kernel.organisations import passwords
 from tulou.kernel.organisations.models import (
-    Application, NewUser, RoleGrant, organisations, role_bindings, sessions, users,
+    Application,
+    NewUser,
+    RoleGrant,
+    organisations,
+    role_bindings,
+    sessions,
+    users,
 )
 from tulou.kernel.policy import ROOT, Actor, Binding, operation, refusal, system
 from tulou.kernel.sql import utcnow
