@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.access.conftest import Estate, eventually
-from tulou.access import Alarms, alarms
+from tulou.access import Alarms
 from tulou.access.alarms import Change, Evaluator, Rule, Watch, absence, rules_of
+from tulou.access.models import alarms
 from tulou.kernel.packs import Threshold
 
 S = 1_000_000

@@ -1,20 +1,38 @@
 """Access: devices, their messages on the way in, and what becomes of them: readings, presence, alarms, the live page.
 
-The public names of the engine; other engines use these only.
+The public names of the engine; other engines use these only. They are loaded when first used, because the gateway is
+a process of this package that must stay small and needs none of them.
 """
 
 from __future__ import annotations
 
-from tulou.access.alarms import Alarms
-from tulou.access.deadletters import DeadLetters
-from tulou.access.directory import Directory
-from tulou.access.live import Hub
-from tulou.access.models import Bulk, NewDevice, alarms, devices
-from tulou.access.service import Devices
-from tulou.access.supervise import start_gateway
-from tulou.access.things import Things
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tulou.access.alarms import Alarms
+    from tulou.access.deadletters import DeadLetters
+    from tulou.access.directory import Directory
+    from tulou.access.live import Hub
+    from tulou.access.models import Bulk, NewDevice, devices
+    from tulou.access.service import Devices
+    from tulou.access.supervise import start_gateway
+    from tulou.access.things import Things
 
 __all__ = [
-    "Alarms", "Bulk", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Things", "alarms", "devices",
+    "Alarms", "Bulk", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Things", "devices",
     "start_gateway",
 ]
+
+_HOMES = {
+    "Alarms": "alarms", "Bulk": "models", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
+    "Hub": "live", "NewDevice": "models", "Things": "things", "devices": "models", "start_gateway": "supervise",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -66,7 +66,7 @@ async def hashed(password: str) -> str:
 async def matches(stored: str | None, password: str) -> bool:
     """Whether `password` has the hash `stored`; None takes as long and is always no."""
     try:
-        await _run(_hasher.verify, stored or _nobody(), password)
+        await _run(lambda: str(_hasher.verify(stored or _nobody(), password)))
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False
     return stored is not None
