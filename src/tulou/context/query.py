@@ -88,7 +88,7 @@ CORE_MEMBERS = frozenset(
 
 TIMES = frozenset({"observedAt", "expiresAt", "createdAt", "modifiedAt"})
 
-_NAME = re.compile(r"[^\W\d_][\w:/#%+@-]*|<[^<>\s]+>")
+_NAME = re.compile(r"[^\W\d_][\w:/#%+@-]*")
 _TRAIL = re.compile(r"[^\[\].;|()=!<>~\"\s]+|\"(?:[^\"\\]|\\.)*\"")
 _OPERATOR = re.compile(r"==|!=|>=|<=|>|<|!~=|~=")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w:-])")
@@ -201,7 +201,6 @@ class _Parser:
                 raise self.fail("应为属性名", "expected an attribute name")
             if core is not None:
                 raise self.fail(f"{core} 之下没有子属性", f"{core} has no sub-attributes")
-            name = name.strip("<>")
             if name in CORE_MEMBERS:
                 core = name
             else:
@@ -257,10 +256,10 @@ class _Parser:
             return Value("time", datetime_text(text, "q") if "T" in text else text)
         text = self.take(_NUMBER)
         if text is not None:
-            number = orjson.loads(text)
-            if isinstance(number, float) and abs(number) == float("inf"):
-                raise self.fail("数字过大", "the number is too large")
-            return Value("number", number)
+            try:
+                return Value("number", orjson.loads(text))
+            except orjson.JSONDecodeError:
+                raise self.fail("数字过大", "the number is too large") from None
         text = self.take(_URI)
         if text is not None:
             if ".." in text:
@@ -591,7 +590,9 @@ def _sqlite_members(term: Term, source: str, path: str) -> Sql:
 def _sqlite_objects(term: Term, source: str, path: str) -> Sql:
     positive, parameters = _sqlite_scalar(term, "'text'", "json_extract(v.value,'$.object')")
     any_object = f"EXISTS (SELECT 1 FROM json_each({source},?) v WHERE {positive})"
-    return (f"NOT {any_object}" if term.operator in ("!=", "!~=") else any_object), [path, *parameters]
+    if term.operator == "!~=":
+        return f"json_array_length({source},?) > 0 AND NOT {any_object}", [path, path, *parameters]
+    return (f"NOT {any_object}" if term.operator == "!=" else any_object), [path, *parameters]
 
 
 def _sqlite_scalar(term: Term, kind: str, value: str, path: str | None = None) -> Sql:
