@@ -219,6 +219,7 @@ class Writer:
         self._intent: tuple[int, int] | None = None
         self._position = 0
         self._messages: deque[Msg] = deque()
+        self._oldest: Msg | None = None
         self._held = 0
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
         self._stopping = asyncio.Event()
@@ -388,6 +389,7 @@ class Writer:
             group = await self._next()
             if group is None:
                 return
+            self._oldest = group.messages[0]
             pause = 0.1
             while True:
                 try:
@@ -406,6 +408,7 @@ class Writer:
                     log.warning("group %s is stored; the writer goes on", group.token)
                     self.counters.error = ""
                 break
+            self._oldest = None
 
     async def _group(self, group: Group) -> None:
         if not group.stored:
@@ -506,6 +509,13 @@ class Writer:
 
     # -- telling
 
+    def _age(self) -> float:
+        """Seconds since the oldest message that is not stored was published; 0 without one."""
+        oldest = self._oldest or (self._messages[0] if self._messages else None)
+        if oldest is None:
+            return 0.0
+        return round(max(0.0, time.time() - oldest.metadata.timestamp.timestamp()), 3)
+
     async def _tell(self) -> None:
         """Publish figures every second, and now and then purge the stream below the floor."""
         before, then, purged = 0, time.monotonic(), self._floor
@@ -518,7 +528,8 @@ class Writer:
                     "at": time.time(), "stored": self.counters.readings, "frames": self.counters.frames,
                     "groups": self.counters.groups, "repeats": self.counters.repeats,
                     "conflicts": self.counters.conflicts, "recovered": self.counters.recovered,
-                    "lag": self.counters.lag if self._messages else 0, "error": self.counters.error,
+                    "lag": self.counters.lag if self._messages else 0, "lag_s": self._age(),
+                    "error": self.counters.error,
                     "rows_per_second": round(rate, 1), "floor": self._floor,
                 }))
             if tick % 5 == 4 and self._stated > purged:
