@@ -4,7 +4,7 @@
 
 1. mosquitto (Debian package; limits raised, nothing subscribes, so it stores nothing): QoS 1 messages acknowledged;
 2. the gateway with `nats-server` (`sync_interval: always`): QoS 1 messages acknowledged, each durable;
-3. the same with the writer beside it: until every acknowledged message can be queried.
+3. `tulou up`, the whole house: until every acknowledged message can be queried over HTTP.
 
 The load generator runs on the same cores. Prints one JSON object with every round and the ratios of the medians.
 """
@@ -24,9 +24,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvloop
 
 import mqtt_load
@@ -50,7 +52,7 @@ def devices_table(path: Path, tokens: list[str]) -> None:
     with sqlite3.connect(path) as db:
         db.execute("CREATE TABLE devices (id TEXT PRIMARY KEY, entity_no INTEGER, org TEXT, type TEXT, origin INTEGER,"
                    " token_hash TEXT UNIQUE, status TEXT)")
-        db.executemany("INSERT INTO devices VALUES (?, ?, 'fujian', 'WeatherObserved', 3, ?, 'active')", [
+        db.executemany("INSERT INTO devices VALUES (?, ?, 'fujian', 'WeatherStation', 3, ?, 'active')", [
             (f"d{number}", number + 1, hashlib.sha256(token.encode()).hexdigest())
             for number, token in enumerate(tokens)
         ])
@@ -135,6 +137,85 @@ async def ours(home: Path, options: argparse.Namespace, tokens_file: Path, token
         await nats.stop()
 
 
+PASSWORD = "bench-of-rammed-earth-1308"
+
+
+async def whole(home: Path, options: argparse.Namespace, tokens_file: Path) -> dict[str, Any]:
+    """The whole house, as users start it. The rate counts the time until all readings are queryable."""
+    http, port = free_port(), free_port()
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("TULOU_")},
+        "TULOU_HOME": str(home / "house"), "TULOU_HTTP_PORT": str(http), "TULOU_MQTT_PORT": str(port),
+        "TULOU_ADMIN_PASSWORD": PASSWORD,
+    }
+    (home / "house").mkdir()
+    process = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-m", "tulou.cli", "up"], env=environment, stdout=subprocess.DEVNULL,
+        stderr=(home / "house.log").open("ab"),
+    )
+    try:
+        await until_open(port)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http}/api/v1", headers={"x-tulou": "1"},
+                                     timeout=60, trust_env=False) as client:
+            await _ready(client)
+            answer = await client.post("/session", json={"name": "admin", "password": PASSWORD})
+            answer.raise_for_status()
+            answer = await client.post("/devices/bulk", json={"items": [
+                {"org": "fuzhou", "type": "WeatherStation", "name": f"bench {number}", "id": f"bench{number}",
+                 "synthetic": True} for number in range(options.connections)
+            ]})
+            answer.raise_for_status()
+            tokens_file.write_text(  # noqa: ASYNC240 - before anything is timed
+                "\n".join(item["token"] for item in answer.json()["items"])
+            )
+            result = await load(port, options, tokens_file)
+            began, wanted = time.perf_counter(), result["acked"] * 5
+            while (stored := await _count(client)) < wanted and time.perf_counter() - began < 120:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            took = result["seconds"] + time.perf_counter() - began
+            result |= {
+                "accepted_per_second": result["messages_per_second"], "seconds_until_queryable": round(took, 3),
+                "messages_per_second": round(result["acked"] / took) if stored >= wanted else 0,
+                "readings_wanted": wanted, "readings_stored": stored, "readings_per_second": round(stored / took),
+                "memory": {name: mqtt_load.memory(pid) for name, pid in _children(process.pid)},
+            }
+            return result
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+async def _ready(client: httpx.AsyncClient) -> None:
+    for _ in range(200):
+        try:
+            if (await client.get("/session")).status_code in (200, 401):
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.05)
+
+
+async def _count(client: httpx.AsyncClient) -> int:
+    answer = await client.post("/readings/sql", json={"sql": "SELECT count() FROM readings"})
+    answer.raise_for_status()
+    return int(answer.json()["rows"][0][0])
+
+
+def _children(pid: int) -> list[tuple[str, int]]:
+    """The house's processes: (short name, pid)."""
+    found = [("main", pid)]
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            command = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if fields[1] == str(pid):
+            name = "gateway" if "tulou.access.gateway" in command else Path(command.split("\0")[0]).name
+            found.append((name, int(stat.parent.name)))
+    return found
+
+
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     mqtt_load.raise_file_limit()
     tokens = tokens_for(1000)
@@ -142,7 +223,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     for number in range(options.rounds):
         row: dict[str, Any] = {}
         options.more = number == 0 and not options.brief
-        with tempfile.TemporaryDirectory(prefix="tulou-bench-") as folder:
+        with tempfile.TemporaryDirectory(prefix="tulou-bench-", ignore_cleanup_errors=True) as folder:
             home = Path(folder)
             tokens_file = home / "tokens"
             tokens_file.write_text("\n".join(tokens))
@@ -150,6 +231,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                 row["mosquitto"] = await mosquitto(home, options, tokens_file, persistence=False)
                 row["mosquitto_persistence"] = await mosquitto(home, options, tokens_file, persistence=True)
             row["gateway"] = await ours(home, options, tokens_file, tokens)
+            if not options.no_house:
+                row["house"] = await whole(home, options, tokens_file)
         report["rounds"].append(row)
         print(json.dumps(row), file=sys.stderr)
     medians = {
@@ -172,6 +255,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--only-ours", action="store_true", help="leave mosquitto out")
     arguments.add_argument("--brief", action="store_true", help="leave out window 1, QoS 0 and idle connections")
+    arguments.add_argument("--no-house", action="store_true", help="leave the whole house out")
     options = arguments.parse_args()
     print(json.dumps(uvloop.run(run(options)), indent=1))
 

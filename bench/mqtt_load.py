@@ -28,13 +28,13 @@ CYCLE = 4096
 
 
 def payloads(count: int, seed: int = 1) -> list[bytes]:
-    """Telemetry objects of five properties, about 120 bytes each."""
+    """Telemetry objects of five properties of a WeatherStation, about 110 bytes each."""
     rng = random.Random(seed)
     return [
         json.dumps({
-            "temperature": round(rng.uniform(-5, 40), 2), "relative_humidity": round(rng.uniform(20, 99), 1),
-            "pm25_concentration": rng.randint(1, 300), "air_pressure": round(rng.uniform(980, 1040), 2),
-            "battery_voltage": round(rng.uniform(3, 4.2), 3),
+            "temperature": round(rng.uniform(-5, 40), 2), "relativeHumidity": round(rng.uniform(20, 99), 2),
+            "atmosphericPressure": round(rng.uniform(980, 1040), 2), "windSpeed": round(rng.uniform(0, 15), 2),
+            "precipitation": round(rng.uniform(0, 20), 2),
         }, separators=(",", ":")).encode()
         for _ in range(count)
     ]
