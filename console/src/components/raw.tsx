@@ -1,6 +1,4 @@
 /** A raw frame: as text where it is text, else as a hex dump. */
-import { useText } from "../settings.tsx";
-
 export function rawBytes(raw: string, encoding: string): Uint8Array {
   return encoding === "base64"
     ? Uint8Array.from(atob(raw), (character) => character.charCodeAt(0))
@@ -29,11 +27,3 @@ export function Raw({ raw, encoding }: { raw: string; encoding: string }) {
   return <pre className="raw">{shown.slice(0, 16_384)}</pre>;
 }
 
-export function RawSize({ raw, encoding }: { raw: string; encoding: string }) {
-  const text = useText();
-  return (
-    <>
-      {rawBytes(raw, encoding).length} {text.things.bytes}
-    </>
-  );
-}

@@ -78,7 +78,7 @@ export default function Organisations() {
     {
       title: text.orgs.title,
       key: "name",
-      width: 300,
+      width: narrow ? 300 : 420,
       render: (_: unknown, org) => label(org as never, "name") || org.id,
     },
     ...(narrow
@@ -157,7 +157,7 @@ export default function Organisations() {
             columns={columns}
             dataSource={rows}
             pagination={false}
-            scroll={{ x: narrow ? 480 : 860 }}
+            scroll={{ x: narrow ? 480 : 980 }}
             expandable={{ defaultExpandedRowKeys: open, indentSize: 20 }}
             locale={{ emptyText: <Nothing title={text.empty.orgs} /> }}
           />

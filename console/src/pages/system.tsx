@@ -8,8 +8,21 @@ import { lastMinute, useOverview } from "../api/overview.ts";
 import { PageHead } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { Sparkline } from "../components/sparkline.tsx";
-import { useFormat, useLabel, type Format } from "../format.ts";
+import { useFormat, useLabel } from "../format.ts";
 import { useText } from "../settings.tsx";
+
+/** Parts that have a place of their own; what engines add beside them is shown as it is named. */
+const KNOWN = new Set([
+  "version",
+  "uptime_s",
+  "roles",
+  "processes",
+  "checks",
+  "bus",
+  "readings",
+  "sql",
+  "ingest",
+]);
 
 export default function System() {
   const text = useText();
@@ -92,6 +105,14 @@ export default function System() {
             <Figures figures={system.data[name]} />
           </section>
         ))}
+        {Object.entries(system.data)
+          .filter(([name]) => !KNOWN.has(name))
+          .map(([name, figures]) => (
+            <section key={name} className="panel box">
+              <h2 className="mono">{name}</h2>
+              <Figures figures={figures} />
+            </section>
+          ))}
       </div>
     </div>
   );
@@ -126,30 +147,91 @@ function Checks({ checks }: { checks: SystemReport["checks"] }) {
   );
 }
 
-function shown(name: string, value: unknown, format: Format, yes: string, no: string): string {
-  if (value === null || value === undefined) return "—";
-  if (typeof value === "boolean") return value ? yes : no;
-  if (typeof value === "number") return /bytes|rss|size/.test(name) ? format.bytes(value) : format.decimal(value);
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
-}
+type Row = Record<string, unknown>;
+const isRow = (value: unknown): value is Row => value !== null && typeof value === "object" && !Array.isArray(value);
 
-/** Named figures as the engine gives them; a group of figures becomes a group here. */
-function Figures({ figures }: { figures: Record<string, unknown> }) {
+function useShown(): (name: string, value: unknown) => string {
   const text = useText();
   const format = useFormat();
-  const rows = Object.entries(figures).flatMap(([name, value]): [string, unknown][] =>
-    value !== null && typeof value === "object" && !Array.isArray(value)
-      ? Object.entries(value).map(([inner, one]) => [`${name}.${inner}`, one])
-      : [[name, value]],
-  );
+  return (name, value) => {
+    if (value === null || value === undefined || value === "") return "—";
+    if (typeof value === "boolean") return value ? text.yes : text.no;
+    if (typeof value === "number")
+      return /bytes|rss|size|^total$|^free$/.test(name) ? format.bytes(value) : format.decimal(value);
+    return typeof value === "object" ? JSON.stringify(value) : String(value);
+  };
+}
+
+/** Figures as the engine names them: single ones as a list, rows of the same shape as a table. */
+function Figures({ figures }: { figures: unknown }) {
+  const shown = useShown();
+  if (Array.isArray(figures) && figures.length > 0 && figures.every(isRow)) return <Rows rows={figures} />;
+  if (!isRow(figures)) return <p>{shown("", figures)}</p>;
+  const entries = Object.entries(figures);
+  const single = entries.filter(([, value]) => !isRow(value) && !Array.isArray(value));
+  const groups = entries.filter(([, value]) => isRow(value) || Array.isArray(value));
   return (
-    <dl className="facts">
-      {rows.map(([name, value]) => (
+    <>
+      <dl className="facts">
+        {single.map(([name, value]) => (
+          <div key={name}>
+            <dt className="mono">{name}</dt>
+            <dd>{shown(name, value)}</dd>
+          </div>
+        ))}
+      </dl>
+      {groups.map(([name, value]) => (
         <div key={name}>
-          <dt className="mono figure-name">{name}</dt>
-          <dd>{shown(name, value, format, text.yes, text.no)}</dd>
+          <h3 className="box-sub mono">{name}</h3>
+          {isRow(value) && Object.values(value).length > 0 && Object.values(value).every(isRow) ? (
+            <Rows rows={Object.entries(value).map(([key, row]) => ({ name: key, ...(row as Row) }))} />
+          ) : (
+            <Figures figures={value} />
+          )}
         </div>
       ))}
-    </dl>
+    </>
+  );
+}
+
+function Rows({ rows }: { rows: Row[] }) {
+  const shown = useShown();
+  const names = [...new Set(rows.flatMap(Object.keys))];
+  if (names.length > 6)
+    return rows.map((row, i) => (
+      <dl key={String(row["name"] ?? i)} className="facts gap-below">
+        {names.map((name) => (
+          <div key={name}>
+            <dt className="mono">{name}</dt>
+            <dd>{shown(name, row[name])}</dd>
+          </div>
+        ))}
+      </dl>
+    ));
+  return (
+    <div className="scroll-x">
+      <table className="plain-table small">
+        <thead>
+          <tr>
+            {names.map((name) => (
+              <th key={name} scope="col" className={`mono${typeof rows[0]?.[name] === "number" ? " number" : ""}`}>
+                {name}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {rows.map((row, i) => (
+            <tr key={String(row["name"] ?? i)}>
+              {names.map((name) => (
+                <td key={name} className={typeof row[name] === "number" ? "number" : undefined}>
+                  {shown(name, row[name])}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
   );
 }

@@ -12,7 +12,7 @@ import type { Frame, Series, ThingDetail } from "../api/types.ts";
 import { LatestTable } from "../components/latest-table.tsx";
 import { More, Nothing, Secret } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
-import { Raw, RawSize } from "../components/raw.tsx";
+import { Raw, rawBytes } from "../components/raw.tsx";
 import { StateMark, SyntheticTag } from "../components/tags.tsx";
 import { useFormat, useLabel } from "../format.ts";
 import { useCan } from "../session.tsx";
@@ -109,7 +109,7 @@ function ChartTab({ thing }: { thing: ThingDetail }) {
   const format = useFormat();
   const label = useLabel();
   const names = useMemo(() => {
-    const modelled = thing.model?.properties.filter(({ kind }) => kind !== "text" && kind !== "json").map(({ name }) => name) ?? [];
+    const modelled = thing.model?.properties.filter(({ kind }) => kind === "number").map(({ name }) => name) ?? [];
     const seen = Object.keys(thing.latest).filter((name) => typeof thing.latest[name]?.value === "number");
     return [...new Set([...modelled.filter((name) => name in thing.latest), ...seen, ...modelled])];
   }, [thing]);
@@ -215,7 +215,7 @@ function FramesTab({ no }: { no: number }) {
             key: "size",
             width: 100,
             align: "right",
-            render: (_: unknown, frame) => <RawSize raw={frame.raw} encoding={frame.encoding} />,
+            render: (_: unknown, frame) => format.integer(rawBytes(frame.raw, frame.encoding).length),
           },
           { title: text.things.seq, dataIndex: "seq", width: 100, align: "right" },
         ]}
