@@ -252,8 +252,11 @@ class Bus:
         await self.nc.subscribe(f"tulou.changed.{what}", cb=handle)
 
     async def close(self) -> None:
+        """Send what was published, then close. Not `drain`: it waits for pulled messages that nobody reads any more."""
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(self.nc.drain(), 5)
+            await self.nc.flush(2)
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self.nc.close(), 5)
 
 
 async def _quiet(error: Exception) -> None:
