@@ -220,6 +220,10 @@ async def alarm_of(client: httpx.AsyncClient, no: int, state: str) -> Any:
     return items[0] if items else None
 
 
+async def state_is(client: httpx.AsyncClient, no: int, state: str) -> bool:
+    return bool((await client.get(f"/things/{no}")).json()["state"] == state)
+
+
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_value_raises_and_clears_an_alarm(estate: Estate, lin: httpx.AsyncClient) -> None:
     made = await estate.device(lin, "fuzhou", "well-1", type="Manhole")
@@ -228,7 +232,7 @@ async def test_a_value_raises_and_clears_an_alarm(estate: Estate, lin: httpx.Asy
     found = await eventually(lambda: alarm_of(lin, made["no"], "open"))
     assert (found["property"], found["rule"], found["severity"], found["value"]) == ("tilt", "above", "critical", 20.0)
     assert (found["entity_id"], found["name"], found["synthetic"]) == (made["entity_id"], "站 well-1", False)
-    assert (await lin.get(f"/things/{made['no']}")).json()["state"] == "alarm"
+    await eventually(lambda: state_is(lin, made["no"], "alarm"))
     assert (await lin.get("/overview")).json()["counters"]["alarms_open"] >= 1
     await estate.say(made, tilt=25)
 
@@ -242,7 +246,7 @@ async def test_a_value_raises_and_clears_an_alarm(estate: Estate, lin: httpx.Asy
     await estate.say(made, tilt=2)
     cleared = await eventually(lambda: alarm_of(lin, made["no"], "cleared"))
     assert cleared["id"] == found["id"]
-    assert (await lin.get(f"/things/{made['no']}")).json()["state"] == "ok"
+    await eventually(lambda: state_is(lin, made["no"], "ok"))
     events = [await inbox.next_msg(5) for _ in range(2)]
     assert [e.subject.rsplit(".", 1)[1] for e in events] == ["raised", "cleared"]
     assert orjson.loads(events[0].data)["id"] == found["id"]
