@@ -27,6 +27,7 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 import tarfile
 import tempfile
 import time
@@ -530,6 +531,8 @@ def _restore_readings(settings: Settings) -> Any:
 
 async def _restore_streams(house: House, manifest: dict[str, Any], folder: Path) -> None:
     """Put the messages back under their old sequence numbers, in streams that must not exist or be empty."""
+    if not manifest["streams"]:
+        return
     specs = {spec.name: spec for spec in _streams(house)}
     server = NatsServer(house.settings) if not house.settings.nats_url else None
     if server is not None:
@@ -584,7 +587,7 @@ def routes(house: House) -> list[BaseRoute]:
 
 
 def _show(obj: Any, step: str, done: int, total: int) -> None:
-    if not obj.json and click.get_text_stream("stderr").isatty():
+    if not obj.json and sys.stderr.isatty():
         click.echo(f"\r\x1b[K{step} {done}/{total}" if total else f"\r\x1b[K{step}", err=True, nl=False)
 
 

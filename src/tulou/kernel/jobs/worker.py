@@ -168,7 +168,8 @@ class Worker:
         try:
             ended = await asyncio.to_thread(self._listen, row.id, pipe)
             await asyncio.to_thread(child.join, GRACE)
-            state, value = ended or ("lost", None)
+            state: str = ended[0] if ended else "lost"
+            value: Any = ended[1] if ended else None
             if state == "done":
                 await self._end(row, "done", result=value)
             elif state == "failed":
