@@ -6,15 +6,19 @@ import datetime as dt
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.conftest import kernel_plugins
 
+import tulou.access
 import tulou.context
+import tulou.plan.facts
 import tulou.plan.hooks
-from tulou.context.models import entities
+from tulou.access import Directory
+from tulou.context import entities
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.house import House
 from tulou.kernel.policy import Actor
@@ -31,11 +35,18 @@ DAY = dt.timedelta(days=1)
 
 
 class Register:
-    """The tables of the context engine, which is not needed otherwise."""
+    """The tables and the directory of the engines below, which are not needed otherwise."""
+
+    def __init__(self, engine: ModuleType) -> None:
+        self.engine = engine
 
     @hookimpl
     def migrations(self) -> Path:
-        return Path(tulou.context.__file__).parent / "migrations"
+        return Path(str(self.engine.__file__)).parent / "migrations"
+
+    @hookimpl
+    def services(self, house: House) -> list[object]:
+        return [Directory(house)] if self.engine is tulou.access else []
 
 
 class World:
@@ -73,7 +84,12 @@ class World:
         )
         await self.house.readings.insert(rows, NO_FRAMES, f"t:{self._token}")
 
+    async def forget(self, no: int) -> None:
+        """Delete an entity; its readings stay."""
+        await self.house.db.write(lambda c: c.execute(entities.delete().where(entities.c.no == no)))
+
     async def ask(self, selection: Count | Sum) -> Tally:
+        await self.house.service(Directory).reload()
         return await self.facts.tally(selection, self.now)
 
 
@@ -91,7 +107,8 @@ NO_FRAMES = _no_frames()
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     manager = kernel_plugins()
-    manager.register(Register(), "register")
+    manager.register(Register(tulou.context), "context")
+    manager.register(Register(tulou.access), "access")
     manager.register(tulou.plan.hooks, "tulou.plan.hooks")
     house = House(Settings(home=tmp_path / "home"), manager)
     await house.start(("api",), bus=False)
@@ -126,6 +143,30 @@ async def test_only_measured_good_recent_readings_of_real_things_count(world: Wo
     assert (await world.ask(count())).value == 1
     assert (await world.ask(Count(types=["*"], reported_within_days=7))).value == 2, "uncertain is not bad"
     assert (await world.ask(Count(types=["Site5G", "Manhole"], reported_within_days=30))).value == 3
+
+
+async def test_what_is_deleted_or_declared_synthetic_counts_no_more(world: World) -> None:
+    sites = [await world.thing("Site5G") for _ in range(3)]
+    for site in sites:
+        await world.says(site, "Site5G", "activePower", 300)
+    assert (await world.ask(count())).value == 3
+    await world.forget(sites[1])
+    tally = await world.ask(count())
+    assert (tally.known, tally.reported, tally.value) == (2, 2, 2)
+    change = entities.update().where(entities.c.no == sites[0]).values(synthetic=True)
+    await world.house.db.write(lambda c: c.execute(change))
+    assert (await world.ask(count())).value == 1
+
+
+async def test_many_spans_are_one_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tulou.plan.facts, "SPAN", 2)
+    for number in range(5):
+        site = await world.thing("Site5G")
+        await world.says(site, "Site5G", "activePower", number, ago=(number + 1) * HOUR)
+    tally = await world.ask(count())
+    assert tally == Tally(5, 5, Decimal(5), world.now - HOUR)
+    total = Sum(types=["Site5G"], property="activePower", reported_within_days=7)
+    assert (await world.ask(total)).value == 10
 
 
 async def test_conditions_look_at_the_latest_reading_only(world: World) -> None:
@@ -177,7 +218,8 @@ async def test_a_reading_becomes_the_target_s_number(world: World, admin: Actor)
         site = await world.thing("Site5G")
         await world.says(site, "Site5G", "serviceState", state)
     await world.says(await world.thing("Site5G", synthetic=True), "Site5G", "serviceState", "in_service", origin=SYNTHETIC)
-    assert await plans.measure_due() == 8
+    await world.house.service(Directory).reload()
+    assert len(await plans.measure(admin)) == 8
     targets = {one["id"]: one for one in await plans.targets(admin)}
     site = targets["5g-stations"]
     assert (site["state"], site["value"], site["met"]) == ("measured", 2, False)

@@ -1,22 +1,23 @@
-"""What the house measures, for the definitions of targets: one query over the latest readings, one over the register.
+"""What the house measures, for the definitions of targets: the latest readings of what stands in the directory.
 
-Law: only origin 0 (measured) counts, never a bad reading, never one from the future. Sums are made in decimals, so the
-order in which a store adds cannot change the result.
+Law: only origin 0 (measured) counts, never a bad reading, never one from the future, and only of things that are
+registered now and are not synthetic. Sums are made in decimals, so the order of adding cannot change the result.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import sqlalchemy as sa
+import numpy as np
+from numpy.typing import NDArray
 
-from tulou.context import entities
+from tulou.access import Directory
 from tulou.kernel.errors import Unavailable
 from tulou.kernel.readings.schema import quote
-from tulou.plan.queries import EVERY, PLACES, Condition, Count, Selection, Sum, Tally
+from tulou.plan.queries import EVERY, Condition, Count, Selection, Sum, Tally
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -25,67 +26,82 @@ MEASURED = 0
 """`origin` of a measured reading (docs/architecture.md)."""
 BAD = 2
 """`quality` of a bad reading."""
-SECONDS = 120
+SPAN = 100_000
+"""Entity numbers asked for at once: keeps memory and each pause of the event loop small."""
+SECONDS = 60
+
+
+class Part(NamedTuple):
+    """Things of a span that spoke: `fits` says whether the conditions hold, `newest` is in µs since the epoch;
+    `part` is the number to add (None: none) or the value to tell apart (None: none), by the kind of selection."""
+
+    entity: NDArray[np.int64]
+    fits: NDArray[np.bool_]
+    newest: NDArray[np.int64]
+    part: Sequence[Any]
 
 
 class MeasuredFacts:
-    """`queries.Facts` over the readings store and the register of entities."""
+    """`queries.Facts` over the readings store and the directory of this process."""
 
     def __init__(self, house: House) -> None:
         self.house = house
 
     async def tally(self, selection: Selection, at: dt.datetime) -> Tally:
-        """See `queries.Facts`. Raises `Unavailable` where this process has no readings store."""
-        if not hasattr(self.house, "readings"):
-            raise Unavailable("本进程没有打开读数库", "this process has no readings store", field="readings")
-        known = int(await self.house.db.read(lambda c: c.execute(registered(selection)).scalar() or 0))
-        if known == 0:
+        """See `queries.Facts`. Raises `Unavailable` in a process without readings store and directory."""
+        if not hasattr(self.house, "readings") or not self.house.has_service(Directory):
+            raise Unavailable("本进程没有读数库", "this process has no readings store", field="readings")
+        directory = self.house.service(Directory)
+        real = self._real(directory, selection)
+        if not len(real):
             return Tally(0, 0, None, None)
-        table = await self.house.readings.sql(spoken(selection, at), seconds=SECONDS, max_rows=1)
-        reported, newest, value = table.rows[0]
-        if not reported:
-            return Tally(known, 0, None, None)
-        return Tally(known, int(reported), Decimal(str(value)), _time(int(newest)))
+        reported, newest, parts = 0, 0, []
+        async for span in self._spans(selection, at, int(real[0]), int(real[-1])):
+            registered = np.isin(span.entity, real, assume_unique=True)
+            counts = registered & span.fits
+            reported += int(registered.sum())
+            newest = max(newest, int(span.newest[counts].max(initial=0)))
+            parts += [span.part[row] for row in np.flatnonzero(counts).tolist()]
+        return Tally(len(real), reported, _value(selection, parts) if reported else None, _time(newest))
+
+    @staticmethod
+    def _real(directory: Directory, selection: Selection) -> NDArray[np.int64]:
+        """Numbers of the registered things of these types that are not synthetic, ascending."""
+        mask = directory.synthetic == 0
+        if EVERY not in selection.types:
+            mask &= directory.of_types(selection.types)
+        real: NDArray[np.int64] = directory.no[mask]
+        return real
+
+    async def _spans(self, selection: Selection, at: dt.datetime, first: int, last: int) -> AsyncIterator[Part]:
+        for start in range(first, last + 1, SPAN):
+            query = spoken(selection, at, start, min(start + SPAN, last + 1))
+            table = await self.house.readings.sql(query, seconds=SECONDS, max_rows=1)
+            entity, fits, newest, part = table.rows[0]
+            yield Part(np.array(entity, np.int64), np.array(fits, bool), np.array(newest, np.int64), part)
 
 
-def registered(selection: Selection) -> sa.Select[Any]:
-    """How many entities of the types are registered that are not synthetic."""
-    query = sa.select(sa.func.count()).select_from(entities).where(entities.c.synthetic.is_(False))
-    return query if EVERY in selection.types else query.where(entities.c.type.in_(selection.types))
-
-
-def spoken(selection: Selection, at: dt.datetime) -> str:
-    """ClickHouse SQL with one row: how many spoke, their newest reading in µs (of those that fulfil the conditions
-    and count), and the count or sum."""
-    micros = _micros(at)
-    since = _micros(at - dt.timedelta(days=selection.reported_within_days))
+def spoken(selection: Selection, at: dt.datetime, start: int, end: int) -> str:
+    """ClickHouse SQL with one row of arrays (`Part`): what spoke among the entities `start <= no < end`."""
     filters = [
-        f"origin = {MEASURED}", f"quality < {BAD}", f"toUnixTimestamp64Micro(ts) > {since}",
-        f"toUnixTimestamp64Micro(ts) <= {micros}",
+        f"entity >= {start}", f"entity < {end}", f"origin = {MEASURED}", f"quality < {BAD}",
+        f"toUnixTimestamp64Micro(ts) > {_micros(at - dt.timedelta(days=selection.reported_within_days))}",
+        f"toUnixTimestamp64Micro(ts) <= {_micros(at)}",
     ]
     if EVERY not in selection.types:
         filters.append(f"type IN ({_list(selection.types)})")
     conditions = [_condition(one) for one in selection.where] or ["1"]
-    columns, value = "", "countIf(fits)"
+    part = "1"
     if isinstance(selection, Sum):
-        name = quote(selection.property)
-        columns = (
-            f", countIf(property = {name} AND isFinite(value)) > 0 AS has"
-            f", toDecimal256(anyIf(value, property = {name} AND isFinite(value)), {-int(PLACES.log10())}) AS part"
-        )
-        value = "sumIf(part, fits AND has)"
+        name = f"property = {quote(selection.property)} AND isFinite(value)"
+        part = f"countIf({name}) > 0 ? toString(anyIf(value, {name})) : ''"
     elif isinstance(selection, Count) and selection.distinct is not None:
-        name = quote(selection.distinct)
-        columns = (
-            f", countIf(property = {name}) > 0 AS has"
-            f", anyIf((text, isNaN(value) ? 0 : value), property = {name}) AS part"
-        )
-        value = "uniqExactIf((org, part), fits AND has)"
+        name = f"property = {quote(selection.distinct)}"
+        part = f"countIf({name}) > 0 ? concat(any(org), '\\n', anyIf(isNaN(value) ? text : toString(value), {name})) : ''"
     return (
-        f"SELECT count() AS reported, toUnixTimestamp64Micro(maxIf(newest, fits)), toString({value}) FROM ("
-        f"SELECT entity, any(r.org) AS org, max(r.ts) AS newest, {' AND '.join(conditions)} AS fits{columns} "
-        f"FROM (SELECT entity, org, property, ts, value, text FROM latest FINAL WHERE {' AND '.join(filters)}) AS r "
-        "GROUP BY entity)"
+        "SELECT groupArray(entity), groupArray(fits), groupArray(newest), groupArray(part) FROM ("
+        f"SELECT entity, toUInt8({' AND '.join(conditions)}) AS fits, max(toUnixTimestamp64Micro(ts)) AS newest, "
+        f"{part} AS part FROM latest FINAL WHERE {' AND '.join(filters)} GROUP BY entity)"
     )
 
 
@@ -98,6 +114,15 @@ def _condition(one: Condition) -> str:
     if one.at_most is not None:
         holds.append(f"value <= {float(one.at_most)!r}")
     return f"countIf({' AND '.join(holds)}) > 0"
+
+
+def _value(selection: Selection, parts: Iterable[Any]) -> Decimal:
+    """The count or sum of what fits; in `parts`, an empty text is a thing without the property."""
+    if isinstance(selection, Sum):
+        return sum((Decimal(part) for part in parts if part), Decimal(0))
+    if isinstance(selection, Count) and selection.distinct is not None:
+        return Decimal(len({part for part in parts if part}))
+    return Decimal(sum(1 for _ in parts))
 
 
 def _list(values: Sequence[str]) -> str:

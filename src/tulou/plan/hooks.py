@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tulou.kernel.hookspecs import hookimpl
 from tulou.plan.facts import MeasuredFacts
@@ -94,10 +94,17 @@ def commands() -> Sequence[click.Command]:
 
 @hookimpl
 def tasks(house: House) -> Sequence[Task]:
-    """The periodic measurement, beside the one writer of readings."""
+    """The periodic measurement, where the readings store and the directory are."""
     from tulou.kernel.house import Task
 
-    return [Task("plan.measure", "writer", keep_measuring)]
+    return [Task("plan.measure", "api", keep_measuring)]
+
+
+@hookimpl
+def status(house: House) -> Mapping[str, Any]:
+    """Counts of targets and systems, for the cockpit."""
+    figures = house.service(Plans).figures
+    return {"plan.targets": figures["targets"], "plan.systems": figures["systems"]}
 
 
 @hookimpl
@@ -106,6 +113,7 @@ async def started(house: House) -> None:
     if house.roles and not {"api", "writer"} & set(house.roles):
         return
     added = await house.service(Plans).seed()
+    await house.service(Plans).refresh_figures()
     if added:
         log.info("%d definitions of targets are new", added)
 
@@ -130,4 +138,5 @@ async def keep_measuring(house: House) -> None:
     while True:
         began = time.monotonic()
         await plans.measure_due()
+        await plans.refresh_figures()
         await asyncio.sleep(max(PERIOD, 20 * (time.monotonic() - began)))

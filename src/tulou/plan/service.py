@@ -68,6 +68,8 @@ class Plans:
         self.plan: Plan = load_plan(house.packs)
         self.facts = facts
         self.states: dict[str, SystemState] = collect(self.plan, declarations())
+        self.figures: dict[str, dict[str, int]] = {"targets": {}, "systems": counts(self.states.values())}
+        """The last `summary`, for pages that ask often."""
         self._trends: dict[str, tuple[tuple[str, str], list[Any]]] = {}
 
     @property
@@ -162,13 +164,20 @@ class Plans:
     async def summary(self, actor: Actor) -> dict[str, dict[str, int]]:
         """Counts for the cockpit: `{targets: {measured, reported, no_data, met, total}, systems: {works, ..}}`."""
         self.policy.require(actor, "plan.target.read", self.org)
+        return await self.refresh_figures()
+
+    async def refresh_figures(self) -> dict[str, dict[str, int]]:
+        """Count anew what `summary` shows, and keep it in `figures`."""
         standings = await self.db.read(lambda c: self._standings(c, utcnow()))
         states = [one.state for one in standings.values()]
         met = sum(
             one.value is not None and self.plan.targets[key].met(one.value) for key, one in standings.items()
         )
         kinds = {state: states.count(state) for state in ("measured", "reported", "no_data")}
-        return {"targets": {**kinds, "met": met, "total": len(states)}, "systems": counts(self.states.values())}
+        self.figures = {
+            "targets": {**kinds, "met": met, "total": len(states)}, "systems": counts(self.states.values())
+        }
+        return self.figures
 
     def _target(self, target_id: str) -> Target:
         target = self.plan.targets.get(target_id)
@@ -293,7 +302,9 @@ class Plans:
             audit.record(connection, actor, "plan.report.approve", row.org, row.target, {"report": report_id, "state": state})
             return _report_document(fresh)
 
-        return await self.db.write(write)
+        decided = await self.db.write(write)
+        await self.refresh_figures()
+        return decided
 
     @operation("plan.report.read")
     async def evidence(self, actor: Actor, report_id: int) -> tuple[str, bytes]:
