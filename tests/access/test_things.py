@@ -24,7 +24,12 @@ async def test_a_reading_is_everywhere(estate: Estate, lin: httpx.AsyncClient) -
     thing = await estate.latest(lin, made, "o3", 90.5)
     assert thing["latest"]["pm25"]["value"] == 18
     assert thing["latest"]["pm25"]["unit"] == "µg/m³"
-    assert (thing["state"], thing["org_name"], thing["synthetic"]) == ("ok", "福州市", False)
+    assert (thing["org_name"], thing["synthetic"]) == ("福州市", False)
+
+    async def ok() -> bool:  # a reading is in the store a moment before the house counts it as a sign of life
+        return bool((await lin.get(f"/things/{made['no']}")).json()["state"] == "ok")
+
+    await eventually(ok)
     assert thing["doc"]["type"] == "AirQualityStation"
     assert thing["doc"]["pm25"]["value"] == 18
     assert thing["device"]["id"] == made["id"]
