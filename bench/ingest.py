@@ -121,14 +121,19 @@ async def ours(home: Path, options: argparse.Namespace, tokens_file: Path, token
     process = start_gateway(home, nats.url, port)
     try:
         await until_open(port)
+        idle = await load(port, options, tokens_file, idle=10_000, pid=process.pid) if options.more else None
+        pids = {"gateway": process.pid, "nats": nats.child.pid or 0}
+        before = {name: mqtt_load.cpu(pid) for name, pid in pids.items()}
         result: dict[str, Any] = await load(port, options, tokens_file)
+        for name, pid in pids.items():
+            result[f"{name}_cpu_us"] = round((mqtt_load.cpu(pid) - before[name]) / result["acked"] * 1e6, 2)
         result["gateway_rss"] = mqtt_load.memory(process.pid)
         info = await bus.js.stream_info("READINGS")
         result["stream_messages"], result["stream_bytes"] = info.state.messages, info.state.bytes
         if options.more:
             result["window_1"] = await load(port, options, tokens_file, connections=1, window=1, seconds=2)
             result["qos_0"] = await load(port, options, tokens_file, qos=0, seconds=2)
-            result["idle"] = await load(port, options, tokens_file, idle=10_000, pid=process.pid)
+            result["idle"] = idle
         return result
     finally:
         process.send_signal(signal.SIGTERM)
@@ -168,6 +173,8 @@ async def whole(home: Path, options: argparse.Namespace, tokens_file: Path) -> d
             tokens_file.write_text(  # noqa: ASYNC240 - before anything is timed
                 "\n".join(item["token"] for item in answer.json()["items"])
             )
+            processes = _children(process.pid)
+            before = {name: mqtt_load.cpu(pid) for name, pid in processes}
             result = await load(port, options, tokens_file)
             began, wanted = time.perf_counter(), result["acked"] * 5
             while (stored := await _count(client)) < wanted and time.perf_counter() - began < 120:  # noqa: ASYNC110
@@ -177,7 +184,10 @@ async def whole(home: Path, options: argparse.Namespace, tokens_file: Path) -> d
                 "accepted_per_second": result["messages_per_second"], "seconds_until_queryable": round(took, 3),
                 "messages_per_second": round(result["acked"] / took) if stored >= wanted else 0,
                 "readings_wanted": wanted, "readings_stored": stored, "readings_per_second": round(stored / took),
-                "memory": {name: mqtt_load.memory(pid) for name, pid in _children(process.pid)},
+                "memory": {name: mqtt_load.memory(pid) for name, pid in processes},
+                "cpu_us": {
+                    name: round((mqtt_load.cpu(pid) - before[name]) / result["acked"] * 1e6, 2) for name, pid in processes
+                },
             }
             return result
     finally:

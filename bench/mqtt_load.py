@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import resource
 import time
@@ -183,7 +184,7 @@ class Load:
         result = {
             "connections": self.connections, "window": self.window, "qos": self.qos, "seconds": round(took, 3),
             "sent": sent, "acked": acked, "messages_per_second": round(acked / took), "refused": self.refused,
-            "bytes_per_message": round(self.page.size, 1),
+            "bytes_per_message": round(self.page.size, 1), "load_cpu_us": round(cpu(os.getpid()) / acked * 1e6, 2),
         }
         if self.latencies:
             self.latencies.sort()
@@ -239,6 +240,12 @@ async def idle(host: str, port: int, tokens: list[str], count: int, pid: int, ho
 def memory(pid: int) -> int:
     """Resident memory of a process in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() if pid else 0
+
+
+def cpu(pid: int) -> float:
+    """Processor time of a process in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def raise_file_limit() -> None:
