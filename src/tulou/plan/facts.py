@@ -7,7 +7,7 @@ registered now and are not synthetic. Sums are made in decimals, so the order of
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,8 +56,12 @@ class MeasuredFacts:
         if not len(real):
             return Tally(0, 0, None, None)
         reported, newest, parts = 0, 0, []
-        async for span in self._spans(selection, at, int(real[0]), int(real[-1])):
-            registered = np.isin(span.entity, real, assume_unique=True)
+        for start in range(int(real[0]), int(real[-1]) + 1, SPAN):
+            own = real[np.searchsorted(real, start) : np.searchsorted(real, start + SPAN)]
+            if not len(own):
+                continue
+            span = await self._span(selection, at, start)
+            registered = np.isin(span.entity, own, assume_unique=True)
             counts = registered & span.fits
             reported += int(registered.sum())
             newest = max(newest, int(span.newest[counts].max(initial=0)))
@@ -73,12 +77,10 @@ class MeasuredFacts:
         real: NDArray[np.int64] = directory.no[mask]
         return real
 
-    async def _spans(self, selection: Selection, at: dt.datetime, first: int, last: int) -> AsyncIterator[Part]:
-        for start in range(first, last + 1, SPAN):
-            query = spoken(selection, at, start, min(start + SPAN, last + 1))
-            table = await self.house.readings.sql(query, seconds=SECONDS, max_rows=1)
-            entity, fits, newest, part = table.rows[0]
-            yield Part(np.array(entity, np.int64), np.array(fits, bool), np.array(newest, np.int64), part)
+    async def _span(self, selection: Selection, at: dt.datetime, start: int) -> Part:
+        table = await self.house.readings.sql(spoken(selection, at, start, start + SPAN), seconds=SECONDS, max_rows=1)
+        entity, fits, newest, part = table.rows[0]
+        return Part(np.array(entity, np.int64), np.array(fits, bool), np.array(newest, np.int64), part)
 
 
 def spoken(selection: Selection, at: dt.datetime, start: int, end: int) -> str:
