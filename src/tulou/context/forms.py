@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tulou.context import geo
@@ -50,6 +51,8 @@ MEMBERS = frozenset(
     {"type", "datasetId", "observedAt", "unitCode", "objectType", "valueType", "lang", "expiresAt", *_KIND_OF}
 )
 """Members of an attribute that are not sub-attributes."""
+_NAMELESS = MEMBERS - {"vocab", "objectType", "valueType"}
+"""Members that hold no names: an instance of these alone looks the same under every context."""
 ENTITY_MEMBERS = frozenset({"id", "type", "scope", "@context", "expiresAt"})
 
 MAX_SUB_DEPTH = 16
@@ -92,11 +95,16 @@ def micros(text: str) -> int:
 
 def moment(us: int) -> str:
     """The date-time text of microseconds since the epoch, in milliseconds or, where needed, microseconds."""
-    text = dt.datetime.fromtimestamp(us // 1_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = _second(us // 1_000_000)
     fraction = us % 1_000_000
     if not fraction:
         return text + "Z"
     return f"{text}.{fraction:06d}Z" if fraction % 1000 else f"{text}.{fraction // 1000:03d}Z"
+
+
+@lru_cache(maxsize=8192)
+def _second(seconds: int) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
@@ -477,10 +485,21 @@ STYLES = {
 
 def write(document: Json, context: Context, form: Form, times: Mapping[str, Any] | None = None) -> Json:
     """A stored document as a client sees it. `times` (see `stamp`) is needed for system attributes."""
-    if form.whole and context.identity:
-        return document
     out: Json = {}
     shown = context.shown
+    if form.whole:
+        if context.identity:
+            return document
+        for key, value in document.items():
+            if key == "type":
+                out["type"] = shown(value) if isinstance(value, str) else [shown(item) for item in value]
+            elif key in ENTITY_MEMBERS:
+                out[key] = value
+            elif isinstance(value, dict):
+                out[shown(key)] = value if value.keys() <= _NAMELESS else rename(value, context)
+            else:
+                out[shown(key)] = [rename(item, context) for item in value]
+        return out
     keep, drop, style = form.keep, form.drop, form.style
     for key, value in document.items():
         if key in ENTITY_MEMBERS:
@@ -508,11 +527,7 @@ def write(document: Json, context: Context, form: Form, times: Mapping[str, Any]
             out[name] = simplified(value, context)
         else:
             out[name] = _each_concise(value, context)
-    if form.system and times is not None and style != "simplified":
-        entity_times = times["@"]
-        out["createdAt"] = moment(entity_times[0])
-        out["modifiedAt"] = moment(entity_times[1])
-    elif form.system and times is not None:
+    if form.system and times is not None:
         out["createdAt"], out["modifiedAt"] = moment(times["@"][0]), moment(times["@"][1])
     return out
 

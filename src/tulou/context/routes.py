@@ -208,6 +208,7 @@ class Door:
         self.history = house.service(temporal.Temporal)
         self.contexts = self.entities.contexts
         self.house_names = self.entities.names
+        self._links: dict[bytes, tuple[bytes, bytes]] = {}
         self.origin = house.settings.public_url.rstrip("/").encode()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -346,6 +347,17 @@ class Door:
 
     def link_header(self, ask: Ask, spec: Any) -> tuple[bytes, bytes]:
         """The `Link` header that names the context of a JSON answer (6.3.5)."""
+        if spec is None:
+            host = ask.headers.get(b"host", b"")
+            found = self._links.get(host)
+            if found is None:
+                if len(self._links) > 100:
+                    self._links.clear()
+                found = self._links[host] = self._link(ask, None)
+            return found
+        return self._link(ask, spec)
+
+    def _link(self, ask: Ask, spec: Any) -> tuple[bytes, bytes]:
         text = f'<{self.address(ask, spec)}>; rel="{LINK_REL}"; type="application/ld+json"'
         return b"link", text.encode("latin-1", "replace")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from tulou.context.forms import Change, Json, Reader, entity_id
 from tulou.context.jsonld import CORE_URL, Context, Contexts, house_document
 from tulou.context.paging import MAX_LIMIT, Cursor
 from tulou.context.selection import Selection
-from tulou.context.store import Row, Store, dumped, insertion, replacement, times_text
+from tulou.context.store import Row, Store, driver_of, dumped, insertion, replacement, times_text
 from tulou.context.subscriptions import Changed, Subscriptions
 from tulou.kernel.errors import Invalid, NotFound, TulouError
 from tulou.kernel.organisations import Organisations
@@ -44,7 +45,10 @@ WRITE, DELETE = "context.entity.write", "context.entity.delete"
 HOUSE_CONTEXT = "/ngsi-ld/contexts/tulou.jsonld"
 QUALITY = {1: "uncertain", 2: "bad"}
 BATCH = 10_000
+YEAR_9999 = 253_370_764_800_000_000
 GEO_CHUNK = 5_000
+SHORT = 40_000
+"""SQLite instructions (some milliseconds) that a query may run in the event loop's thread."""
 
 
 def now_us() -> int:
@@ -150,7 +154,7 @@ class ContextService:
         rows = await self.db.read(
             lambda c: self.store.cursor(c).execute(self.store.sql(self.store.by_id), (id,)).fetchall()
         )
-        seen = [Row(*row) for row in rows if row[2] in orgs]
+        seen = sorted(Row(*row) for row in rows if row[2] in orgs)
         if not seen:
             raise no_such_entity(id)
         own = next((row for row in seen if row.org == actor.org), None)
@@ -184,16 +188,30 @@ class ContextService:
     ) -> Page:
         """Entities that satisfy `selection` (5.7.2), in order of number. Keyset-paged; `limit` 0 only counts."""
         orgs = self.readable(actor, tenant)
-        return await self.db.read(lambda c: self._query(c, orgs, selection, limit, cursor, offset, count))
+        own = self.db.inline()
+        if own is not None and selection.geo is None and not count and not offset:
+            # Most queries take less time than handing them to a thread; a longer one is stopped and handed over.
+            own.set_progress_handler(lambda: 1, SHORT)
+            try:
+                return self._query(own, orgs, selection, limit, cursor, 0, False)
+            except sqlite3.OperationalError as error:
+                if "interrupted" not in str(error):
+                    raise
+            finally:
+                own.set_progress_handler(None, 0)
+        return await self.db.read(
+            lambda c: self._query(driver_of(c), orgs, selection, limit, cursor, offset, count)
+        )
 
     def _query(
-        self, connection: sa.Connection, orgs: Orgs, selection: Selection, limit: int, place: Cursor | None,
+        self, connection: Any, orgs: Orgs, selection: Selection, limit: int, place: Cursor | None,
         offset: int, count: bool,
     ) -> Page:
+        """The query on a driver's connection."""
         store = self.store
         if selecting.needs_regexp(selection):
             store.with_regexp(connection)
-        cursor = store.cursor(connection)
+        cursor = connection.cursor()
         if store.postgres:
             cursor.execute("SET LOCAL statement_timeout = '30s'")
         several = cursor.execute("SELECT 1 FROM entities WHERE types IS NOT NULL LIMIT 1").fetchone() is not None
@@ -221,7 +239,7 @@ class ContextService:
 
     def selected(self, connection: sa.Connection, org: str, selection: Selection, limit: int) -> list[Row]:
         """The first `limit` entities of one organisation that satisfy `selection`; for the house itself."""
-        return self._query(connection, Orgs(False, frozenset({org})), selection, limit, None, 0, False).rows
+        return self._query(driver_of(connection), Orgs(False, frozenset({org})), selection, limit, None, 0, False).rows
 
     def _within(self, orgs: Orgs, condition: str, parameters: list[Any]) -> tuple[str, list[Any]]:
         condition += " AND (e.expires_at IS NULL OR e.expires_at > ?)"
@@ -366,11 +384,11 @@ class ContextService:
         now = now_us()
         row = self._insertion(document, org, now)
 
-        def write(connection: sa.Connection) -> int:
+        def write(connection: sa.Connection) -> int | None:
             cursor = self.store.cursor(connection)
             old = self.store.get(cursor, document["id"], org)
             if old is not None and not _expired(old):
-                raise already_exists(document["id"])
+                return None
             if old is not None:
                 self.store.delete(cursor, [old.no])
             self.store.insert(cursor, [row])
@@ -379,7 +397,10 @@ class ContextService:
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
             return no.no
 
-        self._announce([await self.db.write(write)])
+        no = await self.db.write(write)
+        if no is None:
+            raise already_exists(document["id"])
+        self._announce([no])
         id: str = document["id"]
         return id
 
@@ -391,36 +412,45 @@ class ContextService:
         target = await self._target(actor, id, tenant, action)
         org, now = target.org, now_us()
 
-        def write(connection: sa.Connection) -> tuple[Change, bool, int]:
+        def write(connection: sa.Connection) -> tuple[Change, bool, int] | TulouError:
             cursor = self.store.cursor(connection)
             row = self.store.get(cursor, id, org)
             if row is None or _expired(row):
-                raise no_such_entity(id)
+                return no_such_entity(id)
             document, times = row.document, row.times
             before = dict(document)
-            done = change(document, times, now)
+            try:
+                done = change(document, times, now)
+                if row.synthetic:
+                    keep_synthetic(document)
+                text = _checked_text(document)
+            except TulouError as error:
+                return error  # raised here it would make the writer run its whole group again
             if not done.updated:
                 return done, False, row.no
-            heavy = self._rewrite(cursor, row, before, document, times, now)
+            heavy = self._rewrite(cursor, row, before, document, text, times, now)
             changed = Changed(org, document, set(done.updated), "entityUpdated", before)
             self.subscriptions.queue(cursor, [changed], now)
             return done, heavy, row.no
 
-        done, heavy, no = await self.db.write(write)
+        outcome = await self.db.write(write)
+        if isinstance(outcome, TulouError):
+            raise outcome
+        done, heavy, no = outcome
         self._announce([no] if heavy else [])
         return done
 
-    def _rewrite(self, cursor: Any, row: Row, before: Json, document: Json, times: Json, now: int) -> bool:
+    def _rewrite(
+        self, cursor: Any, row: Row, before: Json, document: Json, text: str, times: Json, now: int
+    ) -> bool:
         """Store a changed document; True where columns beside it may have changed too."""
-        if row.synthetic:
-            keep_synthetic(document)
         heavy = any(
             before.get(key) is not document.get(key) for key in ("type", "name", "location", "synthetic", "expiresAt")
         )
         if heavy:
             self.store.update(cursor, [self._replacement(row.no, document, times, now)])
         else:
-            self.store.update_values(cursor, [(_checked_text(document), times_text(times), now, row.no)])
+            self.store.update_values(cursor, [(text, times_text(times), now, row.no)])
         return heavy
 
     def _insertion(self, document: Json, org: str, now: int) -> tuple[Any, ...]:
@@ -679,11 +709,12 @@ class ContextService:
                     after, times = dict(document), {"@": [row.created_at, now], "*": [now, now]}
                     if "type" not in after:
                         raise _no_type()
-                    if row.synthetic:
+                    lost = row.synthetic and (inserting is None or not inserting[6])
+                    if lost:
                         keep_synthetic(after)
                     replaced[id] = (
                         replacement(row.no, after, times, now, self.names.shown)
-                        if row.synthetic or inserting is None
+                        if lost or inserting is None
                         else _as_replacement(inserting, dumped({"*": [now, now]}), now, row.no)
                     )
                     done = Change(["type"], [])
@@ -840,6 +871,8 @@ class ContextService:
             value = _value_of(update, kind)
             if value is None:
                 continue
+            if not 0 <= update.ts < YEAR_9999:
+                continue
             at = forms.moment(update.ts)
             known = document.get(stored)
             if isinstance(known, list):
@@ -924,8 +957,9 @@ def page_of(found: list[Row], limit: int, place: Cursor | None, offset: int, cou
 
 
 def keep_synthetic(document: Json) -> None:
-    """Label a document as synthetic."""
-    document["synthetic"] = {"type": "Property", "value": True}
+    """Label a document as synthetic, if it is not labelled."""
+    if forms.plain(document.get("synthetic")) is not True:
+        document["synthetic"] = {"type": "Property", "value": True}
 
 
 def already_exists(id: str) -> AlreadyExists:

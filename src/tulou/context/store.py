@@ -68,7 +68,7 @@ class Store:
             f"e.no,e.id,e.org,e.type,{doc},{times},e.synthetic,e.created_at,e.modified_at,e.version"
         )
         self._translated: dict[str, str] = {}
-        self.by_id = f"SELECT {self.columns} FROM entities e WHERE e.id=? ORDER BY e.no LIMIT 50"
+        self.by_id = f"SELECT {self.columns} FROM entities e WHERE e.id=? LIMIT 50"
         self.one = f"SELECT {self.columns} FROM entities e WHERE e.id=? AND e.org=?"
 
     def sql(self, text: str) -> str:
@@ -85,16 +85,12 @@ class Store:
 
     def cursor(self, connection: sa.Connection) -> Any:
         """The driver's own cursor on an SQLAlchemy connection."""
-        raw = connection.connection.driver_connection
-        assert raw is not None
-        return raw.cursor()
+        return driver_of(connection).cursor()
 
-    def with_regexp(self, connection: sa.Connection) -> None:
-        """Teach an SQLite connection `regexp(pattern, text)`, run by RE2."""
+    def with_regexp(self, connection: Any) -> None:
+        """Teach a driver's SQLite connection `regexp(pattern, text)`, run by RE2."""
         if not self.postgres:
-            raw = connection.connection.driver_connection
-            assert raw is not None
-            raw.create_function("regexp", 2, _regexp, deterministic=True)
+            connection.create_function("regexp", 2, _regexp, deterministic=True)
 
     def among(self, column: str, count_or_json: Sequence[Any]) -> tuple[str, list[Any]]:
         """`column IN (...)` for any number of values, as one parameter."""
@@ -160,12 +156,17 @@ class Store:
         cursor.executemany(self.sql("DELETE FROM entities WHERE no=?"), [(no,) for no in numbers])
 
 
+def driver_of(connection: sa.Connection) -> Any:
+    """The driver's connection under an SQLAlchemy connection."""
+    return connection.connection.driver_connection
+
+
 def _regexp(pattern: str, text: object) -> int:
     return 1 if isinstance(text, str) and regexp(pattern).search(text) is not None else 0
 
 
-def columns_of(document: Json, type_name: Any) -> tuple[Any, ...]:
-    """(type, types, name) and (synthetic, lon, lat, west, south, east, north) of a document, around doc and times.
+def columns_of(document: Json, type_name: Any) -> tuple[tuple[Any, ...], tuple[Any, ...], int | None]:
+    """(type, types, name), (synthetic, lon, lat, west, south, east, north) and expires_at of a document.
 
     `type_name` maps a stored type to the name that the type column holds.
     """

@@ -7,6 +7,7 @@ thread, which puts whatever is waiting into one transaction: many callers, one f
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import queue
 import sqlite3
@@ -60,6 +61,47 @@ def utcnow() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+class _Waiting:
+    """Who awaits a write: told with everyone else of the same commit in one call to its loop."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any]) -> None:
+        self.loop = loop
+        self.future = future
+
+    def set_running_or_notify_cancel(self) -> bool:
+        return not self.future.cancelled()
+
+
+_Waiter = Future[Any] | _Waiting
+
+
+def _finish(results: list[tuple[_Waiter, Any, BaseException | None]]) -> None:
+    """Hand out the results of a commit: one wake-up of each loop, not one of each caller."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
+    for waiter, value, error in results:
+        if isinstance(waiter, _Waiting):
+            by_loop.setdefault(waiter.loop, []).append((waiter.future, value, error))
+        elif error is not None:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(value)
+    for loop, items in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, items)
+
+
+def _resolve(items: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, value, error in items:
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+
 class Database:
     """One relational store. Open it in the process that uses it; close it when done.
 
@@ -77,7 +119,7 @@ class Database:
         self._read_engine = self._engine("BEGIN", size=readers)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="sql-read")
         self._local = threading.local()
-        self._queue: queue.SimpleQueue[tuple[Callable[[sa.Connection], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Callable[[sa.Connection], Any], _Waiter] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write_loop, name="sql-write", daemon=True)
         self._writer.start()
 
@@ -105,7 +147,11 @@ class Database:
         `fn` may run twice (a neighbour in the same transaction failed), so it must have no effect but on the store.
         What `fn` raises is raised here, and only its own changes are rolled back.
         """
-        return await asyncio.wrap_future(self.write_soon(fn))
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(loop, loop.create_future())
+        self._queue.put((fn, waiting))
+        result: T = await waiting.future
+        return result
 
     def write_soon(self, fn: Callable[[sa.Connection], T]) -> Future[T]:
         """As `write`, for threads: a `concurrent.futures.Future` of the committed result."""
@@ -140,6 +186,10 @@ class Database:
 
         return remote
 
+    def inline(self) -> sqlite3.Connection | None:
+        """The calling thread's own SQLite connection, for reads of microseconds; None on PostgreSQL."""
+        return self._inline() if self.dialect == "sqlite" else None
+
     def _inline(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
@@ -168,28 +218,21 @@ class Database:
                 group.append(item)
             self._commit(group)
 
-    def _commit(self, group: list[tuple[Callable[[sa.Connection], Any], Future[Any]]]) -> None:
+    def _commit(self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]]) -> None:
         group = [item for item in group if item[1].set_running_or_notify_cancel()]
-        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        results: list[tuple[_Waiter, Any, BaseException | None]] = []
         try:
             with self.engine.begin() as connection:
                 for fn, future in group:
                     results.append((future, fn(connection), None))
         except BaseException as failure:
-            if len(group) == 1:
-                group[0][1].set_exception(failure)
-                return
-            results = self._commit_apart(group)
-        for future, value, error in results:
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(value)
+            results = [(group[0][1], None, failure)] if len(group) == 1 else self._commit_apart(group)
+        _finish(results)
 
     def _commit_apart(
-        self, group: list[tuple[Callable[[sa.Connection], Any], Future[Any]]]
-    ) -> list[tuple[Future[Any], Any, BaseException | None]]:
-        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]]
+    ) -> list[tuple[_Waiter, Any, BaseException | None]]:
+        results: list[tuple[_Waiter, Any, BaseException | None]] = []
         try:
             with self.engine.begin() as connection:
                 for fn, future in group:
