@@ -68,9 +68,14 @@ def targets(session: Any, target: str | None) -> None:
         session.output(answer)
         return
     if target:
-        session.output({**answer, "why": session.text(answer["why_zh"], answer["why_en"])}, [
-            "id", "task", "goal", "unit", "value", "state", "met", "as_of", "why", "query", "version", "reports",
+        both = {name: session.text(answer[f"{name}_zh"], answer[f"{name}_en"]) for name in ("title", "unit", "why", "note")}
+        session.output({**answer, **both}, [
+            "id", "title", "task", "goal", "unit", "value", "state", "met", "as_of", "why", "query", "note", "version",
         ])
+        if answer["reports"]:
+            session.output(answer["reports"], [
+                "id", "value", "as_of", "state", "submitted_name", "decided_name", "evidence_text", "note",
+            ])
         return
     rows = [
         {
