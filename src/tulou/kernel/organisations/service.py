@@ -176,6 +176,8 @@ class Organisations:
     async def apply(self, actor: Actor, application: Application) -> dict[str, Any]:
         """Ask to be admitted below `parent`. Raises `Conflict` when the id is taken, `NotFound` for no parent."""
         self.policy.require(actor, "organisations.application.create", actor.org)
+        if not self.active(actor.org):
+            raise refusal(actor, "organisations.application.create")
         if not self.active(application.parent):
             raise no_such("parent", application.parent)
         if application.id in self.rows:
