@@ -231,6 +231,25 @@ async def test_bad_payload_is_acknowledged_when_its_dead_letter_is_durable(house
     assert gateway.stats()["dead"] == 2
 
 
+async def test_a_flood_of_rubbish_keeps_its_order_and_holds_up_nobody_else(house: House) -> None:
+    gateway = await house.gateway()
+    good, bad = await Device.connect(gateway.ports[0]), await Device.connect(gateway.ports[0], TOKENS[1])
+    for number in range(1, 2001):
+        bad.publish(b"rubbish" if number % 10 else b'{"good":%d}' % number, number)
+    await bad.writer.drain()
+    await until(lambda: gateway.ingestor._lagging)
+    for number in range(1, 51):
+        good.publish(b'{"a":1}', number)
+        assert await good.packet() == puback(number)
+    assert gateway.ingestor._lagging
+    for number in range(1, 2001):
+        assert await bad.packet() == puback(number)
+    assert len(await house.dead()) == 1800
+    assert len(await house.raws()) == 250
+    assert not gateway.ingestor._lagging
+    assert gateway.ingestor.held == 0
+
+
 async def test_models_are_kept(house: House) -> None:
     gateway = await house.gateway()
     device = await Device.connect(gateway.ports[0], TOKENS[4])

@@ -53,6 +53,8 @@ GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/reques
 """Topic filters that a device may subscribe to."""
 ROOM = 60
 """Bytes that a message holds beside its payload while it waits."""
+HELD = 1 << 20
+"""Bytes that one connection may have handed in and not yet seen released before it is no longer read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ class Config:
 class Connection(asyncio.Protocol):
     """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
 
-    __slots__ = ("answers", "client_id", "gateway", "identity", "keep_alive", "level", "of", "parser", "peer",
+    __slots__ = ("answers", "client_id", "gateway", "held", "identity", "keep_alive", "level", "of", "parser", "peer",
                  "qos2", "reasons", "rules", "seen", "transport", "waiting", "will")
 
     def __init__(self, gateway: Gateway) -> None:
@@ -199,6 +201,7 @@ class Connection(asyncio.Protocol):
         self.will: mqtt.Will | None = None
         self.qos2: dict[bytes, bool] | None = None
         self.reasons = 0
+        self.held = 0
         self.keep_alive = 0.0
         self.seen = gateway.tick
         self.client_id = ""
@@ -238,17 +241,25 @@ class Connection(asyncio.Protocol):
             if type(event) is mqtt.Publish and identity is not None:
                 kind = TOPICS.get(event.topic)
                 if kind is not None and event.qos < 2:
-                    payloads = event.payloads
-                    gateway.ingestor.add(
-                        Chunk(kind, identity.entity, self.of, self.rules, payloads,
-                              gateway.ingestor.stamp(len(payloads)), event.dup),
-                        (self, event), sum(map(len, payloads)) + ROOM * len(payloads),
-                    )
+                    self.hand_in(kind, event)
                     continue
             if not self.handle(event):
                 if self.waiting is not None:
                     self.waiting += events[number + 1 :]
                 return
+
+    def hand_in(self, kind: str, run: mqtt.Publish, topic: str = "") -> None:
+        """Give a run to the ingestor. A connection that has handed in much more than was released is not read."""
+        ingestor, payloads = self.gateway.ingestor, run.payloads
+        size = sum(map(len, payloads)) + ROOM * len(payloads)
+        identity = cast(DeviceIdentity, self.identity)
+        self.held += size
+        if self.held > HELD:
+            self.pause(_HELD)
+        ingestor.add(
+            Chunk(kind, identity.entity, self.of, self.rules, payloads, ingestor.stamp(len(payloads)), run.dup, topic),
+            (self, run), size,
+        )
 
     # Reading stops while any reason holds
 
@@ -377,8 +388,6 @@ class Connection(asyncio.Protocol):
 
     def _publish(self, run: mqtt.Publish) -> None:
         """A run that is not plain QoS 0 or 1 telemetry, or came while the client was being looked up."""
-        identity = self.identity
-        assert identity is not None
         if run.qos == 2:
             run = self._first_time(run)
             if not run.ids:
@@ -393,12 +402,7 @@ class Connection(asyncio.Protocol):
                 kind = TELEMETRY
             else:
                 kind, topic = UNKNOWN, run.topic.decode()
-        ingestor = self.gateway.ingestor
-        ingestor.add(
-            Chunk(kind, identity.entity, self.of, self.rules, run.payloads, ingestor.stamp(len(run.payloads)),
-                  run.dup, topic),
-            (self, run), sum(map(len, run.payloads)) + ROOM * len(run.payloads),
-        )
+        self.hand_in(kind, run, topic)
 
     def _first_time(self, run: mqtt.Publish) -> mqtt.Publish:
         """QoS 2, method A of 4.3.3: an id that was not released by PUBREL is a repeat; answer it, store nothing."""
@@ -452,7 +456,7 @@ class Connection(asyncio.Protocol):
             self.answers.append(data)
 
 
-_AUTH, _WRITE, _PRESSURE = 1, 2, 4
+_AUTH, _WRITE, _PRESSURE, _HELD = 1, 2, 4, 8
 
 
 class Gateway:
@@ -569,11 +573,8 @@ class Gateway:
                 self._present(identity, False)
         will = connection.will
         if will is not None:
-            self.ingestor.add(
-                Chunk(TOPICS[will.topic], identity.entity, connection.of, connection.rules, [will.payload],
-                      self.ingestor.stamp(1)),
-                (connection, mqtt.Publish(will.topic, 0, False, False, [], [])), len(will.payload) + ROOM,
-            )
+            connection.will = None
+            connection.hand_in(TOPICS[will.topic], mqtt.Publish(will.topic, 0, False, False, [], [will.payload]))
 
     def class_of(self, identity: DeviceIdentity) -> tuple[tuple[str, str, int], Rules]:
         key = (identity.org, identity.type, identity.origin)
@@ -593,7 +594,10 @@ class Gateway:
     # Called by the ingestor
 
     def _released(self, items: list[Item]) -> None:
-        for _, (connection, run), _ in items:
+        for _, (connection, run), size in items:
+            connection.held -= size
+            if connection.reasons and connection.held < HELD // 2:
+                connection.resume(_HELD)
             connection.acknowledge(run)
         self.write_answers()
 

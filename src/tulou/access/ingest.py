@@ -2,7 +2,8 @@
 
 Law: nothing is released (acknowledged to a device) before the batch that carries it, and its dead letters, are
 synced. Batches are released in the order in which they were made, so that a connection's acknowledgements keep
-their order. While the bus refuses, the same batch is published again with the same `Nats-Msg-Id`, and what is held
+their order. A device that sends rubbish waits for its dead letters, each of which costs a disk write; the others do
+not wait with it. While the bus refuses, the same batch is published again with the same `Nats-Msg-Id`, and what is held
 stays bounded because the door is told to stop reading.
 """
 
@@ -13,7 +14,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ from tulou.access.telemetry import Chunk, DeadLetter, Refusal, decode
 from tulou.kernel.errors import Unavailable
 
 log = logging.getLogger("tulou.ingest")
+
+LETTERS_AT_ONCE = 32
 
 Item = tuple[Chunk, Any, int]
 """A chunk, the door's own receipt for it, and the bytes that it holds."""
@@ -47,14 +50,22 @@ class Counters:
 
 
 @dataclass(slots=True, eq=False)
+class _Lag:
+    """Items of one entity in one flight that wait for dead letters: their own, or those of an earlier flight."""
+
+    letters: int = 0
+    landed: bool = False
+    items: list[Item] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
 class _Flight:
-    """A batch under way."""
+    """A batch under way: `parts` are (message, id) to publish."""
 
     items: list[Item]
-    size: int
-    messages: int
     done: bool = False
-    parts: list[tuple[str, bytes, str]] = field(default_factory=list)
+    parts: list[tuple[bytes, str]] = field(default_factory=list)
+    lags: dict[int, _Lag] = field(default_factory=dict)
 
 
 class Ingestor:
@@ -87,6 +98,9 @@ class Ingestor:
         self._waiting_messages = 0
         self._waiting_bytes = 0
         self._flights: deque[_Flight] = deque()
+        self._lagging: dict[int, deque[_Lag]] = {}
+        self._letters: deque[tuple[DeadLetter, str, _Lag]] = deque()
+        self._carriers = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._soon = False
         self._timer: asyncio.TimerHandle | None = None
@@ -133,7 +147,7 @@ class Ingestor:
     async def close(self, timeout: float = 5.0) -> None:
         """Send what waits and wait for it up to `timeout` seconds; what is not durable then was not acknowledged."""
         deadline = self._loop.time() + timeout
-        while (self._waiting or self._flights) and self._loop.time() < deadline:
+        while (self._waiting or self._flights or self._lagging) and self._loop.time() < deadline:
             self._flush(force=True)
             await asyncio.sleep(0.005)
         for task in list(self._tasks):
@@ -168,12 +182,27 @@ class Ingestor:
             size += item[2]
         self._waiting_messages -= messages
         self._waiting_bytes -= size
-        flight = _Flight(items, size, messages)
+        flight = _Flight(items)
+        if self._lagging:
+            for item in items:
+                if item[0].entity in self._lagging:
+                    self._lag(flight, item[0].entity)
         self._encode([item[0] for item in items], flight)
         self._flights.append(flight)
-        task = self._loop.create_task(self._fly(flight))
+        self._spawn(self._fly(flight))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _lag(self, flight: _Flight, entity: int) -> _Lag:
+        """The lag of the entity in this flight, begun if there is none."""
+        lag = flight.lags.get(entity)
+        if lag is None:
+            lag = flight.lags[entity] = _Lag()
+            self._lagging.setdefault(entity, deque()).append(lag)
+        return lag
 
     def _encode(self, chunks: list[Chunk], flight: _Flight) -> None:
         """Decode the chunks into messages to publish; in halves when one message cannot take them all."""
@@ -208,11 +237,17 @@ class Ingestor:
             letters = decoded.dead
             self.counters.readings += decoded.readings
         if body:
-            flight.parts.append((self.subject, body, self._next_id()))
+            flight.parts.append((body, self._next_id()))
             self.counters.batches += 1
         for letter in letters:
-            flight.parts.append((f"tulou.dead.{letter.org}", self._dead(letter), self._next_id()))
-        self.counters.dead += len(letters)
+            lag = self._lag(flight, letter.entity)
+            lag.letters += 1
+            self._letters.append((letter, self._next_id(), lag))
+        if letters:
+            self.counters.dead += len(letters)
+            while self._carriers < min(LETTERS_AT_ONCE, len(self._letters)):
+                self._carriers += 1
+                self._spawn(self._carry())
 
     def _next_id(self) -> str:
         self._number += 1
@@ -227,15 +262,36 @@ class Ingestor:
 
     async def _fly(self, flight: _Flight) -> None:
         parts = flight.parts
-        for start in range(0, len(parts), 64):
-            some = parts[start : start + 64]
-            if len(some) == 1:
-                await self._publish(*some[0])
-            else:
-                await asyncio.gather(*(self._publish(*part) for part in some))
+        if len(parts) == 1:
+            await self._publish(self.subject, *parts[0])
+        elif parts:
+            await asyncio.gather(*(self._publish(self.subject, body, message_id) for body, message_id in parts))
         flight.parts = []
         flight.done = True
         self._land()
+
+    async def _carry(self) -> None:
+        """Publish dead letters until there are none."""
+        letters = self._letters
+        try:
+            while letters:
+                letter, message_id, lag = letters.popleft()
+                await self._publish(f"tulou.dead.{letter.org}", self._dead(letter), message_id)
+                lag.letters -= 1
+                if not lag.letters and lag.landed:
+                    self._release(self._caught_up(letter.entity))
+        finally:
+            self._carriers -= 1
+
+    def _caught_up(self, entity: int) -> list[Item]:
+        """The entity's items that wait for nothing any more, in order."""
+        lags = self._lagging.get(entity)
+        items: list[Item] = []
+        while lags and lags[0].landed and not lags[0].letters:
+            items += lags.popleft().items
+        if lags is not None and not lags:
+            del self._lagging[entity]
+        return items
 
     async def _publish(self, subject: str, body: bytes, message_id: str) -> None:
         """Publish until it is durable; a repeat carries the same id, so that the stream drops it."""
@@ -260,13 +316,27 @@ class Ingestor:
         flights = self._flights
         while flights and flights[0].done:
             flight = flights.popleft()
-            self.held -= flight.size
-            self.counters.acked += flight.messages
-            self._released(flight.items)
+            items = flight.items
+            if flight.lags:
+                items = []
+                for item in flight.items:
+                    lag = flight.lags.get(item[0].entity)
+                    (items if lag is None else lag.items).append(item)
+                for entity, lag in flight.lags.items():
+                    lag.landed = True
+                    items += self._caught_up(entity)
+            self._release(items)
+        self._flush()
+
+    def _release(self, items: list[Item]) -> None:
+        if not items:
+            return
+        self.held -= sum(item[2] for item in items)
+        self.counters.acked += sum(len(item[0].payloads) for item in items)
+        self._released(items)
         if self.pressed and self.held < self._high // 2:
             self.pressed = False
             self._pressure(False)
-        self._flush()
 
 
 def _part(chunk: Chunk, start: int, stop: int) -> Chunk:
