@@ -95,6 +95,11 @@ class NewDevice(_Body):
     synthetic: bool = False
 
     @property
+    def device_id(self) -> str:
+        """The device's id in the house."""
+        return f"{self.org}:{self.id}"
+
+    @property
     def entity_id(self) -> str:
         """The NGSI-LD id of the entity it speaks for."""
         key = self.id or ""

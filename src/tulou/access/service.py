@@ -12,6 +12,7 @@ import hashlib
 import logging
 import secrets
 import string
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
@@ -33,8 +34,8 @@ log = logging.getLogger("tulou.access")
 
 ALPHABET = string.ascii_letters + string.digits
 READ, CREATE, WRITE, DELETE = (f"access.device.{verb}" for verb in ("read", "create", "write", "delete"))
-TOGETHER = 256
-"""Lines of a bulk request under way at once: enough for one group commit."""
+TOGETHER = 250
+"""Lines of a bulk request that share a transaction."""
 
 
 def new_token() -> str:
@@ -79,8 +80,10 @@ class Devices:
         Raises `Conflict` if it is of another type, or synthetic where the request is not (or the other way round).
         """
         self.policy.require(actor, CREATE, new.org)
-        device, created = await self._create(actor, new)
-        if created:
+        device = (await self._create(actor, [self._checked(new)]))[0]
+        if isinstance(device, TulouError):
+            raise device
+        if device["created"]:
             await self._changed([device["no"]], device["id"], "created", new.org)
         return device
 
@@ -88,75 +91,113 @@ class Devices:
     async def create_many(self, actor: Actor, bulk: Bulk) -> list[dict[str, Any]]:
         """Create devices, each for itself; returns a line per item: `{line, ...device}` or `{line, error}`.
 
-        `line` counts from 1. Sending the same list again creates nothing twice.
+        `line` counts from 1. Sending the same list again creates nothing twice. The audit has one row for each
+        organisation and `TOGETHER` lines, which names the devices.
         """
         self.policy.require_any(actor, CREATE)
-        room = asyncio.Semaphore(TOGETHER)
-
-        async def one(line: int, item: Any) -> dict[str, Any]:
-            async with room:
+        answers: list[dict[str, Any] | TulouError] = []
+        for start in range(0, len(bulk.items), TOGETHER):
+            part: list[NewDevice | TulouError] = []
+            for item in bulk.items[start : start + TOGETHER]:
                 try:
-                    new = checked(NewDevice, item)
+                    new = self._checked(checked(NewDevice, item))
                     self.policy.require(actor, CREATE, new.org)
-                    device, _ = await self._create(actor, new)
                 except TulouError as error:
-                    return {"line": line, "error": error.problem()}
-                return {"line": line, **device}
-
-        lines = await asyncio.gather(*(one(line, item) for line, item in enumerate(bulk.items, 1)))
-        made = [line["no"] for line in lines if line.get("created")]
-        if made:
-            await self._changed(made)
+                    part.append(error)
+                else:
+                    part.append(new)
+            made = iter(await self._create(actor, [new for new in part if isinstance(new, NewDevice)]))
+            answers += [new if isinstance(new, TulouError) else next(made) for new in part]
+        lines = [
+            {"line": line, "error": answer.problem()} if isinstance(answer, TulouError) else {"line": line, **answer}
+            for line, answer in enumerate(answers, 1)
+        ]
+        fresh: list[int] = [answer["no"] for answer in answers if isinstance(answer, dict) and answer["created"]]
+        if fresh:
+            await self._changed(fresh)
         return lines
 
-    async def _create(self, actor: Actor, new: NewDevice) -> tuple[dict[str, Any], bool]:
+    def _checked(self, new: NewDevice) -> NewDevice:
+        """The same with its key settled. Raises `Invalid` for a type that no pack declares."""
         if new.type not in self.house.packs.models:
             raise Invalid(
                 f"类型 {new.type} 不在任何包的模型中", f"type {new.type} is not a model of any pack",
                 field="type", value=new.type, rule="model of a pack",
             )
         key = (new.id or "dev-" + secrets.token_hex(8)).removeprefix(f"{new.org}:")
-        new = new.model_copy(update={"id": key})
-        device_id = f"{new.org}:{key}"
-        origin = SYNTHETIC if new.synthetic else MEASURED
-        found = await self._row(device_id)
-        if found is None:
-            # The entity first: a device without entity could not speak, an entity without device is merely silent.
-            no = await self.context.ensure_entity(
+        return new.model_copy(update={"id": key})
+
+    async def _create(self, actor: Actor, news: list[NewDevice]) -> list[dict[str, Any] | TulouError]:
+        """Make what is missing of these devices; a document or an error for each."""
+        if not news:
+            return []
+        ids = [new.device_id for new in news]
+        there = sa.select(devices).where(devices.c.id.in_(ids))
+        found = {row.id: row for row in await self.db.read(lambda c: c.execute(there).all())}
+        # The entity first: a device without entity could not speak, an entity without device is merely silent.
+        missing = [new for new in news if new.device_id not in found]
+        numbers = dict(zip(
+            (new.device_id for new in missing),
+            await asyncio.gather(*(self._entity(new) for new in missing)), strict=True,
+        ))
+        tokens = {device_id: new_token() for device_id in numbers}
+        now = utcnow()
+
+        def write(connection: sa.Connection) -> list[dict[str, Any] | TulouError]:
+            nos = [no for no in numbers.values() if isinstance(no, int)]
+            kinds = sa.select(entities.c.no, entities.c.type, entities.c.synthetic).where(entities.c.no.in_(nos))
+            entity = {row.no: row for row in connection.execute(kinds)}
+            taken = sa.select(devices).where(sa.or_(devices.c.id.in_(ids), devices.c.entity_no.in_(nos)))
+            known: dict[str, Any] = {}
+            speaks: dict[int, str] = {}
+            for row in connection.execute(taken):
+                known[row.id] = device_document(row)
+                speaks[row.entity_no] = row.id
+            answers: list[dict[str, Any] | TulouError] = []
+            rows: list[dict[str, Any]] = []
+            for new in news:
+                old = known.get(new.device_id)
+                if old is not None:
+                    same = old["type"] == new.type and old["synthetic"] == new.synthetic
+                    answers.append({**old, "created": False} if same else other_kind(new))
+                    continue
+                no = numbers.get(new.device_id, no_such_device(new.device_id))  # none: deleted just now
+                if isinstance(no, TulouError):
+                    answers.append(no)
+                    continue
+                if no in speaks or no not in entity or (
+                    (entity[no].type, bool(entity[no].synthetic)) != (new.type, new.synthetic)
+                ):
+                    answers.append(other_kind(new))
+                    continue
+                token = tokens[new.device_id]
+                values = {
+                    "entity_no": no, "id": new.device_id, "org": new.org, "entity_id": new.entity_id,
+                    "type": new.type, "name": new.name, "origin": SYNTHETIC if new.synthetic else MEASURED,
+                    "token_hash": token_hash(token), "token_prefix": token[:6], "status": ACTIVE,
+                    "created_at": now, "created_by": actor.id, "rotated_at": None,
+                }
+                rows.append(values)
+                speaks[no] = new.device_id
+                known[new.device_id] = device_document(SimpleNamespace(**values))
+                answers.append({**known[new.device_id], "created": True, "token": token})
+            if rows:
+                connection.execute(devices.insert(), rows)
+            for org in dict.fromkeys(values["org"] for values in rows):
+                made = [values["id"] for values in rows if values["org"] == org]
+                subject = made[0] if len(made) == 1 else f"{len(made)} devices"
+                audit.record(connection, actor, CREATE, org, subject, {"devices": made})
+            return answers
+
+        return await self.db.write(write)
+
+    async def _entity(self, new: NewDevice) -> int | TulouError:
+        try:
+            return await self.context.ensure_entity(
                 new.org, new.type, new.entity_id, new.name, new.lon, new.lat, new.synthetic
             )
-            token = new_token()
-            values = {
-                "entity_no": no, "id": device_id, "org": new.org, "entity_id": new.entity_id, "type": new.type,
-                "name": new.name, "origin": origin, "token_hash": token_hash(token), "token_prefix": token[:6],
-                "status": ACTIVE, "created_at": utcnow(), "created_by": actor.id,
-            }
-
-            def write(connection: sa.Connection) -> Any:
-                entity = connection.execute(
-                    sa.select(entities.c.type, entities.c.synthetic).where(entities.c.no == no)
-                ).one()
-                if entity.type != new.type or bool(entity.synthetic) != new.synthetic:
-                    raise other_kind(new)
-                there = connection.execute(
-                    sa.select(devices).where(sa.or_(devices.c.id == device_id, devices.c.entity_no == no))
-                ).first()
-                if there is not None:
-                    return there
-                connection.execute(devices.insert().values(values))
-                audit.record(
-                    connection, actor, CREATE, new.org, device_id,
-                    {"type": new.type, "synthetic": new.synthetic},
-                )
-                return None
-
-            found = await self.db.write(write)
-            if found is None:
-                row = await self._row(device_id)
-                return {**device_document(row), "created": True, "token": token}, True
-        if found.type != new.type or found.origin != origin or found.id != device_id:
-            raise other_kind(new)
-        return {**device_document(found), "created": False}, False
+        except TulouError as error:
+            return error
 
     @operation(READ)
     async def find(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from tulou.access.directory import Directory
 from tulou.access.presence import STATES
@@ -137,15 +138,16 @@ class Things:
         directory = self.directory
         nos = [int(directory.no[row]) for row in found.rows]
         latest = await self.house.readings.latest(nos, orgs=orgs) if nos else {}
+        states = directory.states()
         answer: dict[str, Any] = {
-            "items": [item for no in nos if (item := self._item(no, latest.get(no, {}))) is not None],
+            "items": [item for no in nos if (item := self._item(no, latest.get(no, {}), states)) is not None],
             "next": cursor([nos[-1]]) if found.more else None,
         }
         if count:
             answer["count"] = found.count
         return answer
 
-    def _item(self, no: int, latest: dict[str, Value]) -> dict[str, Any] | None:
+    def _item(self, no: int, latest: dict[str, Value], states: NDArray[np.uint8]) -> dict[str, Any] | None:
         directory = self.directory
         row = directory.row(no)
         if row is None:
@@ -157,7 +159,7 @@ class Things:
         return {
             "no": no, "id": directory.ids[row], "name": directory.names[row], "type": kind, "org": org,
             "org_name": known.get("name_zh", org), "org_name_en": known.get("name_en", org),
-            "state": STATES[directory.states()[row]], "synthetic": bool(directory.synthetic[row]),
+            "state": STATES[states[row]], "synthetic": bool(directory.synthetic[row]),
             "last_seen": instant(seen) if seen else None,
             "lon": None if np.isnan(lon) else lon, "lat": None if np.isnan(lon) else float(directory.lat[row]),
             "latest": {
@@ -212,7 +214,7 @@ class Things:
         directory = self.directory
         kind, org = directory.types[directory.type[row]], directory.orgs[directory.org[row]]
         latest = await self.house.readings.latest([no], orgs=[org])
-        item = self._item(no, latest.get(no, {}))
+        item = self._item(no, latest.get(no, {}), directory.states())
         if item is None:
             raise no_such_thing(no)
         context = self.house.service(ContextService)
