@@ -1,13 +1,17 @@
-"""OpenID Connect against a real provider (oidc-provider-mock: authlib's authorization server) on a free port."""
+"""OpenID Connect against a real provider (oidc-provider-mock: authlib's authorization server on Flask), on a free port."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import re
+import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -20,13 +24,15 @@ from tests.kernel.conftest import PASSWORD
 from tulou.app import Front
 from tulou.kernel.house import House
 from tulou.kernel.organisations import People
-from tulou.kernel.organisations.models import NewUser
+from tulou.kernel.organisations.models import NewUser, oidc_requests
 from tulou.kernel.organisations.oidc import SignInByOidc
 from tulou.kernel.policy import Actor
 from tulou.kernel.settings import Settings
 
 warnings.simplefilter("ignore")
 provider_package = pytest.importorskip("oidc_provider_mock")
+flask = pytest.importorskip("flask")
+make_server = pytest.importorskip("werkzeug.serving").make_server
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +46,34 @@ def provider() -> Iterator[str]:
             sub="mallory-1", claims={"email": "lin@fuzhou.example", "email_verified": False, "preferred_username": "lin"}
         ),
     ]
-    with provider_package.run_server_in_thread(user_claims=people) as server:
-        yield f"http://localhost:{server.server_port}"
+    app = provider_package.app(user_claims=people)
+    challenges: dict[str, str] = {}
+
+    @app.after_request
+    def remember(response: Any) -> Any:
+        code = parse_qs(urlsplit(response.location or "").query).get("code")
+        if code:
+            challenges[code[0]] = flask.request.args.get("code_challenge", "")
+        return response
+
+    @app.before_request
+    def check_verifier() -> tuple[dict[str, str], int] | None:
+        """RFC 7636, 4.6, which this provider leaves out."""
+        if flask.request.form.get("grant_type") != "authorization_code":
+            return None
+        digest = hashlib.sha256(flask.request.form.get("code_verifier", "").encode()).digest()
+        challenge = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        if challenges.get(flask.request.form.get("code", "")) not in (challenge, None):
+            return {"error": "invalid_grant"}, 400
+        return None
+
+    server = make_server("localhost", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture
@@ -131,6 +163,14 @@ async def test_the_answer_counts_once_and_only_in_the_browser_that_asked(oidc_ho
         assert (await victim.get(address)).status_code == 401
         assert (await attacker.get(address)).status_code == 303
         assert (await attacker.get(address)).status_code == 401
+
+
+async def test_the_code_is_of_no_use_without_our_verifier(oidc_house: House) -> None:
+    async with browser(oidc_house) as client:
+        address = await authorize(client, "lin-1")
+        other = oidc_requests.update().values(verifier="another-verifier-of-forty-three-characters-x")
+        await oidc_house.db.write(lambda c: c.execute(other) and None)
+        assert (await client.get(address)).status_code == 401
 
 
 async def test_a_forged_state_or_code_is_refused(oidc_house: House) -> None:
