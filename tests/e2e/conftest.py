@@ -166,7 +166,7 @@ class Tulou:
         return dict(answer.json())
 
 
-def eventually(check: Callable[[], Any], seconds: float = 2.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
     """The first true result of `check`, asked again until `seconds` have passed."""
     last: Exception | None = None
     began = time.monotonic()
@@ -174,7 +174,7 @@ def eventually(check: Callable[[], Any], seconds: float = 2.0) -> Any:
         try:
             if result := check():
                 return result
-        except (AssertionError, KeyError, IndexError, ValueError) as error:
+        except (AssertionError, LookupError, ValueError) as error:
             last = error
         if time.monotonic() - began > seconds:
             raise AssertionError(f"not within {seconds} s; {last!r}")

@@ -47,7 +47,7 @@ def test_the_tour_of_the_readme(tulou: Tulou, tmp_path: Path) -> None:
         code = code.replace("1883", str(tulou.mqtt_port)).replace("8080", str(tulou.http_port))
         if language == "python":
             code = f"python - <<'PYTHON'\n{code}PYTHON\n"
-        script.append(f"echo '### {number}'\n{code}\n{'sleep 2' if language == 'python' else ''}")
+        script.append(f"echo; echo '### {number}'\n{code}\n{'sleep 2' if language == 'python' else ''}")
     env = tulou.env | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", "\n".join(script)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=250
