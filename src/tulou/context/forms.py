@@ -55,6 +55,8 @@ _NAMELESS = MEMBERS - {"vocab", "objectType", "valueType"}
 """Members that hold no names: an instance of these alone looks the same under every context."""
 ENTITY_MEMBERS = frozenset({"id", "type", "scope", "@context", "expiresAt"})
 
+_COMMON = frozenset({"type", "value", "observedAt", "unitCode"})
+
 MAX_SUB_DEPTH = 16
 MAX_VALUE_DEPTH = 64
 MAX_ATTRIBUTES = 5_000
@@ -66,24 +68,32 @@ _LANG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*|@none")
 
 def datetime_text(text: object, field: str) -> str:
     """Check an ISO 8601 date-time (clause 4.6.3) and give it in UTC with `Z`; digits are kept as they came."""
-    match = _DATETIME.fullmatch(text) if isinstance(text, str) else None
+    found = _datetime(text) if isinstance(text, str) else None
+    if found is not None:
+        return found
+    raise bad(
+        f"{field} 应为 ISO 8601 日期时间（如 2026-01-02T03:04:05Z）", f"{field} must be an ISO 8601 date-time with zone",
+        field=field, value=text, rule="CIM 009, 4.6.3",
+    )
+
+
+@lru_cache(maxsize=8192)
+def _datetime(text: str) -> str | None:
+    match = _DATETIME.fullmatch(text)
     if match is not None:
         year, month, day, hour, minute, second, fraction, zone = match.groups()
         try:
             moment = dt.datetime(int(year), int(month), int(day), int(hour), int(minute), min(int(second), 59))
             if zone == "Z":
                 if int(second) <= 60:
-                    return text.replace(",", ".") if "," in text else text  # type: ignore[union-attr, return-value]
+                    return text.replace(",", ".")
             else:
                 offset = dt.timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
                 moment = moment - offset if zone[0] == "+" else moment + offset
                 return moment.strftime("%Y-%m-%dT%H:%M:%S") + (fraction or "").replace(",", ".") + "Z"
         except (ValueError, OverflowError):
-            pass
-    raise bad(
-        f"{field} 应为 ISO 8601 日期时间（如 2026-01-02T03:04:05Z）", f"{field} must be an ISO 8601 date-time with zone",
-        field=field, value=text, rule="CIM 009, 4.6.3",
-    )
+            return None
+    return None
 
 
 def micros(text: str) -> int:
@@ -143,6 +153,20 @@ class Reader:
         document: Json = {}
         stored = self.stored
         for name, value in raw.items():
+            if type(value) is dict and value.get("type") == "Property" and value.keys() <= _COMMON:
+                # The commonest attribute by far: a scalar with a time and a unit. It is kept as it is.
+                scalar = value.get("value")
+                kind = type(scalar)
+                if (
+                    (kind is float or kind is int or kind is bool or (kind is str and scalar != NULL and "\x00" not in scalar))
+                    and type(value.get("unitCode", "")) is str
+                ):
+                    at = value.get("observedAt", "")
+                    if type(at) is str and (_datetime(at) == at if at else "observedAt" not in value):
+                        key = stored(name)
+                        if key not in document and key not in ENTITY_MEMBERS and key not in SYSTEM:
+                            document[key] = value
+                            continue
             if name == "id" or name == "@id":
                 document["id"] = entity_id(value)
             elif name == "type" or name == "@type":

@@ -328,6 +328,7 @@ def regexp(pattern: str) -> Any:
     return re2.compile(pattern, options)
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str, context: Context, *, expand: frozenset[str] = frozenset()) -> Node:
     """Parse `q` under a context; `expand` are stored names whose values are vocabulary words (`expandValues`).
 
@@ -767,6 +768,7 @@ def _postgres_any(term: Term) -> Sql:
     return " OR ".join(alternatives), parameters
 
 
+@lru_cache(maxsize=1024)
 def compile_sql(node: Node, dialect: str, column: str = "e.doc") -> Sql:
-    """`compile_sqlite` or `compile_postgres`."""
+    """`compile_sqlite` or `compile_postgres`; remembered, so the parameters must not be changed."""
     return compile_postgres(node, column) if dialect == "postgresql" else compile_sqlite(node, column)

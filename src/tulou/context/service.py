@@ -672,16 +672,22 @@ class ContextService:
         self, cursor: Any, org: str, prepared: Sequence[tuple[Json, tuple[Any, ...] | None]], mode: str, now: int
     ) -> tuple[list[str], list[str], list[tuple[str, TulouError]], list[int]]:
         watched = self.subscriptions.watches(org)
-        rows = self._present(cursor, org, [document["id"] for document, _ in prepared], whole=mode != "create" and (
-            mode != "replace" or watched))
+        ids = [document["id"] for document, _ in prepared]
+        rows: dict[str, Row]
+        places: dict[str, tuple[Any, ...]] = {}
+        if mode == "create" or (mode == "replace" and not watched):
+            rows, places = self._present(cursor, org, ids)
+        else:
+            rows = self.store.get_many(cursor, ids, org)
         created: list[str] = []
         updated: list[str] = []
         refused: list[tuple[str, TulouError]] = []
         changes: list[Changed] = []
         fresh: dict[str, tuple[Json, tuple[Any, ...]]] = {}
         replaced: dict[str, tuple[Any, ...]] = {}
+        in_place: dict[str, tuple[Any, ...]] = {}
         state: dict[str, tuple[Json, Json, Json]] = {}
-        touched: list[int] = []
+        fresh_times = dumped({"*": [now, now]})
         for document, inserting in prepared:
             id = document["id"]
             row = rows.get(id)
@@ -706,17 +712,20 @@ class ContextService:
                 continue
             try:
                 if mode == "replace":
-                    after, times = dict(document), {"@": [row.created_at, now], "*": [now, now]}
+                    after, times = document, {"@": [row.created_at, now], "*": [now, now]}
                     if "type" not in after:
                         raise _no_type()
-                    lost = row.synthetic and (inserting is None or not inserting[6])
-                    if lost:
+                    if inserting is None or (row.synthetic and not inserting[7]):
                         keep_synthetic(after)
-                    replaced[id] = (
-                        replacement(row.no, after, times, now, self.names.shown)
-                        if lost or inserting is None
-                        else _as_replacement(inserting, dumped({"*": [now, now]}), now, row.no)
-                    )
+                        replaced[id] = self._replacement(row.no, after, times, now)
+                        in_place.pop(id, None)
+                    elif places.get(id) == (*inserting[2:4], *inserting[8:14], inserting[16]):
+                        in_place[id] = (*inserting[4:6], fresh_times, inserting[7], now, row.no)
+                        replaced.pop(id, None)
+                    else:
+                        replaced[id] = (*inserting[2:6], fresh_times, *inserting[7:14], now, inserting[16], row.no)
+                        in_place.pop(id, None)
+                        places.pop(id, None)
                     done = Change(["type"], [])
                     before = orjson.loads(row.text) if watched else {}
                 else:
@@ -746,23 +755,32 @@ class ContextService:
                 changes.append(Changed(org, after, names, "entityUpdated", before))
         self.store.insert(cursor, [inserting for _, inserting in fresh.values()])
         self.store.update(cursor, list(replaced.values()))
+        self.store.update_in_place(cursor, list(in_place.values()))
         if watched:
             changes = [Changed(org, d, None, "entityCreated") for d, _ in fresh.values()] + changes
             self.subscriptions.queue(cursor, changes, now)
         touched = [row[-1] for row in replaced.values()]
+        touched += [row[-1] for row in in_place.values()] if len(in_place) < 100 else []
         return created, list(dict.fromkeys(updated)), refused, touched
 
-    def _present(self, cursor: Any, org: str, ids: list[str], *, whole: bool) -> dict[str, Row]:
-        """Which of these exist. Without `whole` their documents are not read."""
-        if whole:
-            return self.store.get_many(cursor, ids, org)
+    def _present(
+        self, cursor: Any, org: str, ids: list[str]
+    ) -> tuple[dict[str, Row], dict[str, tuple[Any, ...]]]:
+        """Which of these exist, without their documents, and what their indexed columns hold."""
         found: dict[str, Row] = {}
+        places: dict[str, tuple[Any, ...]] = {}
+        types = "e.types::text" if self.store.postgres else "e.types"
         for at in range(0, len(ids), 500):
             condition, parameters = self.store.among("e.id", ids[at : at + 500])
-            sql = f"SELECT e.no,e.id,e.synthetic,e.created_at FROM entities e WHERE {condition} AND e.org=?"
-            for no, id, synthetic, created in cursor.execute(self.store.sql(sql), (*parameters, org)).fetchall():
-                found[id] = Row(no, id, org, "", "{}", None, synthetic, created, created, 0)
-        return found
+            sql = (
+                f"SELECT e.no,e.id,e.synthetic,e.created_at,e.type,{types},e.lon,e.lat,e.west,e.south,e.east,e.north,"
+                f"e.expires_at FROM entities e WHERE {condition} AND e.org=?"
+            )
+            for row in cursor.execute(self.store.sql(sql), (*parameters, org)).fetchall():
+                no, id, synthetic, created = row[:4]
+                found[id] = Row(no, id, org, row[4], "{}", None, synthetic, created, created, 0)
+                places[id] = row[4:]
+        return found, places
 
     # ---- for the other engines
 
@@ -986,11 +1004,6 @@ def _expired(row: Row) -> bool:
         return False
     at = row.document.get("expiresAt")
     return isinstance(at, str) and forms.micros(at) <= now_us()
-
-
-def _as_replacement(inserting: tuple[Any, ...], times: str, now: int, no: int) -> tuple[Any, ...]:
-    """The parameters of an update of everything, from those of an insert."""
-    return (*inserting[2:6], times, *inserting[7:14], now, inserting[16], no)
 
 
 def _checked_text(document: Json) -> str:

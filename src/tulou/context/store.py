@@ -137,6 +137,9 @@ class Store:
         "UPDATE entities SET type=?,types=?,name=?,doc=?,times=?,synthetic=?,lon=?,lat=?,west=?,south=?,east=?,north=?,"
         "modified_at=?,expires_at=?,version=version+1 WHERE no=?"
     )
+    _SAME_PLACE = (
+        "UPDATE entities SET name=?,doc=?,times=?,synthetic=?,modified_at=?,version=version+1 WHERE no=?"
+    )
     _VALUES = "UPDATE entities SET doc=?,times=?,modified_at=?,version=version+1 WHERE no=?"
 
     def insert(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -146,6 +149,10 @@ class Store:
     def update(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Update rows made by `replacement`."""
         cursor.executemany(self.sql(self._UPDATE), rows)
+
+    def update_in_place(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Update (name, doc, times, synthetic, modified_at, no) where no indexed column changed: they stay untouched."""
+        cursor.executemany(self.sql(self._SAME_PLACE), rows)
 
     def update_values(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Update (doc, times, modified_at, no) where neither name, type nor place changed."""
