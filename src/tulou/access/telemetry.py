@@ -7,7 +7,7 @@ Telemetry is `{"name": value, ...}`, `{"ts": milliseconds, "values": {...}}`, or
 object. Numbers and booleans (as 1 and 0) are stored as float64, texts as text, objects and arrays as JSON text.
 
 `decode` works on many messages at once: messages whose objects have the same names in the same order become columns
-by a few calls that run in C (`map`, `array.extend`); whatever is unusual falls back to one message at a time.
+by a few calls that run in C (`map`, `zip`, `array.extend`); whatever is unusual falls back to one message at a time.
 """
 
 from __future__ import annotations
@@ -102,26 +102,31 @@ ANY = Rules()
 """The rules of a type that no pack declares: everything that the payload convention allows."""
 
 
-class _Shape:
-    """Objects with the same names. `plain`: every value may go straight into the number column."""
+_NUMBERS = frozenset({int, float})
+_NUMERIC = frozenset({int, float, bool})
+_TYPES = {"number": _NUMBERS, "boolean": frozenset({bool}), "string": frozenset(), "json": _NUMERIC, "": _NUMERIC}
 
-    __slots__ = ("bounds", "names", "plain", "stamped")
+
+class _Shape:
+    """Objects with the same names. `plain`: values may go into the columns if their types are those of `columns`:
+    per name the types that are numbers here, whether text is allowed, and the bounds."""
+
+    __slots__ = ("columns", "names", "plain", "stamped")
 
     def __init__(self, rules: Rules, names: tuple[str, ...]) -> None:
         self.names = names
         self.stamped = names == ("ts", "values")
-        self.bounds: list[tuple[int, float, float]] = []
         self.plain = 0 < len(names) <= MAX_READINGS and not ("ts" in names and "values" in names)
-        for number, name in enumerate(names):
+        self.columns: list[tuple[frozenset[type], bool, tuple[float, float] | None]] = []
+        for name in names:
             rule = rules.properties.get(name)
-            if name_refusal(name) is not None or (rule is None and not rules.open) or (
-                rule is not None and rule[0] != "number"
-            ):
+            kind, low, high = rule or ("", None, None)
+            if rule is None and (not rules.open or name_refusal(name) is not None):
                 self.plain = False
-            elif rule is not None and (rule[1] is not None or rule[2] is not None):
-                low = rule[1] if rule[1] is not None else float("-inf")
-                high = rule[2] if rule[2] is not None else float("inf")
-                self.bounds.append((number, low, high))
+            bounds = None
+            if low is not None or high is not None:
+                bounds = (float("-inf") if low is None else low, float("inf") if high is None else high)
+            self.columns.append((_TYPES[kind], kind in ("", "string", "json"), bounds))
 
 
 @dataclass(slots=True)
@@ -216,7 +221,8 @@ def _decode_group(group: list[Chunk], builder: BatchBuilder, now_ms: int, decode
     one = _OneMessage(builder, rules, kind, now_ms, decoded, group[0])
     if not alike:
         for frame, doc in enumerate(docs, first):
-            one.store(frame, doc)
+            if type(doc) is not list or not _store_list(frame, doc, one):
+                one.store(frame, doc)
         return
     shapes = rules.shapes
     names = list(map(tuple, docs))
@@ -272,23 +278,19 @@ def _not_json(raw: bytes, error: Exception) -> Refusal:
 def _store_alike(shape: _Shape, frames: Sequence[int], docs: list[dict[str, Any]], one: _OneMessage) -> None:
     """Store messages whose objects have the same names."""
     if one.kind == TELEMETRY and shape.stamped:
-        times = [doc["ts"] for doc in docs]
-        inner = [doc["values"] for doc in docs]
-        if (
-            {int}.issuperset(map(type, times)) and {dict}.issuperset(map(type, inner))
-            and min(times) >= EARLIEST_MS and max(times) <= one.now_ms + SKEW_MS
-        ):
-            apart: dict[tuple[str, ...], tuple[list[int], list[Any], list[int]]] = {}
-            for frame, doc, ms in zip(frames, inner, times, strict=True):
+        inside = _unstamp(docs, one)
+        if inside is not None:
+            apart: dict[tuple[str, ...], tuple[list[int], list[Any], array[int]]] = {}
+            for frame, doc, ts in zip(frames, *inside, strict=True):
                 names = tuple(doc)
                 same = apart.get(names)
                 if same is None:
-                    same = apart[names] = ([], [], [])
+                    same = apart[names] = ([], [], array("q"))
                 same[0].append(frame)
                 same[1].append(doc)
-                same[2].append(ms * 1000)
+                same[2].append(ts)
             for names, (some, same_docs, stamps) in apart.items():
-                if not _store_columns(one.rules.shape(names), some, same_docs, array("q", stamps), one):
+                if not _store_columns(one.rules.shape(names), some, same_docs, stamps, one):
                     for frame, doc, ts in zip(some, same_docs, stamps, strict=True):
                         one.store_values(frame, doc, ts, "values.")
             return
@@ -298,76 +300,92 @@ def _store_alike(shape: _Shape, frames: Sequence[int], docs: list[dict[str, Any]
         one.store(frame, doc)
 
 
+def _store_list(frame: int, items: list[Any], one: _OneMessage) -> bool:
+    """Store a list whose items are alike. False, with nothing stored, if they are not."""
+    if one.kind != TELEMETRY or not items or not {dict}.issuperset(map(type, items)):
+        return False
+    stamps = None
+    names = set(map(tuple, items))
+    if names == {("ts", "values")}:
+        inside = _unstamp(items, one)
+        if inside is None:
+            return False
+        items, stamps = inside
+        names = set(map(tuple, items))
+    if len(names) != 1 or len(items) * len(items[0]) > MAX_READINGS:
+        return False
+    return _store_columns(one.rules.shape(names.pop()), [frame] * len(items), items, stamps, one)
+
+
+def _unstamp(docs: list[dict[str, Any]], one: _OneMessage) -> tuple[list[dict[str, Any]], array[int]] | None:
+    """The objects within `{"ts":..,"values":{..}}` and their times in µs; None if any breaks a rule."""
+    times = [doc["ts"] for doc in docs]
+    inner = [doc["values"] for doc in docs]
+    if (
+        {int}.issuperset(map(type, times)) and {dict}.issuperset(map(type, inner))
+        and all(inner) and min(times) >= EARLIEST_MS and max(times) <= one.now_ms + SKEW_MS
+    ):
+        return inner, array("q", [ms * 1000 for ms in times])
+    return None
+
+
 def _store_columns(
     shape: _Shape, frames: Sequence[int], docs: list[dict[str, Any]], stamps: array[int] | None, one: _OneMessage
 ) -> bool:
-    """The fast path: numbers only. False, with nothing stored, if some value is something else."""
+    """The fast path, column by column. False, with nothing stored, if some value is not what its column takes."""
     if not shape.plain:
         return False
-    builder, count, width = one.builder, len(docs), len(shape.names)
-    values = array("d")
-    try:
-        values.extend(chain.from_iterable(map(dict.values, docs)))
-    except TypeError:
-        return False
-    if one.rules.properties and one.bools() and any(
-        type(value) is bool for doc in docs for value in doc.values()
-    ):
-        return False
-    props = array("H", map(builder.prop, shape.names))
-    row = len(builder.r_val)
+    builder, count = one.builder, len(docs)
+    columns = list(zip(*map(dict.values, docs), strict=True))
+    kinds = []
+    for column, (numbers, text, _) in zip(columns, shape.columns, strict=True):
+        if numbers.issuperset(map(type, column)):
+            kinds.append(False)
+        elif text and {str}.issuperset(map(type, column)):
+            kinds.append(True)
+        else:
+            return False
+    props = list(map(builder.prop, shape.names))
     entities, times = builder.f_entity, builder.f_ts
     if isinstance(frames, range):
-        numbers = array("I", frames)
         entities, times = entities[frames.start : frames.stop], times[frames.start : frames.stop]
     else:
-        numbers = array("I", frames)
         entities = array("Q", map(entities.__getitem__, frames))
         if stamps is None:
             times = array("q", map(times.__getitem__, frames))
     if stamps is not None:
         times = stamps
-    builder.r_val.extend(values)
-    builder.r_prop.extend(props * count)
-    builder.r_frame.extend(_repeat(numbers, width))
-    builder.r_entity.extend(_repeat(entities, width))
-    builder.r_ts.extend(_repeat(times, width))
-    for number, low, high in shape.bounds:
-        column = values[number::width]
-        if min(column) < low or max(column) > high:
-            for at, value in enumerate(column):
-                if not low <= value <= high:
-                    builder.worse[row + at * width + number] = BAD
+    values = builder.r_val
+    for column, is_text, prop, (_, _, bounds) in zip(columns, kinds, props, shape.columns, strict=True):
+        row = len(values)
+        builder.r_prop.extend(array("H", (prop,)) * count)
+        if is_text:
+            values.extend(array("d", (NAN,)) * count)
+            builder.r_text.update(zip(range(row, row + count), column, strict=True))
+            continue
+        values.extend(column)
+        if bounds is not None:
+            low, high = bounds
+            if min(column) < low or max(column) > high:
+                for at, value in enumerate(column, row):
+                    if not low <= value <= high:
+                        builder.worse[at] = BAD
+    width = len(columns)
+    builder.r_frame.extend(array("I", frames) * width)
+    builder.r_entity.extend(entities * width)
+    builder.r_ts.extend(times * width)
     return True
-
-
-def _repeat(column: array[int], times: int) -> array[int]:
-    """Every item `times` times over: [a, b] -> [a, a, b, b]."""
-    if times == 1:
-        return column
-    out = array(column.typecode, bytes(len(column) * column.itemsize * times))
-    for number in range(times):
-        out[number::times] = column
-    return out
 
 
 class _OneMessage:
     """The general path: stores one decoded payload after another."""
 
-    __slots__ = ("_bools", "builder", "decoded", "kind", "now_ms", "rules", "topic")
+    __slots__ = ("builder", "decoded", "kind", "now_ms", "rules", "topic")
 
     def __init__(self, builder: BatchBuilder, rules: Rules, kind: str, now_ms: int, decoded: Decoded,
                  chunk: Chunk) -> None:
         self.builder, self.rules, self.kind, self.now_ms, self.decoded = builder, rules, kind, now_ms, decoded
         self.topic = chunk.topic or kind
-        self._bools: bool | None = None
-
-    def bools(self) -> bool:
-        """Whether any payload of the batch may hold a boolean."""
-        if self._bools is None:
-            raw = b"".join(self.builder.raws)
-            self._bools = b"true" in raw or b"false" in raw
-        return self._bools
 
     def refuse(self, frame: int, refusal: Refusal) -> None:
         builder = self.builder
