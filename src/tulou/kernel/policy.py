@@ -215,6 +215,10 @@ class Policy:
             raise refusal(actor, action)
         return orgs
 
+    def _known(self, *orgs: str) -> bool:
+        """Whether all are organisations of the tree; everything is while there is no tree."""
+        return not self._parents or all(org in self._parents for org in orgs)
+
     def _decide(self, actor: Actor, action: str, org: str, attributes: Mapping[str, Any]) -> bool:
         above = set(self.ancestors(org))
         roles = {
@@ -232,7 +236,7 @@ class Policy:
             "verb": verb,
             "home": org == actor.org,
             "in_scope": actor.scopes is None or any(fnmatch.fnmatchcase(action, s) for s in actor.scopes),
-            "active": not home_suspended and self._suspended.isdisjoint(above),
+            "active": not home_suspended and self._suspended.isdisjoint(above) and self._known(org, actor.org),
             **attributes,
         }
         request = {
