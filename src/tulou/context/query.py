@@ -512,7 +512,18 @@ def _sqlite_term(term: Term, column: str) -> Sql:
         f"CASE json_type({column},?) WHEN 'object' THEN ({alone}) WHEN 'array' THEN "
         f"(EXISTS (SELECT 1 FROM json_each({column},?) i WHERE {each}) {refusal}) ELSE 0 END"
     )
-    return sql, [first, *alone_parameters, first, *each_parameters, *extra]
+    parameters = [first, *alone_parameters, first, *each_parameters, *extra]
+    if path.core is not None or not term.operator:
+        return sql, parameters
+    # Nearly always the attribute is one Property with a scalar value: then this alone decides.
+    value = f"{first}{rest}.value{_quoted(path.trail)}"
+    direct, own = _sqlite_scalar(term, f"json_type({column},?)", f"json_extract({column},?)", value)
+    if term.operator == "!=":
+        direct = f"NOT {direct}"
+    elif term.operator == "!~=":
+        direct, own = f"(json_type({column},?) = 'text' AND NOT {direct})", [value, *own]
+    scalar = "('integer','real','text','true','false')"
+    return f"CASE WHEN json_type({column},?) IN {scalar} THEN {direct} ELSE {sql} END", [value, *own, *parameters]
 
 
 def _sqlite_instance(term: Term, source: str, base: str) -> Sql:
