@@ -176,7 +176,8 @@ export class PointLayer implements CustomLayerInterface {
 
   /** Diameter of a point at the map's zoom, CSS pixels. */
   diameter(zoom: number): number {
-    const crowd = this.columns.no.length > 20_000 ? 0.72 : 1;
+    const count = this.columns.no.length;
+    const crowd = count > 20_000 ? 0.72 : count > 3000 ? 1 : 1.45;
     return Math.min(14, Math.max(2.8, (4.4 + (zoom - 6.5) * 1.5) * crowd));
   }
 
