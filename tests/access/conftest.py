@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from granian.constants import Interfaces
+from granian.server.embed import Server
 
 from tulou import access
 from tulou.app import Front
@@ -115,3 +118,25 @@ async def chen(estate: Estate) -> httpx.AsyncClient:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def yang(estate: Estate) -> httpx.AsyncClient:
     return await estate.person("yang", "fuzhou", "viewer")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def address(estate: Estate) -> AsyncIterator[str]:
+    """The house served by the server that serves it in earnest."""
+    port = estate.house.settings.http_port
+    server = Server(
+        estate.app, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, log_enabled=False, websockets=False
+    )
+    serving = asyncio.create_task(server.serve())
+    url = f"http://127.0.0.1:{port}/api/v1"
+    async with httpx.AsyncClient() as client:
+
+        async def up() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return (await client.get(f"{url}/models")).status_code == 401
+            return False
+
+        await eventually(up)
+    yield url
+    server.stop()
+    await asyncio.wait([serving], timeout=10)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
-from granian.constants import Interfaces
-from granian.server.embed import Server
 
 from tests.access.conftest import Estate, eventually
 from tulou.access import Hub
@@ -23,28 +18,6 @@ from tulou.kernel.policy import Orgs
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVERYTHING = Orgs(True, frozenset())
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def address(estate: Estate) -> AsyncIterator[str]:
-    """The house served by the server that serves it in earnest."""
-    port = estate.house.settings.http_port
-    server = Server(
-        estate.app, address="127.0.0.1", port=port, interface=Interfaces.ASGINL, log_enabled=False, websockets=False
-    )
-    serving = asyncio.create_task(server.serve())
-    url = f"http://127.0.0.1:{port}/api/v1"
-    async with httpx.AsyncClient() as client:
-
-        async def up() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return (await client.get(f"{url}/models")).status_code == 401
-            return False
-
-        await eventually(up)
-    yield url
-    server.stop()
-    await asyncio.wait([serving], timeout=10)
 
 
 class Page:
