@@ -84,7 +84,7 @@ async def test_a_suspended_organisation(pair: tuple[House, House], robot: httpx.
 async def test_the_look_up_of_a_known_token_is_cheap(
     pair: tuple[House, House], robot: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cached token is found without the store: break the store's door and ask again (bench/ has the figure)."""
+    """A cached token is found without the store: break the store's door and ask again."""
     credentials = pair[1].service(Credentials)
 
     async def broken(*_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import stat
+import time
 
 import argon2
 import pytest
@@ -187,6 +188,11 @@ def test_pauses_double_up_to_the_longest_and_tables_stay_bounded() -> None:
     assert waits == [1, 2, 4, 8, 8, 8]
     throttle.succeeded("a")
     throttle.check("a")
+    patient = Throttle(free=2, longest=8, forgive=0.001)
+    for _ in range(20):
+        patient.failed("a")
+        time.sleep(0.005)
+    patient.check("a")
     for n in range(1000):
         throttle.failed(str(n))
     assert len(throttle._failures) == 100

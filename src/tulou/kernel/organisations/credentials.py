@@ -90,10 +90,10 @@ class Credentials:
         self.house = house
         self.policy = house.policy
         self.orgs = orgs
-        self.by_pair = Throttle(free=5, longest=900)
+        self.by_pair = Throttle(free=5, longest=900, forgive=600)
         self.by_name = Throttle(free=50, longest=60)
         self.by_address = Throttle(free=30, longest=900)
-        self.tokens_by_address = Throttle(free=30, longest=300)
+        self.tokens_by_address = Throttle(free=30, longest=300, forgive=10)
         self._cache: dict[bytes, _Entry] = {}
         self._generation = 0
         self._used: dict[int, float] = {}
@@ -394,10 +394,14 @@ class Credentials:
             return connection.execute(query).one()
 
         fresh = await self.house.db.write(write)
-        if row.name == FIRST:
-            first_password_file(self.house.settings.home).unlink(missing_ok=True)
+        self.forget_first_password(row.name)
         await self.changed()
         return await self.open_session(fresh, "password", address)
+
+    def forget_first_password(self, name: str) -> None:
+        """Remove the first administrator's random password, if it is his that was changed."""
+        if name == FIRST:
+            first_password_file(self.house.settings.home).unlink(missing_ok=True)
 
     # --- tokens -------------------------------------------------------------------------------------------------
 

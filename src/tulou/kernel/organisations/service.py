@@ -468,6 +468,7 @@ class People:
             audit.record(connection, actor, "organisations.user.reset-password", row.org, f"user:{row.name}")
 
         await self.house.db.write(write)
+        self.credentials.forget_first_password(row.name)
         await self.credentials.changed()
         return password
 

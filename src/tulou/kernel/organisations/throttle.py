@@ -15,15 +15,16 @@ from tulou.kernel.errors import Throttled
 class Throttle:
     """Failures by key. After `free` failures each further one blocks the key for 1, 2, 4 .. `longest` seconds.
 
-    A key without failures for `forget` seconds starts anew.
+    One failure is forgiven each `forgive` seconds, so that the people behind one address are not shut out for the
+    slips that any crowd makes.
     """
 
-    def __init__(self, free: int, longest: float, *, forget: float = 3600.0, size: int = 20_000) -> None:
+    def __init__(self, free: int, longest: float, *, forgive: float = 60.0, size: int = 20_000) -> None:
         self.free = free
         self.longest = longest
-        self.forget = forget
+        self.forgive = forgive
         self.size = size
-        self._failures: OrderedDict[str, tuple[int, float, float]] = OrderedDict()
+        self._failures: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
 
     def check(self, key: str) -> None:
         """Raise `Throttled` while `key` is blocked."""
@@ -39,9 +40,9 @@ class Throttle:
     def failed(self, key: str) -> None:
         """Count a failure of `key`."""
         now = time.monotonic()
-        count, _, last = self._failures.pop(key, (0, 0.0, now))
-        count = 1 if now - last > self.forget else count + 1
-        over = count - self.free
+        count, _, last = self._failures.pop(key, (0.0, 0.0, now))
+        count = max(0.0, count - (now - last) / self.forgive) + 1
+        over = round(count) - self.free
         until = now + min(2.0 ** min(over - 1, 30), self.longest) if over > 0 else 0.0
         self._failures[key] = (count, until, now)
         while len(self._failures) > self.size:
