@@ -14,7 +14,7 @@ from tests.access.conftest import ADMIN, Estate, eventually
 from tulou.access import NewDevice, devices
 from tulou.access.service import Devices, new_token
 from tulou.kernel.audit import audit_log
-from tulou.kernel.errors import Conflict, Forbidden
+from tulou.kernel.errors import Conflict, Forbidden, Invalid
 from tulou.kernel.policy import Actor, Binding
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -92,6 +92,13 @@ async def test_bad_input_names_the_field(lin: httpx.AsyncClient, change: dict[st
     answer = await lin.post("/devices", json={**body, **change})
     assert (answer.status_code, answer.json()["field"]) == (400, field), answer.text
     assert answer.json()["detail_zh"]
+
+
+async def test_there_is_no_device_of_no_organisation(estate: Estate) -> None:
+    new = NewDevice(org="atlantis", type="Device", name="x")
+    with pytest.raises(Invalid) as caught:
+        await estate.house.service(Devices).create(ADMIN, new)
+    assert caught.value.field == "org"
 
 
 async def test_a_disabled_or_deleted_or_rotated_token_is_refused_at_once(estate: Estate, lin: httpx.AsyncClient) -> None:

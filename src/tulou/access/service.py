@@ -24,6 +24,7 @@ from tulou.context import ContextService, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import checked, cursor, from_cursor
+from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, Orgs, operation
 from tulou.kernel.sql import utcnow
 
@@ -100,12 +101,11 @@ class Devices:
             part: list[NewDevice | TulouError] = []
             for item in bulk.items[start : start + TOGETHER]:
                 try:
-                    new = self._checked(checked(NewDevice, item))
+                    new = checked(NewDevice, item)
                     self.policy.require(actor, CREATE, new.org)
+                    part.append(self._checked(new))
                 except TulouError as error:
                     part.append(error)
-                else:
-                    part.append(new)
             made = iter(await self._create(actor, [new for new in part if isinstance(new, NewDevice)]))
             answers += [new if isinstance(new, TulouError) else next(made) for new in part]
         lines = [
@@ -118,7 +118,10 @@ class Devices:
         return lines
 
     def _checked(self, new: NewDevice) -> NewDevice:
-        """The same with its key settled. Raises `Invalid` for a type that no pack declares."""
+        """The same with its key settled. Raises `Invalid` for an organisation or a type that there is not."""
+        if new.org not in self.house.service(Organisations).rows:
+            raise Invalid(f"没有机构 {new.org}", f"there is no organisation {new.org}", field="org", value=new.org,
+                          rule="an organisation's id")
         if new.type not in self.house.packs.models:
             raise Invalid(
                 f"类型 {new.type} 不在任何包的模型中", f"type {new.type} is not a model of any pack",
