@@ -33,6 +33,9 @@ from tulou.kernel.settings import Settings
 
 log = logging.getLogger("tulou.bus")
 
+MIN_FREE = 32 << 20
+"""Bytes free below which a disk counts as full."""
+
 
 @dataclass(frozen=True)
 class StreamSpec:
@@ -155,6 +158,7 @@ class NatsServer:
         self.home.chmod(0o700)
         self.token = secrets.token_urlsafe(24)
         self.port = free_port()
+        self._heal: asyncio.Task[None] | None = None
         config = self.home / "nats.conf"
         config.touch(0o600)
         config.write_text(
@@ -176,6 +180,7 @@ class NatsServer:
 
     async def start(self) -> None:
         await self.child.start()
+        self._heal = asyncio.create_task(self._keep_storing(), name="nats-heal")
         for _ in range(600):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -186,7 +191,25 @@ class NatsServer:
             return
         raise Unavailable("nats-server 未能启动", f"nats-server did not start; see {self.child.log_file}")
 
+    async def _keep_storing(self) -> None:
+        """After a write error (a full disk) nats-server refuses the stream until it is started again, also when there
+        is room: so end it then, and the child's keeper starts it."""
+        seen = 0
+        while True:
+            await asyncio.sleep(1)
+            with contextlib.suppress(OSError):
+                size = self.child.log_file.stat().st_size
+                with self.child.log_file.open("rb") as file:
+                    file.seek(min(seen, size))
+                    told, seen = file.read(1 << 20), size
+                room = shutil.disk_usage(self.home).free > MIN_FREE
+                if b"failed to store" in told and room and self.child.process is not None:
+                    log.warning("JetStream refuses to store although the disk has room; starting it again")
+                    self.child.process.terminate()
+
     async def stop(self) -> None:
+        if self._heal is not None:
+            self._heal.cancel()
         await self.child.stop()
 
 
