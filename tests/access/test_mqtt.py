@@ -208,6 +208,25 @@ packets = st.one_of(
 
 
 
+@given(st.lists(st.tuples(st.sampled_from([200, 201, 202, 16_000]), st.integers(1, 2), st.booleans()), min_size=1,
+                max_size=20))
+def test_runs_of_like_sizes_are_told_apart(parts: list[tuple[int, int, bool]]) -> None:
+    made = [(b"v1/devices/me/telemetry", bytes([n]) * size, qos, dup) for n, (size, qos, dup) in enumerate(parts)]
+    data = b"".join(
+        mqtt.publish(topic, payload, qos, (n + 1).to_bytes(2), dup=dup)
+        for n, (topic, payload, qos, dup) in enumerate(made)
+    )
+    assert events(data) == events(data, step=50) == [
+        ("publish", topic, qos, dup, False, (n + 1).to_bytes(2), payload)
+        for n, (topic, payload, qos, dup) in enumerate(made)
+    ]
+    zero = mqtt.publish(made[0][0], made[0][1], made[0][2], b"\0\0", dup=made[0][3])
+    assert events(data + zero)[-1] == ("error", "MQTT-2.3.1-1")
+    assert events(data + data, limit=15_000)[-1] == (
+        ("error", "2.2.3") if any(size == 16_000 for size, _, _ in parts) else events(data)[-1]
+    )
+
+
 @given(st.lists(packets, max_size=12), st.integers(1, 40))
 def test_pieces_of_any_size_give_the_same_packets(parts: list[bytes], step: int) -> None:
     data = b"".join(parts)
