@@ -11,6 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := install --quiet --require-hashes --only-binary :all: --no-deps
 STATIC := src/tulou/console/static/index.html
 PYTEST_ARGS ?=
+BENCHES ?= ingest readings ngsild things
 
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -83,7 +84,9 @@ demo: install ## run a labelled synthetic province against the running house
 	@exec $(BIN)/tulou demo
 
 bench: install-dev test-tools ## measure against peers started in the same run; writes bench/results
-	$(BIN)/python -m bench
+	@mkdir -p bench/results
+	@set -e; for name in $(BENCHES); do echo "== $$name"; \
+	  $(BIN)/python bench/$$name.py > bench/results/$$name.txt; cat bench/results/$$name.txt; done
 
 conformance: install-dev test-tools ## independent clients and suites against a real house
 	$(BIN)/python -m pytest -m conformance $(PYTEST_ARGS)
