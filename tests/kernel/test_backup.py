@@ -24,8 +24,9 @@ from tests.conftest import kernel_plugins
 from tests.kernel.conftest import Persons
 from tulou.kernel import audit
 from tulou.kernel.backup import Backup, restore, verify
-from tulou.kernel.bus import free_port
+from tulou.kernel.bus import NatsServer, StreamSpec, free_port
 from tulou.kernel.errors import Conflict, Forbidden, Invalid
+from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.house import House
 from tulou.kernel.objects import Objects
 from tulou.kernel.policy import Actor
@@ -139,6 +140,51 @@ async def test_only_the_platform_makes_backups(kernel: House, persons: Persons) 
     actor = Actor("user:lin", "lin", "fujian")
     with pytest.raises(Forbidden):
         await kernel.service(Backup).create(actor)
+
+
+class Letters:
+    """A plugin with one stream."""
+
+    @hookimpl
+    def streams(self, house: House) -> list[StreamSpec]:
+        return [StreamSpec("LETTERS", ("letters.>",), 1 << 24)]
+
+
+async def test_streams_keep_what_nobody_took_with_its_numbers(
+    nats_server: NatsServer, admin: Actor, tmp_path: Path
+) -> None:
+    def house_of(settings: Settings) -> House:
+        manager = kernel_plugins()
+        manager.register(Letters())
+        return House(settings, manager)
+
+    first = house_of(Settings(home=tmp_path / "first", nats_url=nats_server.url))
+    await first.start(())
+    js = first.bus.js
+    for n in range(1, 13):
+        await js.publish("letters.a", b"letter %d" % n, headers={"Nats-Msg-Id": str(n)})
+    reader = await js.pull_subscribe("letters.>", durable="reader", stream="LETTERS")
+    for message in await reader.fetch(5, timeout=5):
+        await message.ack_sync()
+    await js.delete_msg("LETTERS", 8)
+    file = tmp_path / "b.tar"
+    manifest = await first.service(Backup).write(file, quiet)
+    assert manifest["streams"] == {"LETTERS": {"first_seq": 6, "last_seq": 12, "messages": 6}}
+    await first.stop()
+
+    settings = Settings(home=tmp_path / "second")
+    await asyncio.to_thread(restore, file, settings, house_of, quiet)
+    second = house_of(settings)
+    await second.start(())
+    try:
+        reader = await second.bus.js.pull_subscribe("letters.>", durable="reader", stream="LETTERS")
+        found = [(m.metadata.sequence.stream, m.data) for m in await reader.fetch(6, timeout=5)]
+        assert found[:2] == [(6, b"letter 6"), (7, b"letter 7")]
+        assert [data for _, data in found] == [b"letter %d" % n for n in (6, 7, 9, 10, 11, 12)]
+        again = await second.bus.js.publish("letters.a", b"letter 13")
+        assert again.seq > found[-1][0]
+    finally:
+        await second.stop()
 
 
 class Up:
