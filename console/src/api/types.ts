@@ -73,6 +73,8 @@ export interface Latest {
   value: Scalar;
   ts: string;
   unit?: string | null;
+  /** 0 good, 1 uncertain, 2 bad */
+  quality?: number;
 }
 
 export interface LiveReading {
@@ -179,6 +181,7 @@ export interface DeadLetter {
   encoding: string;
   reason: string;
   field: string | null;
+  replayed_at?: string | null;
 }
 
 export type SystemState = "works" | "partial" | "none" | (string & {});

@@ -4,6 +4,7 @@ import { useLive } from "../api/live.ts";
 import type { Latest, ThingDetail } from "../api/types.ts";
 import { useFormat, useLabel } from "../format.ts";
 import { useText } from "../settings.tsx";
+import { QualityTag } from "./tags.tsx";
 
 export function LatestTable({ thing }: { thing: ThingDetail }) {
   const text = useText();
@@ -46,7 +47,7 @@ export function LatestTable({ thing }: { thing: ThingDetail }) {
                 {own && own !== name && <span className="muted mono"> {name}</span>}
               </th>
               <td className="number">
-                {format.scalar(latest[name]!.value)}
+                <QualityTag quality={latest[name]!.quality} /> {format.scalar(latest[name]!.value)}
                 {unit && <span className="muted"> {unit}</span>}
               </td>
               <td className="muted" title={format.moment(latest[name]!.ts)}>

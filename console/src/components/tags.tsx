@@ -29,6 +29,13 @@ export function SyntheticTag() {
   );
 }
 
+/** Marks a value that is not good. */
+export function QualityTag({ quality }: { quality: number | undefined }) {
+  const text = useText();
+  if (!quality) return null;
+  return <Tag color={quality === 2 ? "error" : "warning"}>{text.things.quality[quality] ?? quality}</Tag>;
+}
+
 export function TargetStateTag({ state }: { state: TargetState }) {
   const text = useText();
   const label = { measured: text.cockpit.measured, reported: text.cockpit.reported, no_data: text.cockpit.noData };

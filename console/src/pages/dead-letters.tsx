@@ -87,6 +87,14 @@ export default function DeadLetters() {
               title: text.dead.reason,
               dataIndex: "reason",
               width: 300,
+              render: (reason: string, letter) => (
+                <>
+                  {reason}
+                  {letter.replayed_at && (
+                    <div className="muted">{text.dead.replayedAt(format.moment(letter.replayed_at))}</div>
+                  )}
+                </>
+              ),
             },
             { title: text.dead.field, dataIndex: "field", width: 130, render: (field: string | null) => field ?? "—" },
             { title: text.things.protocol, dataIndex: "protocol", width: 90 },

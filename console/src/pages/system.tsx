@@ -36,6 +36,7 @@ export default function System() {
   if (system.error)
     return (
       <div className="page">
+        <PageHead title={text.system.title} />
         <ProblemAlert error={system.error} retry={() => void system.refetch()} />
       </div>
     );

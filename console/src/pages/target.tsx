@@ -7,7 +7,7 @@ import { useEffect, useState } from "react";
 import { Link, useParams } from "react-router";
 import { get, path, post } from "../api/client.ts";
 import type { Report, TargetDetail } from "../api/types.ts";
-import { Nothing } from "../components/page.tsx";
+import { Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { Sparkline } from "../components/sparkline.tsx";
 import { MetTag, TargetStateTag } from "../components/tags.tsx";
@@ -36,6 +36,7 @@ export default function TargetPage() {
   if (target.error)
     return (
       <div className="page">
+        <PageHead title={text.plan.targets} />
         <ProblemAlert error={target.error} retry={() => void target.refetch()} />
       </div>
     );

@@ -39,7 +39,7 @@ export default function Targets() {
     <div className="page">
       <PageHead title={text.plan.targets} note={text.plan.subtitle} />
       <div className="columns gap-below">
-        <section className="panel box">
+        <section className="panel box summary">
           {targets.data ? (
             <>
               <Shares
@@ -87,9 +87,9 @@ export default function Targets() {
       {targets.error && <ProblemAlert error={targets.error} retry={() => void targets.refetch()} />}
       {targets.isLoading ? (
         <div className="target-grid">
-          {Array.from({ length: 9 }, (_, i) => (
+          {Array.from({ length: 21 }, (_, i) => (
             <div key={i} className="panel target-card">
-              <Skeleton active paragraph={{ rows: 3 }} />
+              <Skeleton active title={{ width: "60%" }} paragraph={{ rows: 3 }} />
             </div>
           ))}
         </div>
@@ -117,7 +117,7 @@ function ScorePanel() {
   });
   if (score.error) return <ProblemAlert error={score.error} retry={() => void score.refetch()} />;
   return (
-    <section className="panel box">
+    <section className="panel box summary">
       <dl className="big-facts">
         <div>
           <dt>{text.plan.score}</dt>
@@ -135,7 +135,7 @@ function ScorePanel() {
         </div>
       </dl>
       <p className="muted side-note">
-        {text.plan.scoreHelp} {score.data && text.plan.asOfAt(format.moment(score.data.as_of))}
+        {text.plan.scoreHelp} {text.plan.asOfAt(format.moment(score.data?.as_of ?? Date.now()))}
       </p>
     </section>
   );

@@ -1,5 +1,5 @@
 /** One thing: values now, over time, as they came, as NGSI-LD, and its device. */
-import { ArrowLeftOutlined } from "@ant-design/icons";
+import { ArrowLeftOutlined, EllipsisOutlined } from "@ant-design/icons";
 import { keepPreviousData, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Alert, App, Button, Segmented, Select, Skeleton, Table, Tabs } from "antd";
 import { lazy, Suspense, useEffect, useMemo, useState } from "react";
@@ -10,7 +10,7 @@ import { usePages } from "../api/pages.ts";
 import { useThing, useTypeLabel } from "../api/queries.ts";
 import type { Frame, Series, ThingDetail } from "../api/types.ts";
 import { LatestTable } from "../components/latest-table.tsx";
-import { More, Nothing, Secret } from "../components/page.tsx";
+import { More, Nothing, PageHead, Secret } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
 import { Raw, rawBytes } from "../components/raw.tsx";
 import { StateMark, SyntheticTag } from "../components/tags.tsx";
@@ -41,6 +41,7 @@ export default function ThingPage() {
   if (thing.error)
     return (
       <div className="page">
+        <PageHead title={text.things.title} />
         <ProblemAlert error={thing.error} retry={() => void thing.refetch()} />
         <p className="page-note">
           <Link to="/things">{text.things.title}</Link>
@@ -96,6 +97,7 @@ export default function ThingPage() {
           { key: "device", label: text.things.tabs.device, children: <DeviceTab thing={data} /> },
         ]}
         destroyOnHidden
+        more={{ icon: <EllipsisOutlined aria-label={text.actions.details} /> }}
       />
     </div>
   );

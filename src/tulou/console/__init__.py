@@ -126,7 +126,8 @@ class Console:
 
     async def file(self, request: Request) -> Response:
         """An asset by its address, or 404."""
-        asset = self.assets().get(request.url.path)
+        path = request.url.path
+        asset = self.assets().get("/tulou.svg" if path == "/favicon.ico" else path)
         if asset is None:
             return Response("Not found", 404, {"cache-control": "no-store"}, "text/plain")
         return asset.response(request)
@@ -137,5 +138,5 @@ class Console:
         for name in PAGES:
             pages.append(Route(f"/{name}", self.page, methods=["GET"]))
             pages.append(Route(f"/{name}/{{rest:path}}", self.page, methods=["GET"]))
-        names = ("/assets/{name}", "/boot.js", "/tulou.svg")
+        names = ("/assets/{name}", "/boot.js", "/tulou.svg", "/favicon.ico")
         return [*pages, *[Route(name, self.file, methods=["GET"]) for name in names]]
