@@ -180,10 +180,12 @@ async def whole(home: Path, options: argparse.Namespace, tokens_file: Path) -> d
             while (stored := await _count(client)) < wanted and time.perf_counter() - began < 120:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             took = result["seconds"] + time.perf_counter() - began
+            status = (await client.get("/system")).json()
+            batches = [told["acked"] / max(1, told["batches"]) for told in status.get("access.gateways", [])]
             result |= {
                 "accepted_per_second": result["messages_per_second"], "seconds_until_queryable": round(took, 3),
                 "messages_per_second": round(result["acked"] / took) if stored >= wanted else 0,
-                "readings_wanted": wanted, "readings_stored": stored, "readings_per_second": round(stored / took),
+                "messages_per_batch": [round(each) for each in batches], "readings_wanted": wanted, "readings_stored": stored, "readings_per_second": round(stored / took),
                 "memory": {name: mqtt_load.memory(pid) for name, pid in processes},
                 "cpu_us": {
                     name: round((mqtt_load.cpu(pid) - before[name]) / result["acked"] * 1e6, 2) for name, pid in processes

@@ -9,6 +9,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -305,6 +306,51 @@ async def test_a_broken_rule_closes_only_that_connection(house: House, bad: byte
     good.publish(b'{"a":1}')
     assert await good.packet() == puback(1)
     assert gateway.stats()["protocol_errors"] == 1
+
+
+async def test_rubbish_on_the_wire_is_survived(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = await house.gateway()
+    good = await Device.connect(gateway.ports[0])
+    rng = random.Random(4)
+    valid = (
+        mqtt.connect("", TOKENS[1]) + mqtt.publish(TELEMETRY, b'{"a":1}', 1, b"\0\1")
+        + mqtt.publish(TELEMETRY, b'{"a":1}', 2, b"\0\2") + mqtt.pubrel(b"\0\2")
+        + mqtt.subscribe(b"\0\3", [("v1/devices/me/attributes", 1)]) + b"\xc0\x00"
+        + mqtt.publish(b"v1/devices/me/rpc/request/1", b'{"method":"getSessionLimits"}') + b"\xe0\x00"
+    )
+    for number in range(200):
+        data = bytearray(valid if number % 2 else rng.randbytes(rng.randint(1, 60)))
+        for _ in range(rng.randint(0, 3)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.ports[0])
+        writer.write(data[: rng.randint(1, len(data))])
+        writer.close()
+    await until(lambda: len(gateway.connections) == 1)
+    good.publish(b'{"a":1}')
+    assert await good.packet() == puback(1)
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+async def test_a_change_while_a_token_is_looked_up_is_not_missed(tmp_path: Path) -> None:
+    class Slow:
+        """A store that answers after the device was revoked: first the old row, then the truth."""
+
+        def __init__(self) -> None:
+            self.answers: list[Any] = [(1, "fujian", "Open", 0, "d0"), None]
+            self.authenticator: SqlAuthenticator | None = None
+
+        def point(self, statement: str) -> Any:
+            async def lookup(digest: str) -> Any:
+                if len(self.answers) == 2 and self.authenticator is not None:
+                    self.authenticator.forget("d0")
+                return self.answers.pop(0)
+
+            return lookup
+
+    store = Slow()
+    store.authenticator = SqlAuthenticator(store)  # type: ignore[arg-type]
+    assert await store.authenticator.authenticate("token") is None
+    assert store.authenticator.known("token") is None
 
 
 async def test_refused_connections(house: House) -> None:

@@ -96,13 +96,18 @@ class SqlAuthenticator:
         self._cached = cached
         self._cache: OrderedDict[bytes, DeviceIdentity] = OrderedDict()
         self._names: dict[str, str] = {}
+        self._generation = 0
 
     async def authenticate(self, token: str) -> DeviceIdentity | None:
         identity = self.known(token)
         if identity is not None:
             return identity
         digest = hashlib.sha256(token.encode())
-        row = await self._lookup(digest.hexdigest())
+        while True:
+            generation = self._generation
+            row = await self._lookup(digest.hexdigest())
+            if generation == self._generation:  # else a change came while we looked
+                break
         if row is None:
             return None
         names = self._names
@@ -117,6 +122,7 @@ class SqlAuthenticator:
         return self._cache.get(hashlib.sha256(token.encode()).digest())
 
     def forget(self, device_id: str) -> None:
+        self._generation += 1
         if not device_id:
             self._cache.clear()
             return
@@ -627,9 +633,13 @@ class Gateway:
 
     async def _upkeep(self) -> None:
         """Once a second: keep-alive and CONNECT limits, presence and statistics."""
+        reconnects = self.bus.nc.stats["reconnects"]
         while True:
             await asyncio.sleep(1)
             self.tick += 1
+            if reconnects != self.bus.nc.stats["reconnects"]:  # changes may have been told while we were away
+                reconnects = self.bus.nc.stats["reconnects"]
+                self.authenticator.forget("")
             self._sweep()
             with contextlib.suppress(Exception):
                 await self._report()

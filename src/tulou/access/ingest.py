@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
-import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import APIError
 
 from tulou.access.batch import BatchBuilder, BatchFull
 from tulou.access.telemetry import Chunk, DeadLetter, Refusal, decode
@@ -254,9 +252,14 @@ class Ingestor:
         return f"{self._run}-{self._number}"
 
     def _dead(self, letter: DeadLetter) -> bytes:
+        raw, reason = letter.raw, letter.refusal.reason
+        most = self.nc.max_payload - 8192
+        if len(raw) > most:
+            reason = f"{reason}；原文 {len(raw)} 字节，只留 {most} (the first {most} of {len(raw)} bytes are kept)"
+            raw = raw[:most]
         packed: bytes = msgpack.packb({
             "entity": letter.entity, "org": letter.org, "protocol": self.protocol, "topic": letter.topic,
-            "ts": letter.ts, "raw": letter.raw, "reason": letter.refusal.reason, "field": letter.refusal.field,
+            "ts": letter.ts, "raw": raw, "reason": reason, "field": letter.refusal.field,
         })
         return packed
 
@@ -299,7 +302,7 @@ class Ingestor:
         while True:
             try:
                 await self.js.publish(subject, body, timeout=self._timeout, headers={"Nats-Msg-Id": message_id})
-            except (nats.errors.Error, APIError, TimeoutError, OSError) as error:
+            except Exception as error:  # whatever it is, what was not stored must not be given up
                 self.counters.retries += 1
                 if not self.failing:
                     log.warning("publish to %s failed, acknowledgements wait: %r", subject, error)
