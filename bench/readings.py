@@ -129,6 +129,7 @@ async def main() -> None:
         if await readings.count(orgs=None) == 0:
             seconds = await load(readings, options.rows)
             await settle(readings)
+            await readings.ensure_schema({})  # what was made inside the engine did not pass through the mirror
         answers = await queries(readings, options.rows, options.runs)
         usage = await readings.disk_usage()
     finally:

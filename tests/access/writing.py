@@ -122,6 +122,10 @@ class Pipe:
         newest: dict[tuple[int, str], tuple[int, float | str]] = {}
         for entity, name, ts, value in expected:
             newest[entity, name] = max(newest.get((entity, name), (0, 0.0)), (ts, value), key=lambda pair: pair[0])
+        table = await self.readings.sql("SELECT entity, property, value, text FROM latest FINAL", max_rows=100_000)
+        assert {(e, name): text if value != value else value for e, name, value, text in table.rows} == {
+            key: value for key, (_, value) in newest.items()
+        }
         found = await self.readings.latest(None, orgs=None)
         assert {
             (entity, name): (value.ts, value.value)

@@ -39,6 +39,7 @@ from tulou.kernel.readings.interface import (
     Table,
     Value,
 )
+from tulou.kernel.readings.mirror import Mirror
 from tulou.kernel.readings.rows import Frames, Rows
 from tulou.kernel.readings.schema import LATEST, ROLLED, TABLES, ddl, ttl
 
@@ -64,6 +65,7 @@ class ClickHouseReadings:
         self.dsn = dsn if self.embedded else urlunsplit(address._replace(query=""))
         self.path = address.path if self.embedded else ""
         self._retention: dict[str, int] = {}
+        self._mirror = Mirror()
         self._write_pool = ThreadPoolExecutor(1, thread_name_prefix="readings-write")
         self._read_pool = ThreadPoolExecutor(readers, thread_name_prefix="readings-read")
         self._clients: queue.SimpleQueue[Client] = queue.SimpleQueue()
@@ -118,6 +120,10 @@ class ClickHouseReadings:
         def run(client: Client) -> None:
             for statement in ddl(self.cluster):
                 client.command(statement)
+            if self.embedded:
+                self._mirror.load(client.query_arrow("""
+                    SELECT entity, toString(property) AS property, toString(org) AS org,
+                        toUnixTimestamp64Micro(l.ts) AS t, value, text, quality, origin FROM latest AS l FINAL"""))
 
         await self._write(run)
         await self.apply_retention(retention)
@@ -156,6 +162,7 @@ class ClickHouseReadings:
             _put(client, "frames", frames.arrow(), token)
         if len(rows):
             _put(client, "readings", rows.arrow(), token)
+            self._mirror.follow(rows)
 
     async def recover(self, rows: Rows, missing: Rows, missing_frames: Frames, token: str) -> None:
         def run(client: Client) -> None:
@@ -164,6 +171,7 @@ class ClickHouseReadings:
             last = rows.last().arrow().select(_COLUMNS[LATEST.name])
             if len(last):
                 _put(client, LATEST.name, last, None)
+                self._mirror.follow(rows)
             self._reconcile(client, rows)
 
         await self._write(run)
@@ -276,6 +284,8 @@ class ClickHouseReadings:
     async def latest(
         self, entities: Sequence[int] | None, properties: Sequence[str] | None = None, *, orgs: OrgFilter
     ) -> dict[int, dict[str, Value]]:
+        if self._mirror.ready:
+            return await self._in(self._read_pool, lambda: self._mirror.get(entities, properties, _orgs(orgs)))
         out: dict[int, dict[str, Value]] = {}
         for part in [None] if entities is None else _chunks(np.array(entities, np.uint64)):
             where, bound = _where(entities=part, orgs=orgs, properties=properties)
@@ -449,6 +459,7 @@ class ClickHouseReadings:
         def run(client: Client) -> None:
             for name in ("readings", "frames", "latest", "readings_hour", "readings_day"):
                 client.command(f"DELETE FROM {name}{self._on} WHERE entity = {int(entity)}")
+            self._mirror.forget(entity)
 
         await self._write(run)
 
