@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tulou import __version__
+from tulou import __version__, access
 from tulou.kernel.house import ASGI, House, flat
 from tulou.kernel.http import SECURITY_HEADERS, Scope, not_found, problem_response
 from tulou.kernel.settings import Settings
@@ -90,8 +90,6 @@ class Running:
         self.run_file = settings.home / "run.json"
 
     async def start(self) -> None:
-        from tulou import access
-
         await self.house.start(self.roles)
         if "gateway" in self.roles:
             await access.start_gateway(self.house)
@@ -142,6 +140,7 @@ class Running:
     async def stop(self) -> None:
         self.run_file.unlink(missing_ok=True)
         if self.server is not None and self._serving is not None:
+            self.house.service(access.Hub).close()
             self.server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait([self._serving], timeout=10)
         await self.house.stop()

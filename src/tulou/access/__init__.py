@@ -1,7 +1,7 @@
 """Access: devices, their messages on the way in, and what becomes of them: readings, presence, alarms, the live page.
 
-The public names of the engine; other engines use these only. They are loaded when first used, because the gateway is
-a process of this package that must stay small and needs none of them.
+The public names of the engine; other engines use these only. They are imported when first used, because the gateway
+is a process of this package that must stay small: it needs none of them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ if TYPE_CHECKING:
     from tulou.access.supervise import start_gateway
     from tulou.access.things import Things
 
+_HOME = {
+    "Alarms": "alarms", "Bulk": "models", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
+    "Hub": "live", "NewDevice": "models", "Things": "things", "devices": "models",
+    "start_gateway": "supervise",
+}
+
 __all__ = [
     "Alarms", "Bulk", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Things", "devices",
     "start_gateway",
 ]
 
-_HOMES = {
-    "Alarms": "alarms", "Bulk": "models", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
-    "Hub": "live", "NewDevice": "models", "Things": "things", "devices": "models", "start_gateway": "supervise",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

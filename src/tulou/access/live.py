@@ -27,7 +27,7 @@ from tulou.access.deadletters import dead_letters
 from tulou.access.directory import Directory
 from tulou.access.presence import online
 from tulou.access.things import value_of
-from tulou.kernel.errors import Throttled, TulouError
+from tulou.kernel.errors import Throttled, TulouError, Unavailable
 from tulou.kernel.policy import Actor, Orgs, operation
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ class Hub:
         self.directory = directory
         self.alarms = alarms
         self.clients: set[Client] = set()
+        self.closed = False
+        """Set by `close`: the house stops and takes no new client."""
         self.stats: dict[str, dict[str, Any]] = {}
         self._pending: dict[tuple[int, str], Item] = {}
         self._samples: deque[tuple[float, dict[str, int]]] = deque(maxlen=SAMPLES + 1)
@@ -138,11 +140,20 @@ class Hub:
         finally:
             if sampler is not None:
                 sampler.cancel()
-            for client in self.clients:
-                client.ended = True
-                client.ready.set()
+            self.end()
             for subscription in subscriptions:
                 await subscription.unsubscribe()
+
+    def close(self) -> None:
+        """End every stream and take no new one: an HTTP server that stops waits for its streams."""
+        self.closed = True
+        self.end()
+
+    def end(self) -> None:
+        """End every stream; pages come back by themselves."""
+        for client in self.clients:
+            client.ended = True
+            client.ready.set()
 
     async def _latest(self, message: Msg) -> None:
         items: list[Item] = orjson.loads(message.data)
@@ -267,6 +278,8 @@ class Hub:
     async def listen(self, actor: Actor, again: Callable[[], Awaitable[Actor]]) -> AsyncIterator[bytes]:
         """Events for `actor`, until the session ends. `again()` says who it is now, or raises when it is over."""
         orgs = self.policy.require_any(actor, READ)
+        if self.closed:
+            raise Unavailable("土楼正在停止", "the house is stopping", rule="running")
         if len(self.clients) >= CLIENTS:
             raise Throttled("实时连接过多", "too many live streams", retry_after=10, rule=f"<= {CLIENTS}")
         return self._events(Client(orgs, self.policy.visible(actor, READ_ALARMS)), again)
