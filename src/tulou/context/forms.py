@@ -43,18 +43,21 @@ _KIND_OF = {
     "objectList": "ListRelationship",
 }
 SYSTEM = frozenset({"createdAt", "modifiedAt", "deletedAt"})
-_IGNORED = SYSTEM | {
-    "instanceId", "previousValue", "previousObject", "previousLanguageMap", "previousVocab", "previousJson",
-    "previousValueList", "previousObjectList", "entity", "entityList",
-}
+_IGNORED = SYSTEM | {"instanceId"}
+_OUTPUT_ONLY = frozenset({
+    "previousValue", "previousObject", "previousLanguageMap", "previousVocab", "previousJson", "previousValueList",
+    "previousObjectList", "entity", "entityList", "@context",
+})
 MEMBERS = frozenset(
     {"type", "datasetId", "observedAt", "unitCode", "objectType", "valueType", "lang", "expiresAt", *_KIND_OF}
 )
 """Members of an attribute that are not sub-attributes."""
-_NAMELESS = MEMBERS - {"vocab", "objectType", "valueType"}
+_NAMELESS = MEMBERS - {"vocab", "objectType", "valueType", "expiresAt"}
 """Members that hold no names: an instance of these alone looks the same under every context."""
+_NEVER_ATTRIBUTES = frozenset({"datasetId", "instanceId", "observedAt", "unitCode", *_KIND_OF})
 ENTITY_MEMBERS = frozenset({"id", "type", "scope", "@context", "expiresAt"})
 
+_RESERVED = ENTITY_MEMBERS | SYSTEM | _NEVER_ATTRIBUTES
 _COMMON = frozenset({"type", "value", "observedAt", "unitCode"})
 
 MAX_SUB_DEPTH = 16
@@ -164,7 +167,7 @@ class Reader:
                     at = value.get("observedAt", "")
                     if type(at) is str and (_datetime(at) == at if at else "observedAt" not in value):
                         key = stored(name)
-                        if key not in document and key not in ENTITY_MEMBERS and key not in SYSTEM:
+                        if key not in document and key not in _RESERVED:
                             document[key] = value
                             continue
             if name == "id" or name == "@id":
@@ -177,6 +180,8 @@ class Reader:
                 document["expiresAt"] = value if self._null(value) else datetime_text(value, "expiresAt")
             elif name == "@context" or name in SYSTEM:
                 continue
+            elif name in _NEVER_ATTRIBUTES:
+                raise bad(f"{name} 不可作属性名", f"{name} cannot be an attribute", field=name, rule="CIM 009, 4.5.1")
             else:
                 key = stored(name)
                 if key in document:
@@ -312,7 +317,10 @@ class Reader:
                     f"{name} 是 {kind}，不应有 {member}", f"{name} is a {kind} and cannot have {member}",
                     field=f"{name}.{member}", rule=f"{kind}: {key}",
                 )
-            elif member not in _IGNORED and member != "@context":
+            elif member in _OUTPUT_ONLY:
+                raise bad(f"{name} 不可含 {member}", f"{name} cannot have {member}", field=f"{name}.{member}",
+                          rule="CIM 009, 4.5.2")
+            elif member not in _IGNORED:
                 stored = self.stored(member)
                 instance[stored] = self.attribute(f"{name}.{member}", value, depth + 1)
 
@@ -512,9 +520,11 @@ def write(document: Json, context: Context, form: Form, times: Mapping[str, Any]
     out: Json = {}
     shown = context.shown
     if form.whole:
-        if context.identity:
+        if context.identity and "expiresAt" not in document:
             return document
         for key, value in document.items():
+            if key == "expiresAt":
+                continue  # a system attribute (6.3.11)
             if key == "type":
                 out["type"] = shown(value) if isinstance(value, str) else [shown(item) for item in value]
             elif key in ENTITY_MEMBERS:
@@ -528,6 +538,8 @@ def write(document: Json, context: Context, form: Form, times: Mapping[str, Any]
     for key, value in document.items():
         if key in ENTITY_MEMBERS:
             if key in drop or (keep is not None and key not in keep and key not in ("id", "type")):
+                continue
+            if key == "expiresAt" and not form.system:
                 continue
             if key == "type":
                 out["type"] = shown(value) if isinstance(value, str) else [shown(item) for item in value]
@@ -546,7 +558,7 @@ def write(document: Json, context: Context, form: Form, times: Mapping[str, Any]
             value = stamp(key, value, times)
         name = shown(key)
         if style == "normalized":
-            out[name] = value if context.identity else _each(value, lambda item: rename(item, context))
+            out[name] = _each(value, lambda item: rename(item, context, form.system))
         elif style == "simplified":
             out[name] = simplified(value, context)
         else:
@@ -585,17 +597,20 @@ def stamp(name: str, value: Any, times: Mapping[str, Any]) -> Any:
     return _each(value, one)
 
 
-def rename(instance: Json, context: Context) -> Json:
-    """An instance with the names of sub-attributes, vocabulary words and object types of `context`."""
+def rename(instance: Json, context: Context, system: bool = False) -> Json:
+    """An instance with the names of sub-attributes, vocabulary words and object types of `context`; `expiresAt` only
+    with the system attributes."""
     shown = context.shown
     out: Json = {}
     for key, value in instance.items():
+        if key == "expiresAt" and not system:
+            continue
         if key in MEMBERS or key in SYSTEM:
             if key in ("objectType", "valueType") or (key == "vocab" and instance["type"] == "VocabProperty"):
                 value = [shown(item) for item in value] if isinstance(value, list) else shown(value)
             out[key] = value
         else:
-            out[shown(key)] = _each(value, lambda item: rename(item, context))
+            out[shown(key)] = _each(value, lambda item: rename(item, context, system))
     return out
 
 
@@ -646,12 +661,12 @@ def simplified(attribute: Any, context: Context) -> Any:
     kind = attribute["type"]
     key = VALUE_OF[kind]
     value = attribute[key]
-    if kind in ("Property", "GeoProperty", "Relationship"):
+    if kind in ("Property", "GeoProperty", "Relationship", "ListProperty"):
         return value
+    if kind == "ListRelationship":
+        return [item["object"] for item in value]
     if kind == "VocabProperty":
         value = [context.shown(v) for v in value] if isinstance(value, list) else context.shown(value)
-    elif kind == "ListRelationship":
-        value = [item["object"] for item in value]
     return {key: value}
 
 

@@ -159,6 +159,8 @@ class GeoQuery:
     def match(self, geometry: dict[str, Any]) -> bool:
         """Whether a target GeoJSON geometry matches."""
         target = shape(geometry)
+        if not target.is_valid:
+            target = shapely.make_valid(target)
         ref = self.reference
         if self.metres is not None:
             near = distance(ref, target) <= self.metres

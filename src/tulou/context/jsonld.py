@@ -13,6 +13,7 @@ Sources: ETSI GS CIM 009 v1.9.1 clauses 4.4, 5.5.5, 5.5.7 and Annex B; JSON-LD 1
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -30,6 +31,11 @@ _CORE_URLS = re.compile(r"https?://uri\.etsi\.org/ngsi-ld/v1/ngsi-ld-core-contex
 _TERM = re.compile(r"[^\W\d_][\w-]*")
 _IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s\x00-\x20\"<>\\^`{|}]+")
 
+_UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
+_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f" + "".join(map(chr, range(0xFE00, 0xFE10)))
+                   + "".join(map(chr, range(0xE0100, 0xE01F0))))
+"""Letters and marks that are drawn as nothing: two ids that look the same must be the same."""
+
 MAX_TERMS = 20_000
 MAX_DEPTH = 8
 MAX_MEMO = 20_000
@@ -38,7 +44,9 @@ MAX_COMPILED = 2_000
 
 def is_iri(text: object) -> bool:
     """Whether `text` is an absolute URI or IRI (RFC 3986, RFC 3987), by its characters."""
-    return isinstance(text, str) and len(text) <= 2048 and _IRI.fullmatch(text) is not None
+    if not isinstance(text, str) or len(text) > 2048 or _IRI.fullmatch(text) is None:
+        return False
+    return text.isascii() or not any(unicodedata.category(c) in _UNSEEN or c in _BLANK for c in text)
 
 
 class Context:

@@ -364,7 +364,7 @@ def matches(node: Node, document: dict[str, Any], times: Times | None = None) ->
 
 
 def _term(term: Term, document: dict[str, Any], times: Times | None) -> bool:
-    targets = _targets(term.path, document, times)
+    targets = _targets(term.path, term.operator, document, times)
     if targets is None:
         return False
     if not term.operator:
@@ -387,7 +387,7 @@ def _flat(targets: list[Any]) -> Iterator[Any]:
             yield item
 
 
-def _targets(path: Path, document: dict[str, Any], times: Times | None) -> list[Any] | None:
+def _targets(path: Path, operator: str, document: dict[str, Any], times: Times | None) -> list[Any] | None:
     """The target values of a path (an array counts as one); None where the target element does not exist."""
     level: list[dict[str, Any]] = [document]
     for depth, name in enumerate(path.names):
@@ -417,6 +417,8 @@ def _targets(path: Path, document: dict[str, Any], times: Times | None) -> list[
         if key is None or key not in item:
             continue
         value = item[key]
+        if kind in ("Relationship", "ListRelationship") and operator not in ("", "==", "!="):
+            continue  # "any operator different than equal or unequal shall result in not matching"
         if kind == "ListRelationship":
             value = [entry["object"] for entry in value]
         if kind == "LanguageProperty":
@@ -547,13 +549,16 @@ def _sqlite_instance(term: Term, source: str, base: str) -> Sql:
         parameters.extend(condition[1])
 
     when("'Property'", _sqlite_value(term, source, f"{base}.value{trail}"))
+    equality = term.operator in ("==", "!=")
     for kind in ("Relationship", "VocabProperty", "ListProperty", "JsonProperty", "GeoProperty"):
+        if kind == "Relationship" and not equality:
+            continue
         when(f"'{kind}'", _sqlite_value(term, source, f"{base}.{VALUE_OF[kind]}{trail}"))
     if path.trail and path.trail != ("*",):
         when("'LanguageProperty'", _sqlite_value(term, source, f"{base}.languageMap{_quoted(path.trail[:1])}"))
     else:
         when("'LanguageProperty'", _sqlite_members(term, source, f"{base}.languageMap"))
-    if not path.trail:
+    if not path.trail and equality:
         when("'ListRelationship'", _sqlite_objects(term, source, f"{base}.objectList"))
     return f"CASE json_extract({source},?) {' '.join(branches)} ELSE 0 END", parameters
 
@@ -602,8 +607,6 @@ def _sqlite_members(term: Term, source: str, path: str) -> Sql:
 def _sqlite_objects(term: Term, source: str, path: str) -> Sql:
     positive, parameters = _sqlite_scalar(term, "'text'", "json_extract(v.value,'$.object')")
     any_object = f"EXISTS (SELECT 1 FROM json_each({source},?) v WHERE {positive})"
-    if term.operator == "!~=":
-        return f"json_array_length({source},?) > 0 AND NOT {any_object}", [path, path, *parameters]
     return (f"NOT {any_object}" if term.operator == "!=" else any_object), [path, *parameters]
 
 
@@ -728,6 +731,8 @@ def _postgres_term(term: Term, column: str) -> Sql:
         else:
             target = f"CASE WHEN jsonb_exists(s.s,'languageMap') THEN s.s->'languageMap'->? ELSE {_PG_VALUE} #> ?::text[] END"
             parameters += [path.trail[0], list(path.trail)]
+    if path.core is None and term.operator not in ("", "==", "!="):
+        target = f"CASE WHEN s.s->>'type' IN ('Relationship','ListRelationship') THEN NULL ELSE {target} END"
     found = f"{source} CROSS JOIN LATERAL (SELECT {target}) t(t)"
     exists = f"EXISTS (SELECT 1 FROM {found} WHERE t.t IS NOT NULL)"
     if not term.operator:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -126,7 +126,7 @@ class Ask:
         raw = self.parameters.get(name)
         if raw is None:
             return None
-        items = [item.strip() for item in raw.split(",")]
+        items = [item.strip() for item in raw.replace("|", ",").split(",")]
         if not all(items):
             raise bad(f"{name} 不可为空", f"{name} must not be empty", field=name, value=raw)
         return items
@@ -161,22 +161,13 @@ def negotiate(accept: str | None, *, places: bool = False) -> str:
     found = _accepted.get(key)
     if found is None:
         offered = [JSON, LD, GEO] if places else [JSON, LD]
-        best: tuple[float, int, int] | None = None
-        for position, part in enumerate(accept.split(",")):
-            media, *arguments = (item.strip().lower() for item in part.split(";"))
-            quality = 1.0
-            for argument in arguments:
-                if argument.startswith("q="):
-                    try:
-                        quality = float(argument[2:])
-                    except ValueError:
-                        quality = 0.0
-            for rank, offer in enumerate(offered):
-                exact = media == offer
-                if quality > 0 and (exact or media in ("*/*", "application/*")):
-                    score = (-quality, rank if not exact else position, rank) if not exact else (-quality, -1, position)
-                    if best is None or score < best:
-                        best, found = score, offer
+        ranges = list(_ranges(accept))
+        best = 0.0
+        for offer in offered:  # of equal weight the first of 6.3.4's list; the most specific range gives the weight
+            own = [(specific, weight) for media, weight in ranges if (specific := _specificity(media, offer)) > 0]
+            weight = max(own)[1] if own else 0.0
+            if weight > best:
+                best, found = weight, offer
         if found is None:
             raise NotAcceptable("可用的类型：application/json、application/ld+json、application/geo+json",
                                 f"available: {', '.join(offered)}", field="Accept", value=accept, rule="CIM 009, 6.3.4")
@@ -184,6 +175,25 @@ def negotiate(accept: str | None, *, places: bool = False) -> str:
             _accepted.clear()
         _accepted[key] = found
     return found
+
+
+def _ranges(accept: str) -> Iterator[tuple[str, float]]:
+    """(media range, weight) of an Accept value (RFC 9110, 12.5.1); one with an unreadable weight is left out."""
+    for part in accept.split(","):
+        media, *arguments = (item.strip().lower() for item in part.split(";"))
+        weight = 1.0
+        for argument in arguments:
+            if argument.startswith("q="):
+                try:
+                    weight = float(argument[2:])
+                except ValueError:
+                    weight = -1.0
+        if 0.0 <= weight <= 1.0:
+            yield media, weight
+
+
+def _specificity(media: str, offer: str) -> int:
+    return 3 if media == offer else 2 if media == "application/*" else 1 if media == "*/*" else 0
 
 
 class Answer:
@@ -242,7 +252,7 @@ class Door:
             raw = ask.scope.get("raw_path")
             if raw is None or b"%" not in raw:
                 key = rest[9:].rstrip("/")
-                if "/" not in key and ask.method in ("GET", "HEAD"):
+                if key and "/" not in key and ask.method in ("GET", "HEAD"):
                     return await self.retrieve(ask, key)
         raw = ask.scope.get("raw_path")
         text = raw.decode("latin-1").partition("?")[0] if raw else quote(path, safe="/:%")
@@ -257,7 +267,7 @@ class Door:
         arguments: list[str] = []
         match parts:
             case ["entities"]:
-                table = {"GET": self.query, "POST": self.create}
+                table = {"GET": self.query, "POST": self.create, "DELETE": self.purge}
             case ["entities", id]:
                 table = {"GET": self.retrieve, "PATCH": self.merge, "PUT": self.replace, "DELETE": self.delete}
                 arguments = [id]
@@ -363,8 +373,10 @@ class Door:
 
     def ld(self, ask: Ask, spec: Any) -> Any:
         """The `@context` of a JSON-LD answer."""
-        if spec is None or (isinstance(spec, str) and spec.startswith("/")):
-            return [self.address(ask, spec), CORE_URL]
+        if spec is None:
+            return [self.address(ask, None), CORE_URL]
+        if isinstance(spec, str):
+            return self.address(ask, spec)
         return ld_context(spec, self.entities.document)
 
     def house_document(self, ask: Ask) -> Answer:
@@ -397,6 +409,8 @@ class Door:
                           field="Link", rule="CIM 009, 6.3.5")
             if many and isinstance(body, list):
                 return body, self.house_names, LD
+            if body == {}:
+                raise InvalidRequest("正文为空对象", "the body is an empty object", field="body", rule="CIM 009, 6.3.4")
             if not isinstance(body, dict) or "@context" not in body:
                 raise bad("application/ld+json 的正文缺少 @context", "the JSON-LD body has no @context",
                           field="@context", rule="CIM 009, 6.3.5")
@@ -420,11 +434,11 @@ class Door:
             elif option == "sysAttrs":
                 system = True
             elif option not in _OPTIONS:
-                raise bad(f"没有选项 {option}", f"there is no option {option}", field="options", value=option)
+                raise InvalidRequest(f"没有选项 {option}", f"there is no option {option}", field="options", value=option)
         if "format" in parameters:
             if parameters["format"] not in forms.STYLES:
-                raise bad(f"没有格式 {parameters['format']}", f"there is no format {parameters['format']}",
-                          field="format", value=parameters["format"], rule=", ".join(forms.STYLES))
+                raise InvalidRequest(f"没有格式 {parameters['format']}", f"there is no format {parameters['format']}",
+                                     field="format", value=parameters["format"], rule=", ".join(forms.STYLES))
             style = forms.STYLES[parameters["format"]]
         names = context.stored
         attrs, pick, omit = ask.names("attrs"), ask.names("pick"), ask.names("omit")
@@ -436,12 +450,16 @@ class Door:
         if pick is not None:
             keep = frozenset(name if name in _HEAD else names(name) for name in pick) | {"*"}
         drop = frozenset(name if name in _HEAD else names(name) for name in omit or ())
-        if drop & {"@id", "@type"}:
-            raise bad("omit 不合规则", "omit is not valid", field="omit", value=parameters["omit"])
+        if keep is not None and keep & drop:
+            raise bad("同一成员不可既在 pick 又在 omit", "a member cannot be in both pick and omit", field="omit",
+                      value=parameters["omit"], rule="CIM 009, 4.21")
         datasets = ask.names("datasetId")
         if datasets is not None and not all(d == "@none" or is_iri(d) for d in datasets):
             raise bad("datasetId 应为 URI 或 @none", "datasetId must be a URI or @none", field="datasetId",
                       value=parameters["datasetId"])
+        if "geometryProperty" in parameters and not places:
+            raise bad("geometryProperty 只用于 GeoJSON", "geometryProperty needs GeoJSON", field="geometryProperty",
+                      rule="CIM 009, 6.4.3.2")
         geometry = names(parameters["geometryProperty"]) if "geometryProperty" in parameters else "location"
         return Form(style, system, keep, drop, parameters.get("lang"), geometry,
                     frozenset(datasets) if datasets is not None else None)
@@ -454,9 +472,9 @@ class Door:
         context, spec = self.context(ask)
         if ask.parameters:
             ask.only(_RETRIEVE)
-        form = self.form(ask, context)
+        form = self.form(ask, context, places=media == GEO)
         row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
-        if form.whole and media == JSON and context.identity:
+        if form.whole and media == JSON and context.identity and '"expiresAt"' not in row.text:
             return Answer(200, row.text.encode(), [*_PLAIN, self.link_header(ask, spec)])
         document = row.document
         keep = form.keep
@@ -470,6 +488,8 @@ class Door:
             if not selecting.type_matches(tree, forms.types_of(document)):
                 raise NotFound(f"没有实体 {id}", f"there is no entity {id}", field="id", value=id)
         written = self.write(row, document, context, form)
+        if not written:
+            raise NotFound(f"实体 {id} 没有所要的成员", f"entity {id} has none of these members", field="omit")
         return self.entity_answer(ask, written, document, form, media, spec)
 
     def write(self, row: Row, document: Json, context: Context, form: Form) -> Json:
@@ -553,7 +573,8 @@ class Door:
         ask.only(_QUERY)
         limit, place, offset, count = self.paging(ask)
         chosen = self.selection(ask.parameters, context, free=ask.flag("local"))
-        form = self.form(ask, context)
+        form = self.form(ask, context, places=media == GEO)
+        chosen = picked(chosen, form)
         page = await self.entities.query(
             ask.actor, chosen, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
         )
@@ -573,7 +594,7 @@ class Door:
             for place, relation in ((page.next, "next"), (page.prev, "prev")):
                 if place is not None:
                     headers.append((b"link", link(ask.path, pairs, place, relation).encode()))
-        if form.whole and media == JSON and context.identity:
+        if form.whole and media == JSON and context.identity and all('"expiresAt"' not in row.text for row in page.rows):
             return Answer(200, b"[" + b",".join(row.text.encode() for row in page.rows) + b"]", headers)
         items: list[Json] = []
         for row in page.rows:
@@ -602,9 +623,9 @@ class Door:
         limit, place, offset, count = self.paging(ask)
         chosen, parameters = self.query_document(body, context)
         ask.parameters = {**ask.parameters, **parameters}
-        form = self.form(ask, context)
+        form = self.form(ask, context, places=media == GEO)
         page = await self.entities.query(
-            ask.actor, chosen, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
+            ask.actor, picked(chosen, form), tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
         )
         return self.page_answer(ask, page, context, spec, form, media, links=False)
 
@@ -648,7 +669,11 @@ class Door:
         if place is not None:
             if not isinstance(place, dict):
                 raise bad("geoQ 应为对象", "geoQ must be an object", field="geoQ", value=place)
+            if not isinstance(place.get("coordinates"), list) or not isinstance(place.get("geoproperty", ""), str):
+                raise bad("geoQ.coordinates 应为数组", "geoQ.coordinates must be an array", field="geoQ.coordinates",
+                          value=place.get("coordinates"), rule="CIM 009, 5.2.13")
             parameters.update({k: v for k, v in place.items() if k in ("georel", "geometry", "coordinates", "geoproperty")})
+            parameters.setdefault("georel", None)
         chosen = self.selection(parameters, context, free=bool(selectors))
         chosen = Selection(tuple(selectors), chosen.attributes, chosen.q, chosen.geo, chosen.scope)
         return chosen, {k: v for k, v in texts.items() if k in ("attrs", "pick", "omit", "lang")}
@@ -692,6 +717,14 @@ class Door:
         """DELETE entities/{id} (6.5.3.2)."""
         ask.only(frozenset({"local", "type"}))
         await self.entities.delete(ask.actor, entity_id(id), tenant=ask.tenant)
+        return Answer(204)
+
+    async def purge(self, ask: Ask) -> Answer:
+        """DELETE entities (6.4.3.3): delete every entity that the parameters select."""
+        ask.only(_SELECT | {"local"})
+        context, _ = self.context(ask)
+        chosen = self.selection(ask.parameters, context, free=ask.flag("local"))
+        await self.entities.purge(ask.actor, chosen, tenant=ask.tenant)
         return Answer(204)
 
     async def append(self, ask: Ask, id: str) -> Answer:
@@ -1085,7 +1118,8 @@ class Door:
         document, about = await self.stored.retrieve(ask.actor, self._local(ask, id))
         if ask.flag("details"):
             return Answer(200, orjson.dumps({**about, "URL": self.address(ask, about["URL"])}), list(_PLAIN))
-        return Answer(200, orjson.dumps(document), [(b"content-type", LD.encode())])
+        media = negotiate(ask.header(b"accept")) if ask.headers.get(b"accept") else LD
+        return Answer(200, orjson.dumps(document), [(b"content-type", media.encode())])
 
     async def delete_context(self, ask: Ask, id: str) -> Answer:
         """DELETE jsonldContexts/{id} (6.30.3.2)."""
@@ -1094,6 +1128,14 @@ class Door:
             raise bad("本系统从不下载 @context", "the house never fetches a @context", field="reload", rule="no fetching")
         await self.stored.delete(ask.actor, self._local(ask, id))
         return Answer(204)
+
+
+def picked(chosen: Selection, form: Form) -> Selection:
+    """The selection narrowed to entities that have one of the picked attributes (6.4.3.2)."""
+    if form.keep is None or "*" not in form.keep or form.keep & _HEAD or chosen.attributes:
+        return chosen
+    names = tuple(sorted(form.keep - {"*"}))
+    return Selection(chosen.selectors, names, chosen.q, chosen.geo, chosen.scope)
 
 
 _WHOLE = Form()
