@@ -15,6 +15,7 @@ from tulou.access import NewDevice, devices
 from tulou.access.service import Devices, new_token
 from tulou.kernel.audit import audit_log
 from tulou.kernel.errors import Conflict, Forbidden, Invalid
+from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, Binding
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -140,6 +141,27 @@ async def test_a_connected_device_is_disconnected(estate: Estate, lin: httpx.Asy
         await asyncio.wait_for(gone.wait(), 10)
     finally:
         client.loop_stop()
+
+
+async def test_devices_of_a_suspended_organisation_are_refused(estate: Estate, lin: httpx.AsyncClient) -> None:
+    made = await estate.device(lin, "fuzhou", "in-suspended")
+    stopped = await estate.device(lin, "fuzhou", "stopped-before")
+    await lin.post(f"/devices/{stopped['id']}/disable")
+    await estate.say(made, pm25=1)
+    organisations = estate.house.service(Organisations)
+
+    async def answers(code: int) -> bool:
+        return (await estate.client().post(f"/{made['token']}/telemetry", json={"pm25": 2})).status_code == code
+
+    await organisations.suspend(ADMIN, "fuzhou", "test")
+    try:
+        await eventually(lambda: answers(401))
+        assert await asyncio.to_thread(code_of, estate, made["token"]) == 5
+    finally:
+        await organisations.resume(ADMIN, "fuzhou", "test")
+    await eventually(lambda: answers(200))
+    assert (await lin.get(f"/devices/{made['id']}")).json()["status"] == "active"
+    assert (await lin.get(f"/devices/{stopped['id']}")).json()["status"] == "disabled"
 
 
 async def test_bulk_answers_line_by_line_and_repeats_nothing(estate: Estate, lin: httpx.AsyncClient) -> None:

@@ -90,6 +90,9 @@ async def started(house: House) -> None:
     for what in ("things", "entities"):
         await house.bus.on_changed(what, directory.changed)
     if "api" in house.roles:
+        devices = house.service(Devices)
+        await devices.settle()
+        await house.bus.on_changed("organisations", lambda _key: devices.settle())
         await house.service(HttpDoor).open()
 
 
@@ -114,8 +117,8 @@ def tasks(house: House) -> Sequence[Task]:
 
 
 def _mirrors(house: House) -> str:
-    """The role for which this process keeps a directory, empty if it needs none."""
-    return next((role for role in ("api", "rules") if role in house.roles), "")
+    """The role for which this process keeps a directory, empty if it needs none (targets are measured by the writer)."""
+    return next((role for role in ("api", "rules", "writer") if role in house.roles), "")
 
 
 async def write(house: House) -> None:

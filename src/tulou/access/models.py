@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tulou.kernel.sql import BigId, UtcDateTime, metadata
 
-ACTIVE, DISABLED = "active", "disabled"
+ACTIVE, DISABLED, SUSPENDED = "active", "disabled", "suspended"
+"""Status of a device: suspended means that its organisation is."""
 MEASURED, SYNTHETIC = 0, 3
 """Values of `origin` that a device can have (docs/architecture.md)."""
 

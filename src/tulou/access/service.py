@@ -19,7 +19,17 @@ import nats.errors
 import sqlalchemy as sa
 
 from tulou.access.directory import Directory
-from tulou.access.models import ACTIVE, DISABLED, MEASURED, SYNTHETIC, Bulk, NewDevice, device_document, devices
+from tulou.access.models import (
+    ACTIVE,
+    DISABLED,
+    MEASURED,
+    SUSPENDED,
+    SYNTHETIC,
+    Bulk,
+    NewDevice,
+    device_document,
+    devices,
+)
 from tulou.context import ContextService, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
@@ -177,7 +187,7 @@ class Devices:
                 values = {
                     "entity_no": no, "id": new.device_id, "org": new.org, "entity_id": new.entity_id,
                     "type": new.type, "name": new.name, "origin": SYNTHETIC if new.synthetic else MEASURED,
-                    "token_hash": token_hash(token), "token_prefix": token[:6], "status": ACTIVE,
+                    "token_hash": token_hash(token), "token_prefix": token[:6], "status": self._status(new.org),
                     "created_at": now, "created_by": actor.id, "rotated_at": None,
                 }
                 rows.append(values)
@@ -266,7 +276,7 @@ class Devices:
     async def enable(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """Accept a disabled device again, with the token it had."""
         row = await self._mine(actor, WRITE, device_id)
-        return device_document(await self._update(actor, row, {"status": ACTIVE}, "enabled"))
+        return device_document(await self._update(actor, row, {"status": self._status(row.org)}, "enabled"))
 
     @operation(DELETE)
     async def delete(self, actor: Actor, device_id: str) -> None:
@@ -279,6 +289,26 @@ class Devices:
 
         await self.db.write(write)
         await self._changed([row.entity_no], device_id, "deleted", row.org)
+
+    def _status(self, org: str) -> str:
+        return ACTIVE if self.house.service(Organisations).active(org) else SUSPENDED
+
+    async def settle(self) -> None:
+        """Refuse the devices of suspended organisations, and accept them again when these are resumed."""
+        organisations = self.house.service(Organisations)
+        await organisations.reload()
+        closed = [org for org in organisations.rows if not organisations.active(org)]
+        status = devices.c.status
+        off = devices.update().where(status == ACTIVE, devices.c.org.in_(closed)).values(status=SUSPENDED)
+        on = devices.update().where(status == SUSPENDED, devices.c.org.not_in(closed)).values(status=ACTIVE)
+
+        def write(connection: sa.Connection) -> list[str]:
+            connection.execute(on)
+            return list(connection.execute(off.returning(devices.c.id)).scalars())
+
+        gone = await self.db.write(write)
+        for device_id in gone if len(gone) <= 1000 else [""]:
+            await self.house.bus.changed("devices", device_id)
 
     async def _update(self, actor: Actor, row: Any, values: dict[str, Any], what: str) -> Any:
         def write(connection: sa.Connection) -> Any:
