@@ -200,7 +200,7 @@ class Up:
 
     def cli(self, *words: str) -> Any:
         run = subprocess.run(
-            [sys.executable, "-m", "tulou.cli", "--json", *words], env=self.env, capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "tulou.cli", "--json", *words], env=self.env, capture_output=True, text=True, timeout=300
         )
         assert run.returncode == 0, run.stderr + run.stdout
         return json.loads(run.stdout) if run.stdout.strip() else None
@@ -212,26 +212,26 @@ class Up:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 150
             while not (self.home / "run.json").exists():
                 assert process.poll() is None, process.stderr.read() if process.stderr else ""
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             run = json.loads((self.home / "run.json").read_text())
             headers = {"authorization": f"Bearer {run['token']}"}
-            with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=30) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60) as client:
                 yield client
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(60)
             if process.stderr:
                 process.stderr.close()
 
 
 def points(client: httpx.Client, no: int, expected: int) -> list[Any]:
-    """The raw series of the thing, once it has `expected` points or after twenty seconds."""
+    """The raw series of the thing, once it has `expected` points or after a minute."""
     found: list[Any] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         answer = client.get(f"/api/v1/things/{no}/series?property=pm25&from=2026-01-01T00:00:00Z&to=2026-01-01T00:10:00Z")
         found = answer.json().get("points", []) if answer.status_code == 200 else []

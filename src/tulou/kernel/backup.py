@@ -66,7 +66,10 @@ log = logging.getLogger("tulou.backup")
 
 FORMAT = 1
 CHUNK = 1 << 20
-PARQUET = {"output_format_parquet_compression_method": "zstd", "output_format_parquet_string_as_string": 0}
+PARQUET = {
+    "output_format_parquet_compression_method": "zstd", "output_format_parquet_string_as_string": 0,
+    "output_format_parquet_row_group_size": 200_000, "max_threads": 2,
+}
 
 Progress = Callable[[str, int, int], None]
 """Takes the step's name, how much of it is done, and of how much (0: not known)."""
