@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from tests.console.conftest import SOFTWARE_WEBGL, Browser
 from tests.e2e.conftest import TULOU, Tulou
 
-PAGES = {"cockpit": "/", "plan": "/plan/targets", "things": "/things"}
+PAGES = {"cockpit": "/", "plan": "/plan/targets"}
 
 
 def main() -> None:
