@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.console.conftest import SOFTWARE_WEBGL, Browser
-from tests.e2e.conftest import TULOU, Tulou
+from tests.console.conftest import SOFTWARE_WEBGL, Browser  # noqa: E402
+from tests.e2e.conftest import TULOU, Tulou  # noqa: E402
 
 PAGES = {"cockpit": "/", "plan": "/plan/targets"}
 
