@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from tests.access.conftest import ADMIN, eventually
-from tulou.access import Alarms, Devices, Directory, NewDevice
+from tulou.access import Alarms, Bulk, Devices, Directory, NewDevice
 from tulou.app import Front
 from tulou.kernel.bus import free_port
 from tulou.kernel.house import House
@@ -23,8 +23,9 @@ async def say(house: House, token: str, **values: float) -> None:
         assert answer.status_code == 200, answer.text
 
 
-async def test_a_restart_keeps_what_was_seen_and_what_is_open(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home", http_port=free_port(), mqtt_port=0)
+async def test_a_restart_keeps_what_was_seen_and_what_is_open(tmp_path: Path, database_url: str) -> None:
+    """On SQLite and on PostgreSQL."""
+    settings = Settings(home=tmp_path / "home", http_port=free_port(), mqtt_port=0, database_url=database_url)
     house = House(settings)
     await house.start(ROLES)
     service = house.service(Devices)
@@ -32,6 +33,12 @@ async def test_a_restart_keeps_what_was_seen_and_what_is_open(tmp_path: Path) ->
         await service.create(ADMIN, NewDevice(org="fuzhou", type="Manhole", name=f"井 {n}", id=f"w-{n}"))
         for n in range(3)
     ]
+    items = [{"org": "fuzhou", "type": "Manhole", "name": "井", "id": f"w-{n}"} for n in range(5)]
+    lines = await service.create_many(ADMIN, Bulk(items=items))
+    assert [line["created"] for line in lines] == [False, False, False, True, True]
+    await service.delete(ADMIN, "fuzhou:w-4")
+    page = await service.find(ADMIN, q="W-", count=True)
+    assert page["count"] == 4
     no = made[0]["no"]
     await say(house, made[0]["token"], tilt=40)
     await say(house, made[1]["token"], tilt=1)
@@ -49,12 +56,12 @@ async def test_a_restart_keeps_what_was_seen_and_what_is_open(tmp_path: Path) ->
     before = directory.seen.copy()
     await house.stop()
 
-    again = House(Settings(home=tmp_path / "home", http_port=free_port(), mqtt_port=0))
+    again = House(settings)
     await again.start(ROLES)
     try:
         directory = again.service(Directory)
         assert directory.seen.tolist() == before.tolist()
-        assert directory.states().tolist() == [1, 0, 2]  # in alarm, fine, never heard
+        assert directory.states().tolist() == [1, 0, 2, 2, 0]  # in alarm, fine, never heard, without a device
         assert await open_alarms(again) == [no]
         await say(again, made[0]["token"], tilt=41)
         await eventually(lambda: _newer(directory, no, int(before[0])))
