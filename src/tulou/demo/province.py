@@ -167,7 +167,7 @@ class House:
         return tokens
 
     async def remove(self, progress: Callable[[int, int], None]) -> int:
-        """Delete every demo device, its entity and what the entity said; returns how many."""
+        """Delete every demo device and its entity; returns how many. Readings stay, marked synthetic, until they expire."""
         things = [
             t for t in await self.pages("/api/v1/things", synthetic="1", q="demo-")
             if t["id"].rsplit(":", 1)[-1].startswith("demo-")
