@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import fnmatch
 import hashlib
 import re
 import secrets
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 COOKIE = "tulou_session"
 TTL = 15.0
 CACHE = 50_000
-SCOPE = re.compile(r"^(\*|[a-z][a-z0-9-]*)(\.(\*|[a-z][a-z0-9-]*)){0,2}$")
+SCOPE = re.compile(r"^(\*|[a-z][a-z0-9-]*)(\.(\*|[a-z][a-z0-9-]*)){0,2}\Z")
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -416,12 +417,11 @@ class Credentials:
         else:
             raise refusal(actor, "organisations.token.create")
         known = {o.action for o in OPERATIONS.values()}
-        engines = {a.split(".")[0] for a in known} | {"*"}
         for scope in wanted.scopes:
-            if not SCOPE.match(scope) or scope.split(".")[0] not in engines:
+            if not SCOPE.match(scope) or not fnmatch.filter(known, scope):
                 raise Invalid(
                     f"范围 {scope} 不是动作或动作模式", f"scope {scope} is not an action or a pattern of actions",
-                    field="scopes", value=scope, rule="engine.thing.verb with * for any part",
+                    field="scopes", value=scope, rule="matches an action engine.thing.verb; * for any part",
                 )
         now = utcnow()
         expires = wanted.expires_at
