@@ -669,3 +669,20 @@ async def test_kill_9_of_gateway_and_bus_loses_nothing_acknowledged(house: House
     stored = [(doc["w"], doc["n"]) for doc in map(json.loads, await house.raws())]
     assert acknowledged <= set(stored)
     assert len(stored) == len(set(stored))
+
+
+async def test_sigterm_under_load_acknowledges_what_it_stored_and_ends(house: House) -> None:
+    process, port = await house.process()
+    device = await Device.connect(port)
+    for number in range(1, 5001):
+        device.publish(b'{"n":%d}' % number, number)
+    assert await device.packet() == puback(1)
+    process.terminate()
+    acknowledged = 1
+    while packet := await device.packet():
+        acknowledged += 1
+        assert packet == puback(acknowledged)
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    stored = [json.loads(raw)["n"] for raw in await house.raws()]
+    assert stored == list(range(1, len(stored) + 1))
+    assert len(stored) >= acknowledged
