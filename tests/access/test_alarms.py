@@ -251,7 +251,11 @@ async def test_a_value_raises_and_clears_an_alarm(estate: Estate, lin: httpx.Asy
     assert [e.subject.rsplit(".", 1)[1] for e in events] == ["raised", "cleared"]
     assert orjson.loads(events[0].data)["id"] == found["id"]
     query = sa.select(alarms.c.announced).where(alarms.c.id == found["id"])
-    assert await estate.house.db.read(lambda c: c.execute(query).scalar_one()) == 2
+
+    async def announced() -> bool:
+        return bool(await estate.house.db.read(lambda c: c.execute(query).scalar_one()) == 2)
+
+    await eventually(announced)
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -368,8 +368,7 @@ class Alarms:
                 return [row for item in ready if (row := _store(connection, *item)) is not None]
 
             rows = await self.house.db.write(write)
-            for row in rows:
-                directory.alarm(row.entity_no, 1 if row.cleared_at is None else -1)
+            await directory.recount([row.entity_no for row in rows])
             await self._publish(rows)
             await self._show([self.document(row) for row in rows])
 

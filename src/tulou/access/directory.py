@@ -153,12 +153,12 @@ class Directory:
             self._drop([here[no] for no in gone])
             index, known = self.rows(np.array(wanted, np.int64))
             here = dict(zip(np.array(wanted, np.int64)[known].tolist(), index.tolist(), strict=True))
-        for row in fresh:
-            if row.no in here:
-                self._put(here[row.no], row)
-        self._append([row for row in fresh if row.no not in here])
+        moved = [self._put(here[row.no], row) for row in fresh if row.no in here]
+        new = [row for row in fresh if row.no not in here]
+        self._append(new)
         self._mark(wanted, *marks)
-        self.version += 1
+        if gone or new or any(moved):
+            self.version += 1
 
     def _append(self, rows: Sequence[Any]) -> None:
         if not rows:
@@ -193,12 +193,22 @@ class Directory:
         self.size = self._capacity = len(left)
         self._cut()
 
-    def _put(self, at: int, row: Any) -> None:
+    def _put(self, at: int, row: Any) -> bool:
+        """Write a row over another; whether anything is different."""
+        before = self._values(at)
         self.ids[at], self.names[at], self.keys[at] = row.id, row.name, f"{row.name}\n{row.id}".lower()
         self.org[at], self.type[at] = self._org_code(row.org), self._type_code(row.type)
         self.lon[at] = np.nan if row.lon is None else row.lon
         self.lat[at] = np.nan if row.lat is None else row.lat
         self.synthetic[at] = row.synthetic
+        return self._values(at) != before
+
+    def _values(self, at: int) -> tuple[Any, ...]:
+        place = (self.lon[at], self.lat[at])
+        return (
+            self.keys[at], self.names[at], self.org[at], self.type[at], self.synthetic[at],
+            None if np.isnan(place).any() else place,
+        )
 
     def _mark(self, nos: Sequence[int], has: dict[int, int | None], open_alarms: dict[int, int]) -> None:
         at, _ = self.rows(np.array(nos, np.int64))
@@ -301,10 +311,15 @@ class Directory:
         times = at if isinstance(at, int) else at[known]
         np.maximum.at(self.seen, rows, times)
 
-    def alarm(self, no: int, change: int) -> None:
-        """An alarm of the entity was raised (+1) or cleared (-1)."""
-        rows, _ = self.rows(np.array([no], np.int64))
-        self.alarms[rows] = np.maximum(self.alarms[rows] + change, 0)
+    async def recount(self, nos: Collection[int]) -> None:
+        """Read how many alarms of these entities are open: after some were raised or cleared."""
+        wanted = sorted(set(nos))
+        async with self._lock:
+            for at in range(0, len(wanted), CHUNK):
+                part = wanted[at : at + CHUNK]
+                counts = await self.house.db.read(lambda c, part=part: _open_alarms(c, part))  # type: ignore[misc]
+                rows, known = self.rows(np.array(part, np.int64))
+                self.alarms[rows] = np.array([counts.get(no, 0) for no in part], np.int32)[known]
 
     # -- asking
 
@@ -390,12 +405,15 @@ def _newer(connection: sa.Connection, no: int) -> list[int]:
 
 def _marks(connection: sa.Connection, nos: Sequence[int] | None = None) -> tuple[dict[int, int | None], dict[int, int]]:
     has = sa.select(devices.c.entity_no, devices.c.seen_at)
-    open_alarms = (
+    if nos is not None:
+        has = has.where(devices.c.entity_no.in_(nos))
+    return {row[0]: row[1] for row in connection.execute(has)}, _open_alarms(connection, nos)
+
+
+def _open_alarms(connection: sa.Connection, nos: Sequence[int] | None) -> dict[int, int]:
+    query = (
         sa.select(alarms.c.entity_no, sa.func.count()).where(alarms.c.cleared_at.is_(None)).group_by(alarms.c.entity_no)
     )
     if nos is not None:
-        has = has.where(devices.c.entity_no.in_(nos))
-        open_alarms = open_alarms.where(alarms.c.entity_no.in_(nos))
-    return (
-        {row[0]: row[1] for row in connection.execute(has)}, {row[0]: row[1] for row in connection.execute(open_alarms)}
-    )
+        query = query.where(alarms.c.entity_no.in_(nos))
+    return {row[0]: row[1] for row in connection.execute(query)}

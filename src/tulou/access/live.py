@@ -178,10 +178,10 @@ class Hub:
         self.stats[f"{kind}:{body.get('name', '')}"] = {**body, "heard": time.time()}
 
     async def _alarm(self, message: Msg) -> None:
-        for document in orjson.loads(message.data):
-            # Where the rules run, they keep the directory's counts themselves.
-            if "rules" not in self.house.roles and document["acknowledged_by"] is None:
-                self.directory.alarm(document["no"], 1 if document["cleared_at"] is None else -1)
+        documents = orjson.loads(message.data)
+        if "rules" not in self.house.roles:  # where the rules run, they see to it themselves
+            await self.directory.recount([document["no"] for document in documents])
+        for document in documents:
             event = orjson.dumps(document)
             for client in self.clients:
                 if document["org"] in client.alarm_orgs:
