@@ -228,7 +228,7 @@ class Reader:
         """An attribute: an instance, or an array of instances with distinct `datasetId`."""
         if isinstance(raw, dict):
             return self.instance(name, raw, depth)
-        if isinstance(raw, list) and raw and not self.simplified and all(_is_instance(item) for item in raw):
+        if isinstance(raw, list) and not self.simplified and _are_instances(raw):
             instances = [self.instance(name, item, depth) for item in raw]
             if len({item.get("datasetId") for item in instances}) < len(instances):
                 raise bad(
@@ -251,12 +251,12 @@ class Reader:
             if "@type" in raw and not self.simplified:
                 return self.instance(name, {"type" if k == "@type" else k: v for k, v in raw.items()}, depth)
             if self.simplified and not (len(raw) == 1 and next(iter(raw)) in _SIMPLE_WRAPPED):
-                if kind in geo.TYPES and "coordinates" in raw:
+                if _is_geometry(raw) and "coordinates" in raw:
                     geo.check(raw, name)
                     return {"type": "GeoProperty", "value": raw}
                 self._value(name, raw)
                 return {"type": "Property", "value": raw}
-            if kind in geo.TYPES:
+            if _is_geometry(raw):
                 geo.check(raw, name)
                 return {"type": "GeoProperty", "value": raw}
             if kind is not None:
@@ -274,7 +274,7 @@ class Reader:
                     field=name, rule="CIM 009, 4.5.1",
                 )
             value = raw[key]
-            if kind == "Property" and isinstance(value, dict) and value.get("type") in geo.TYPES:
+            if kind == "Property" and _is_geometry(value):
                 kind = "GeoProperty"
         elif key not in raw:
             raise bad(f"{name} 缺少 {key}", f"{name} has no {key}", field=f"{name}.{key}", rule=f"{kind}: {key}")
@@ -405,10 +405,25 @@ class Reader:
 _SIMPLE_WRAPPED = frozenset({"languageMap", "vocab", "json", "valueList", "objectList"})
 
 
-def _is_instance(item: object) -> bool:
-    if not isinstance(item, dict):
+def _are_instances(items: list[Any]) -> bool:
+    """Whether an array holds instances of an attribute, normalised or concise, rather than being a value."""
+    marked = False
+    for item in items:
+        if not isinstance(item, dict):
+            return False
+        kind = item.get("type")
+        typed = isinstance(kind, str) and kind in VALUE_OF
+        if not typed and _KIND_OF.keys().isdisjoint(item):
+            return False
+        marked = marked or typed or "datasetId" in item
+    return marked
+
+
+def _is_geometry(value: object) -> bool:
+    if not isinstance(value, dict):
         return False
-    return item.get("type") in VALUE_OF or "datasetId" in item or "@type" in item
+    kind = value.get("type")
+    return isinstance(kind, str) and kind in geo.TYPES
 
 
 def _texts(value: object, null: bool) -> bool:
@@ -895,7 +910,7 @@ def merge_instance(known: Json, patch: Json, *, deep: bool = True) -> Json:
     """One instance with another's members on top; Null deletes. `deep` merges object values too (5.5.12)."""
     out = dict(known)
     for key, value in patch.items():
-        if value == NULL or (isinstance(value, dict) and value.get("type") in VALUE_OF and is_null(value)):
+        if value == NULL or (key not in MEMBERS and isinstance(value, dict) and is_null(value)):
             out.pop(key, None)
         elif key == "languageMap" or (deep and key in ("value", "json")):
             out[key] = _merge_value(out.get(key), value)
@@ -922,5 +937,5 @@ def without_nulls(instance: Json) -> Json:
     """An instance less its members that are NGSI-LD Null."""
     return {
         key: value for key, value in instance.items()
-        if value != NULL and not (isinstance(value, dict) and value.get("type") in VALUE_OF and is_null(value))
+        if value != NULL and not (key not in MEMBERS and isinstance(value, dict) and is_null(value))
     }

@@ -50,7 +50,7 @@ def check(geometry: Any, field: str) -> None:
         if kind == "Point":
             if _position(coordinates):
                 return
-        elif kind in TYPES and _coordinates(kind, coordinates):
+        elif isinstance(kind, str) and kind in TYPES and _coordinates(kind, coordinates):
             return
     raise bad(
         f"{field} 应为 GeoJSON 几何（经度 -180..180，纬度 -90..90）",
@@ -196,7 +196,7 @@ def parse(georel: Any, geometry: Any, coordinates: Any, geoproperty: str = "loca
     """
     if not isinstance(georel, str):
         raise bad("缺少 georel", "georel is missing", field="georel", rule="CIM 009, 4.10")
-    if geometry not in TYPES:
+    if not isinstance(geometry, str) or geometry not in TYPES:
         raise bad(f"geometry 应为 {sorted(TYPES)} 之一", f"geometry must be one of {sorted(TYPES)}",
                   field="geometry", value=geometry, rule="RFC 7946, 1.4")
     if isinstance(coordinates, str):

@@ -646,7 +646,7 @@ def checked(raw: Any) -> Json:
     _check_names(document, "watchedAttributes", "watchedAttributes")
     triggers = document.get("notificationTrigger")
     if "notificationTrigger" in document and not (
-        isinstance(triggers, list) and triggers and all(item in TRIGGERS for item in triggers)
+        isinstance(triggers, list) and triggers and all(isinstance(item, str) and item in TRIGGERS for item in triggers)
     ):
         raise bad("notificationTrigger 不合规则", f"notificationTrigger must be among {sorted(TRIGGERS)}",
                   field="notificationTrigger", value=triggers, rule="CIM 009, 5.2.12")
@@ -685,7 +685,8 @@ def _notification(raw: Any) -> Json:
     document = {key: value for key, value in raw.items() if key not in _NOTIFICATION_OUTPUT}
     for key in ("attributes", "pick", "omit"):
         _check_names(document, key, f"notification.{key}")
-    if document.get("format", "normalized") not in forms.STYLES:
+    style = document.get("format", "normalized")
+    if not isinstance(style, str) or style not in forms.STYLES:
         raise bad("notification.format 不合规则", f"notification.format must be among {sorted(forms.STYLES)}",
                   field="notification.format", value=document.get("format"))
     endpoint = document.get("endpoint")

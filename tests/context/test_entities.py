@@ -1,0 +1,275 @@
+"""Entities through the door (CIM 009 v1.9.1, 5.6, 5.7, 6): every operation, and what hostile input gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import orjson
+
+from tulou.context import ContextService
+from tulou.kernel.house import House
+
+from .conftest import execute
+
+KIND = "AirQualityStation"
+CORE = "https://uri.etsi.org/ngsi-ld/v1/ngsi-ld-core-context-v1.9.jsonld"
+REL = 'rel="http://www.w3.org/ns/json-ld#context"; type="application/ld+json"'
+
+
+def station(n: int = 1, **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"urn:ngsi-ld:{KIND}:{n}", "type": KIND, "name": {"type": "Property", "value": f"站 {n}"},
+        "pm25": {"type": "Property", "value": n, "observedAt": "2026-01-01T00:00:00Z", "unitCode": "GQ"},
+        "location": {"type": "GeoProperty", "value": {"type": "Point", "coordinates": [118.0 + n / 100, 24.5]}}, **more,
+    }
+
+
+def path(n: int = 1) -> str:
+    return f"/entities/urn:ngsi-ld:{KIND}:{n}"
+
+
+async def test_create_retrieve_delete(api: httpx.AsyncClient) -> None:
+    made = await api.post("/entities", json=station())
+    assert made.status_code == 201
+    assert made.headers["location"] == "/ngsi-ld/v1" + path()
+    assert (await api.post("/entities", json=station())).status_code == 409
+    found = await api.get(path())
+    assert found.status_code == 200
+    assert found.json() == station()
+    assert "tulou.jsonld" in found.headers["link"]
+    assert (await api.delete(path())).status_code == 204
+    assert (await api.get(path())).status_code == 404
+    assert (await api.delete(path())).status_code == 404
+
+
+async def test_contexts_of_requests(api: httpx.AsyncClient) -> None:
+    await api.post("/entities", json=station())
+    full = (await api.get(path(), headers={"link": f"<{CORE}>; {REL}"})).json()
+    assert full["https://smartdatamodels.org/dataModel.Environment/pm25"]["value"] == 1
+    ld = (await api.get(path(), headers={"accept": "application/ld+json"})).json()
+    assert ld["@context"][0].endswith("/ngsi-ld/contexts/tulou.jsonld")
+    served = await api.get("http://tulou.test/ngsi-ld/contexts/tulou.jsonld")
+    assert served.json()["@context"][0]["pm25"].startswith("https://smartdatamodels.org/")
+    made = await api.post("/entities", content=orjson.dumps({
+        "@context": [{"Stufe": "https://smartdatamodels.org/dataModel.Environment/pm25"}, CORE], "id": "urn:x:2", "type": KIND, "Stufe": 7,
+    }), headers={"content-type": "application/ld+json"})
+    assert made.status_code == 201
+    assert (await api.get("/entities/urn:x:2")).json()["pm25"]["value"] == 7
+    unknown = await api.get(path(), headers={"link": f"<https://e.org/none.jsonld>; {REL}"})
+    assert unknown.status_code == 504
+    assert unknown.json()["type"].endswith("/LdContextNotAvailable")
+    stored = await api.post("/jsonldContexts", json={"@context": {"feinstaub": "https://smartdatamodels.org/dataModel.Environment/pm25"}})
+    url = stored.headers["location"]
+    shown = (await api.get(path(), headers={"link": f"<http://tulou.test{url}>; {REL}"})).json()
+    assert shown["feinstaub"]["value"] == 1
+
+
+HOSTILE: list[tuple[bytes, dict[str, str], int]] = [
+    (b"{", {"content-type": "application/json"}, 400), (b"", {"content-type": "application/json"}, 400),
+    (b"[" * 10_000 + b"]" * 10_000, {"content-type": "application/json"}, 400),
+    (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, {"content-type": "application/json"}, 400),
+    (b'{"id":"urn:x:1","type":"T","a":NaN}', {"content-type": "application/json"}, 400),
+    (b'{"id":"urn:x:1","type":"T","a":Infinity}', {"content-type": "application/json"}, 400),
+    (b'{"id":"urn:x:1","type":"T","a":1e400}', {"content-type": "application/json"}, 400),
+    (b'{"id":"urn:x:1","type":"T","a":"\xff"}', {"content-type": "application/json"}, 400),
+    (b'{"id":"urn:x:1","type":"T","a":"\\u0000"}', {"content-type": "application/json"}, 400),
+    (b'{"id":"urn:x:1","type":"T","a":{"type":"Property","value":' + b"[" * 500 + b"]" * 500 + b"}}",
+     {"content-type": "application/json"}, 400),
+    (b"<x/>", {"content-type": "text/xml"}, 415), (b"{}", {}, 415),
+    (b'{"@context":[],"id":"urn:x:1","type":"T"}', {"content-type": "application/json"}, 400),
+    (b'{"id":"urn:x:1","type":"T"}', {"content-type": "application/ld+json"}, 400),
+    (b'{"id":"urn:x:1","type":"T"}', {"content-type": "application/json", "accept": "image/png"}, 201),
+]
+
+
+async def test_hostile_bodies(api: httpx.AsyncClient) -> None:
+    for body, headers, status in HOSTILE:
+        answer = await api.post("/entities", content=body, headers=headers)
+        assert answer.status_code == status, body[:60]
+        if status == 400:
+            problem = answer.json()
+            assert problem["type"].rpartition("/")[2] in ("BadRequestData", "InvalidRequest")
+            assert problem["detail_zh"]
+        assert (await api.get("/types")).status_code == 200
+
+
+async def test_too_large_and_without_length(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/entities", content=b"x", headers={"content-type": "application/json", "content-length": "99999999999"})
+    assert answer.status_code == 413
+
+    async def chunks() -> Any:
+        yield b"{}"
+
+    assert (await api.post("/entities", content=chunks(), headers={"content-type": "application/json"})).status_code == 411
+
+
+async def test_representations(api: httpx.AsyncClient) -> None:
+    await api.post("/entities", json=station())
+    simple = (await api.get(path(), params={"options": "keyValues"})).json()
+    assert simple["pm25"] == 1
+    assert (await api.get(path(), params={"format": "concise"})).json()["name"] == "站 1"
+    place = await api.get(path(), headers={"accept": "application/geo+json"})
+    assert place.headers["content-type"] == "application/geo+json"
+    assert place.json()["geometry"] == {"type": "Point", "coordinates": [118.01, 24.5]}
+    assert set((await api.get(path(), params={"attrs": "pm25"})).json()) == {"id", "type", "pm25"}
+    assert set((await api.get(path(), params={"pick": "id,pm25"})).json()) == {"id", "pm25"}
+    assert "pm25" not in (await api.get(path(), params={"omit": "pm25"})).json()
+    assert (await api.get(path(), params={"attrs": "nothing"})).status_code == 404
+    assert (await api.get(path(), params={"nonsense": "1"})).json()["type"].endswith("InvalidRequest")
+    assert "createdAt" in (await api.get(path(), params={"options": "sysAttrs"})).json()["pm25"]
+    assert (await api.get(path(), headers={"accept": "image/png"})).status_code == 406
+    assert (await api.put("/types")).status_code == 405
+    assert (await api.get("/nonsense")).status_code == 404
+
+
+async def test_updates(api: httpx.AsyncClient) -> None:
+    await api.post("/entities", json=station())
+    assert (await api.patch(path() + "/attrs/pm25", json={"value": 9})).status_code == 204
+    kept = (await api.get(path())).json()["pm25"]
+    assert kept == {"type": "Property", "value": 9, "observedAt": "2026-01-01T00:00:00Z", "unitCode": "GQ"}  # 5.6.4 merges
+    assert (await api.patch(path() + "/attrs", json={"pm25": {"type": "Property", "value": 10}})).status_code == 204
+    assert (await api.get(path())).json()["pm25"] == {"type": "Property", "value": 10}  # 5.6.2 replaces
+    refused = await api.patch(path() + "/attrs", json={"unknown": 1, "pm25": 11})
+    assert refused.status_code == 207
+    assert refused.json()["notUpdated"][0]["attributeName"] == "unknown"
+    assert (await api.post(path() + "/attrs", json={"extra": 1})).status_code == 204
+    once = await api.post(path() + "/attrs?options=noOverwrite", json={"extra": 2, "more": 3})
+    assert once.status_code == 207
+    assert once.json()["updated"] == ["more"]
+    assert (await api.patch(path(), json={"extra": {"value": {"a": 1, "b": 2}}, "more": "urn:ngsi-ld:null"})).status_code == 204
+    assert (await api.patch(path(), json={"extra": {"value": {"b": 3}}})).status_code == 204
+    merged = (await api.get(path())).json()
+    assert merged["extra"]["value"] == {"a": 1, "b": 3}
+    assert "more" not in merged
+    two = {"type": "Property", "value": 5, "datasetId": "urn:d:1"}
+    await api.post(path() + "/attrs", json={"pm25": two})
+    assert len((await api.get(path())).json()["pm25"]) == 2
+    assert (await api.delete(path() + "/attrs/pm25?datasetId=urn:d:1")).status_code == 204
+    assert (await api.delete(path() + "/attrs/pm25")).status_code == 204
+    assert (await api.delete(path() + "/attrs/pm25")).status_code == 404
+    assert (await api.put(path(), json={"type": KIND, "only": 1})).status_code == 204
+    assert set((await api.get(path())).json()) == {"id", "type", "only"}
+    assert (await api.patch("/entities/urn:x:none/attrs", json={"a": 1})).status_code == 404
+
+
+async def test_system_times_follow_changes(api: httpx.AsyncClient) -> None:
+    await api.post("/entities", json=station())
+    before = (await api.get(path(), params={"options": "sysAttrs"})).json()
+    await api.patch(path() + "/attrs", json={"pm25": 2})
+    after = (await api.get(path(), params={"options": "sysAttrs"})).json()
+    assert after["createdAt"] == before["createdAt"]
+    assert after["modifiedAt"] > before["modifiedAt"]
+    assert after["name"]["modifiedAt"] == before["name"]["modifiedAt"]
+    assert after["pm25"]["modifiedAt"] > after["pm25"]["createdAt"]
+    moment = before["modifiedAt"]
+    found = await api.get("/entities", params={"type": KIND, "q": f"pm25.modifiedAt>{moment}"})
+    assert len(found.json()) == 1
+    assert (await api.get("/entities", params={"type": KIND, "q": f"name.modifiedAt>{moment}"})).json() == []
+
+
+async def test_query(api: httpx.AsyncClient) -> None:
+    await api.post("/entityOperations/create", json=[station(n) for n in range(1, 31)])
+    await api.post("/entities", json={"id": "urn:x:both", "type": [KIND, "Landmark"], "pm25": 100})
+
+    async def ids(**parameters: Any) -> list[str]:
+        answer = await api.get("/entities", params={"limit": 100, **parameters})
+        assert answer.status_code == 200, answer.text
+        return [item["id"].rpartition(":")[2] for item in answer.json()]
+
+    assert await ids(type=KIND, q="pm25>=29") == ["29", "30", "both"]
+    assert await ids(type="Landmark") == ["both"]
+    assert await ids(type=f"({KIND};Landmark),Nothing") == ["both"]
+    assert await ids(type=KIND, idPattern=":[12]$") == ["1", "2"]
+    assert await ids(type=KIND, id=f"urn:ngsi-ld:{KIND}:3,urn:ngsi-ld:{KIND}:4") == ["3", "4"]
+    assert await ids(attrs="location", q='name=="站 7"|name~=^站.*8$') == ["7", "8", "18", "28"]
+    near = {"georel": "near;maxDistance==1500", "geometry": "Point", "coordinates": "[118.05,24.5]"}
+    assert await ids(type=KIND, **near) == ["4", "5", "6"]
+    box = {"georel": "within", "geometry": "Polygon",
+           "coordinates": "[[[118.095,24],[118.125,24],[118.125,25],[118.095,25],[118.095,24]]]"}
+    assert await ids(**box) == ["10", "11", "12"]
+    assert await ids(type=KIND, q="pm25>10", **box) == ["11", "12"]
+    assert len(await ids(georel="disjoint", geometry="Polygon", coordinates=box["coordinates"])) == 27
+    answer = await api.get("/entities", params={"type": KIND, "limit": 0, "count": "true"})
+    assert (answer.json(), answer.headers["ngsild-results-count"]) == ([], "31")
+    by_post = await api.post("/entityOperations/query", json={
+        "type": "Query", "entities": [{"type": KIND, "idPattern": ".*:1$"}], "q": "pm25<5", "attrs": ["pm25"]})
+    assert [set(item) for item in by_post.json()] == [{"id", "type", "pm25"}]
+    for bad in ({}, {"type": KIND, "limit": "-1"}, {"type": KIND, "limit": "x"}, {"type": KIND, "q": "a=="}, {"type": KIND, "cursor": "x"},
+                {"type": KIND, "idPattern": "("}, {"type": "(("}, {"georel": "near", "geometry": "Point", "coordinates": "[1,1]"},
+                {"georel": "within", "geometry": "Point", "coordinates": "[1"}, {"type": KIND, "offset": "99999999999"}, {"id": "no"}):
+        answer = await api.get("/entities", params=bad)
+        assert answer.status_code == 400, bad
+    assert (await api.get("/entities", params={"type": KIND, "limit": "5000"})).status_code == 403
+
+
+async def test_paging_there_and_back(api: httpx.AsyncClient) -> None:
+    await api.post("/entityOperations/create", json=[station(n) for n in range(25)])
+    box = {"georel": "within", "geometry": "Polygon", "coordinates": "[[[117,24],[119,24],[119,25],[117,25],[117,24]]]"}
+    for extra in ({}, box):
+        url: str | None = "/entities?" + str(httpx.QueryParams({"type": KIND, "limit": 10, **extra}))
+        seen: list[str] = []
+        pages: list[httpx.Response] = []
+        while url:
+            answer = await api.get(url)
+            pages.append(answer)
+            seen += [item["id"] for item in answer.json()]
+            url = answer.links.get("next", {}).get("url")
+            url = f"http://tulou.test{url}" if url else None
+            if len(pages) == 1 and not extra:
+                await api.delete(path(3))  # what was shown is deleted: nothing is repeated or left out after it
+        assert len(seen) == len(set(seen)) == (25 if not extra else 24)
+        back = await api.get("http://tulou.test" + pages[-1].links["prev"]["url"])
+        assert [item["id"] for item in back.json()] == [item["id"] for item in pages[-2].json()]
+        assert "prev" not in pages[0].links
+
+
+async def test_batches(api: httpx.AsyncClient, ground: House) -> None:
+    created = await api.post("/entityOperations/create", json=[station(1), station(2)])
+    assert (created.status_code, len(created.json())) == (201, 2)
+    again = await api.post("/entityOperations/create", json=[station(2), station(3), station(3), {"id": "urn:x:9"}, 7])
+    assert again.status_code == 207
+    assert again.json()["success"] == [f"urn:ngsi-ld:{KIND}:3"]
+    assert len(again.json()["errors"]) == 4
+    assert all(item["error"]["type"] for item in again.json()["errors"])
+    assert (await api.post("/entityOperations/upsert", json=[station(1, pm25=77), station(2)])).status_code == 204
+    assert (await api.get(path(1))).json()["pm25"]["value"] == 77
+    assert (await api.post("/entityOperations/upsert?options=update", json=[{"id": station(1)["id"], "type": KIND, "x": 1}])).status_code == 204
+    assert {"x", "pm25"} <= (await api.get(path(1))).json().keys()
+    mixed = await api.post("/entityOperations/upsert", json=[station(1), station(40)])
+    assert (mixed.status_code, mixed.json()) == (201, [f"urn:ngsi-ld:{KIND}:40"])
+    update = await api.post("/entityOperations/update", json=[{"id": station(1)["id"], "pm25": 3}, {"id": "urn:x:none", "pm25": 3}])
+    assert (update.status_code, update.json()["errors"][0]["entityId"]) == (207, "urn:x:none")
+    assert (await api.post("/entityOperations/merge", json=[{"id": station(1)["id"], "pm25": "urn:ngsi-ld:null"}])).status_code == 204
+    assert "pm25" not in (await api.get(path(1))).json()
+    twice = await api.post("/entityOperations/upsert", json=[station(50, pm25=1), station(50, pm25=2)])
+    assert twice.status_code in (201, 204)
+    assert (await api.get(path(50))).json()["pm25"]["value"] == 2
+    gone = await api.post("/entityOperations/delete", json=[station(1)["id"], "urn:x:none"])
+    assert (gone.status_code, gone.json()["success"]) == (207, [station(1)["id"]])
+    for bad in ([], {}, "x"):
+        assert (await api.post("/entityOperations/upsert", json=bad)).status_code == 400
+    assert execute(ground, "SELECT count(*) FROM entities")[0][0] == 4
+
+
+async def test_synthetic_stays_labelled(api: httpx.AsyncClient, service: ContextService, ground: House) -> None:
+    no = await service.ensure_entity("xiamen", KIND, station()["id"], "合成", 118.0, 24.5, True)
+    assert no == await service.ensure_entity("xiamen", KIND, station()["id"], "合成", 118.0, 24.5, True)
+    await api.delete(path() + "/attrs/synthetic")
+    await api.put(path(), json={"type": KIND, "pm25": 1})
+    await api.post("/entityOperations/upsert", json=[station()])
+    await api.patch(path(), json={"synthetic": False})
+    assert (await api.get(path())).json()["synthetic"] == {"type": "Property", "value": True}
+    assert bool(execute(ground, "SELECT synthetic FROM entities")[0][0]) is True
+
+
+async def test_discovery(api: httpx.AsyncClient) -> None:
+    await api.post("/entities", json=station())
+    await api.post("/entities", json={"id": "urn:x:1", "type": ["Landmark", KIND], "pm25": {"object": "urn:x:2"}})
+    assert (await api.get("/types")).json()["typeList"] == [KIND, "Landmark"]
+    about = (await api.get(f"/types/{KIND}")).json()
+    assert about["entityCount"] == 2
+    pm25 = (await api.get("/attributes/pm25")).json()
+    assert (pm25["attributeCount"], pm25["attributeTypes"]) == (2, ["Property", "Relationship"])
+    assert (await api.get("/types/None")).status_code == 404
+    assert "location" in (await api.get("/attributes")).json()["attributeList"]
