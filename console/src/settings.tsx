@@ -44,6 +44,15 @@ export function SettingsProvider({ children }: { children: ReactNode }) {
     return () => systemDark.removeEventListener("change", changed);
   }, []);
 
+  // A choice made in another tab holds in this one too.
+  useEffect(() => {
+    const changed = (event: StorageEvent): void => {
+      if (event.key === KEY) choose(stored());
+    };
+    addEventListener("storage", changed);
+    return () => removeEventListener("storage", changed);
+  }, []);
+
   const dark = chosen.theme === "dark" || (chosen.theme === "system" && prefersDark);
   const text = chosen.language === "zh" ? zh : en;
 

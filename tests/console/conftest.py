@@ -70,6 +70,15 @@ class Browser:
         chosen = json.dumps({"language": language, "theme": theme})
         self.driver.execute_script("localStorage.setItem('tulou.settings', arguments[0])", chosen)
 
+    def switch(self, language: str, theme: str, width: int) -> None:
+        """Change the look of the page that is open, as another tab or a turned screen does."""
+        self.settings(language, theme)
+        self.size(width, 844 if width < 600 else 900)
+        self.script("dispatchEvent(new StorageEvent('storage', {key: 'tulou.settings'}))")
+        lang = {"zh": "zh-CN", "en": "en"}[language]
+        self.until(lambda: self.script("return document.documentElement.lang") == lang, "the language does not change")
+        self.settled()
+
     def cookie(self, secret: str | None) -> None:
         """Be the person of this session, or nobody."""
         if not self.driver.current_url.startswith(self.base):
@@ -170,6 +179,17 @@ class Browser:
     def complaints(self) -> list[str]:
         """Errors of the page's console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def nameless(self) -> list[str]:
+        """Things to press or to fill in that have no name for a screen reader."""
+        return list(
+            self.script(
+                "return [...document.querySelectorAll('button, a[href], input:not([type=hidden])')].filter((e) =>"
+                " e.offsetParent && !(e.innerText || '').trim() && !e.ariaLabel && !e.title && !e.placeholder"
+                " && !e.labels?.length && !e.closest('label, .ant-select')"
+                " && !e.querySelector('img[alt], [aria-label]')).map((e) => e.outerHTML)"
+            )
+        )
 
     def place(self, lon: float, lat: float) -> tuple[int, int]:
         """Where a place lies on the window while the map shows the whole province (console/src/map/style.ts)."""

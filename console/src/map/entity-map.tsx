@@ -33,7 +33,7 @@ export default function EntityMap({ outlines, columns, types, typeLabel, onPick 
   const holder = useRef<HTMLDivElement>(null);
   const layer = useRef<PointLayer | null>(null);
   const map = useRef<MapLibre | null>(null);
-  const [ready, setReady] = useState(0);
+  const [loaded, setLoaded] = useState<MapLibre | null>(null);
   const [hover, setHover] = useState<{ row: number; x: number; y: number } | null>(null);
   const pick = useRef(onPick);
   useEffect(() => {
@@ -63,7 +63,7 @@ export default function EntityMap({ outlines, columns, types, typeLabel, onPick 
       new AttributionControl({ compact: false, customAttribution: text.cockpit.attribution }),
       "bottom-right",
     );
-    created.on("load", () => setReady((n) => n + 1));
+    created.on("load", () => setLoaded(created));
     created.on("moveend", () => {
       const { lng, lat } = created.getCenter();
       view = { center: [lng, lat], zoom: created.getZoom() };
@@ -83,39 +83,39 @@ export default function EntityMap({ outlines, columns, types, typeLabel, onPick 
     return () => {
       map.current = null;
       layer.current = null;
+      setLoaded(null);
       created.remove();
     };
   }, [outlines, dark, language, text]);
 
   useEffect(() => {
-    const current = map.current;
-    if (!current || !ready) return;
+    // A map that was replaced (language, appearance) is still in `loaded` for a moment.
+    if (!loaded || loaded !== map.current) return;
     const palette = dark ? DARK : LIGHT;
     const states: [Rgb, Rgb, Rgb] = [rgb(palette.ok), rgb(palette.alarm), rgb(palette.offline)];
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const points = new PointLayer(columns, { states, edge: rgb(palette.province) }, still);
-    current.addLayer(points, "city-name");
+    loaded.addLayer(points, "city-name");
     layer.current = points;
     return () => {
       layer.current = null;
-      if (map.current === current && current.getLayer(points.id)) current.removeLayer(points.id);
+      if (map.current === loaded && loaded.getLayer(points.id)) loaded.removeLayer(points.id);
     };
-    // `ready` counts the maps that have loaded: a new map needs its layer again.
-  }, [columns, ready, dark]);
+  }, [columns, loaded, dark]);
 
   useEffect(() => {
     const points = layer.current;
     if (!points) return;
     const wanted = new Set(types.map((type) => points.columns.types.indexOf(type)));
     points.filter((row) => wanted.size === 0 || wanted.has(points.columns.type[row]!));
-  }, [types, columns, ready, dark]);
+  }, [types, columns, loaded, dark]);
 
   useLive("latest", (readings) => layer.current?.touch([...new Set(readings.map(({ no }) => no))]));
   useLive("alarm", (alarm) => layer.current?.setState(alarm.no, alarm.cleared_at ? 0 : alarm.rule === "offline" ? 2 : 1));
 
   return (
     <div className="entity-map" role="region" aria-label={text.cockpit.map}>
-      <div ref={holder} className="entity-map-canvas" data-testid="map" data-ready={ready > 0} />
+      <div ref={holder} className="entity-map-canvas" data-testid="map" data-ready={loaded !== null} />
       {hover && (
         <div className="map-tip" style={{ left: hover.x, top: hover.y }}>
           <div className="map-tip-name">{columns.name[hover.row] || columns.id[hover.row]}</div>
