@@ -438,18 +438,16 @@ class Writer:
         fresh, kept = rows.where(screened.fresh), frames.where(screened.kept)
         if group.unsure:
             truth = rows.where(~(screened.conflict | screened.void))
-            await self.readings.recover(truth, fresh, kept, group.token)
+            group.latest = await self.readings.recover(truth, fresh, kept, group.token)
             self.counters.recovered += 1
         else:
-            truth = fresh
             await self._state(group.first, group.last)
             self._fault("stated")
             group.unsure = True
-            await self.readings.insert(fresh, kept, group.token)
+            group.latest = await self.readings.insert(fresh, kept, group.token)
         self._fault("inserted")
         group.stored = True
         self._watermarks.raise_to(rows.entity, rows.ts)
-        group.latest = await asyncio.to_thread(truth.last)
         group.letters = [*_conflicts(rows, frames, screened), *_unreadable(bad)]
         conflicts = int(screened.conflict.sum())
         self.counters.readings += len(fresh)

@@ -154,27 +154,33 @@ class ClickHouseReadings:
 
     # -- writing
 
-    async def insert(self, rows: Rows, frames: Frames, token: str) -> None:
-        await self._write(lambda client: self._insert(client, rows, frames, token))
+    async def insert(self, rows: Rows, frames: Frames, token: str) -> Rows:
+        def run(client: Client) -> Rows:
+            self._insert(client, rows, frames, token)
+            last = rows.last()
+            self._mirror.follow(last)
+            return last
+
+        return await self._write(run)
 
     def _insert(self, client: Client, rows: Rows, frames: Frames, token: str | None) -> None:
         if len(frames):
             _put(client, "frames", frames.arrow(), token)
         if len(rows):
             _put(client, "readings", rows.arrow(), token)
-            self._mirror.follow(rows)
 
-    async def recover(self, rows: Rows, missing: Rows, missing_frames: Frames, token: str) -> None:
-        def run(client: Client) -> None:
+    async def recover(self, rows: Rows, missing: Rows, missing_frames: Frames, token: str) -> Rows:
+        def run(client: Client) -> Rows:
             self._interrupt(client, token)
             self._insert(client, missing, missing_frames, None)
-            last = rows.last().arrow().select(_COLUMNS[LATEST.name])
+            last = rows.last()
             if len(last):
-                _put(client, LATEST.name, last, None)
-                self._mirror.follow(rows)
+                _put(client, LATEST.name, last.arrow().select(_COLUMNS[LATEST.name]), None)
             self._reconcile(client, rows)
+            self._mirror.follow(last)
+            return last
 
-        await self._write(run)
+        return await self._write(run)
 
     def _interrupt(self, client: Client, token: str) -> None:
         """End inserts of this token that a server still runs for a connection that we lost."""

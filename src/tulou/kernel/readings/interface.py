@@ -115,17 +115,19 @@ class Readings(Protocol):
         """Let raw readings and frames of a type expire after its days; types not named are kept for ever."""
         ...
 
-    async def insert(self, rows: Rows, frames: Frames, token: str) -> None:
-        """Store a group in one block per table under deduplication tokens; returns when it is on disk.
+    async def insert(self, rows: Rows, frames: Frames, token: str) -> Rows:
+        """Store a group in one block per table under deduplication tokens; returns when it is on disk, with the
+        newest row of each (entity, property).
 
         The token is of the group: the same token with the same group adds nothing. When this raises, it is not
         known what was stored: call `recover`.
         """
         ...
 
-    async def recover(self, rows: Rows, missing: Rows, missing_frames: Frames, token: str) -> None:
+    async def recover(self, rows: Rows, missing: Rows, missing_frames: Frames, token: str) -> Rows:
         """Finish a group of which it is unknown what was stored: end what still runs under `token`, store what is
-        missing, then make roll-ups and latest values agree with the group's `rows`. May itself be repeated."""
+        missing, then make roll-ups and latest values agree with the group's `rows`. Returns the newest row of each
+        (entity, property) of `rows`. May itself be repeated."""
         ...
 
     async def stored(self, entity: NDArray[np.uint64], ts: NDArray[np.int64]) -> Stored:

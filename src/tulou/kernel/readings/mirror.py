@@ -60,11 +60,10 @@ class Mirror:
             )
             self.ready = True
 
-    def follow(self, rows: Rows) -> None:
-        """Take the readings of an insert; of each property the newest counts, of equally new ones the later."""
-        if not self.ready or not len(rows):
+    def follow(self, last: Rows) -> None:
+        """Take the newest reading of each (entity, property) of an insert; of equally new ones the later counts."""
+        if not self.ready or not len(last):
             return
-        last = rows.last()
         with self._lock:
             names = np.array([_number(self._properties, name) for name in last.properties], np.uint64)
             orgs = np.array([_number(self._orgs, of[0]) for of in last.classes], np.int32)

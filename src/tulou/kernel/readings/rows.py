@@ -60,12 +60,14 @@ class Rows:
         """Per (entity, property) the row of the greatest `ts`; of equal ones the later row."""
         if len(self) == 0:
             return self
-        order = np.lexsort((self.ts, self.property, self.entity))
-        entity, prop = self.entity[order], self.property[order]
-        ends = np.empty(len(order), bool)
-        ends[-1] = True
-        np.not_equal(entity[1:], entity[:-1], out=ends[:-1])
-        ends[:-1] |= prop[1:] != prop[:-1]
+        key = self.entity << np.uint64(20) | self.property.astype(np.uint64)
+        order = np.argsort(key, kind="stable")
+        key, ts = key[order], self.ts[order]
+        within = key[1:] == key[:-1]
+        if (within & (ts[1:] < ts[:-1])).any():  # rows mostly come in the order of time; these do not
+            order = np.lexsort((self.ts, self.property, self.entity))
+        ends = np.ones(len(order), bool)
+        np.logical_not(within, out=ends[:-1])
         return self.take(order[ends])
 
     def tuples(self) -> Iterator[tuple[int, str, int, float | str, int, int]]:
