@@ -39,7 +39,7 @@ def _position(item: Any) -> bool:
     for number in item:
         if type(number) is not float and type(number) is not int:
             return False
-    return -180.0 <= item[0] <= 180.0 and -90.0 <= item[1] <= 90.0
+    return bool(-180.0 <= item[0] <= 180.0 and -90.0 <= item[1] <= 90.0)
 
 
 def check(geometry: Any, field: str) -> None:

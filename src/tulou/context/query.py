@@ -94,7 +94,7 @@ _OPERATOR = re.compile(r"==|!=|>=|<=|>|<|!~=|~=")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w:-])")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
 _TIME = re.compile(
-    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:\d\d)|\d{4}-\d\d-\d\d(?!\d)"
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:[.,]\d+)?Z|\d{4}-\d\d-\d\d(?!\d)"
     r"|\d\d:\d\d:\d\d(?:[.,]\d+)?Z"
 )
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s;|,()<>\"]+")
@@ -393,11 +393,11 @@ def _targets(path: Path, operator: str, document: dict[str, Any], times: Times |
     for depth, name in enumerate(path.names):
         below: list[dict[str, Any]] = []
         for item in level:
-            value = item.get(name)
-            if isinstance(value, dict):
-                below.append(value)
-            elif isinstance(value, list) and not depth:
-                below.extend(value)
+            inner = item.get(name)
+            if isinstance(inner, dict):
+                below.append(inner)
+            elif isinstance(inner, list) and not depth:
+                below.extend(inner)
         level = below
     if path.core in ("createdAt", "modifiedAt"):
         if times is None or not level:
@@ -416,7 +416,7 @@ def _targets(path: Path, operator: str, document: dict[str, Any], times: Times |
         key = VALUE_OF.get(kind) if isinstance(kind, str) else None
         if key is None or key not in item:
             continue
-        value = item[key]
+        value: Any = item[key]
         if kind in ("Relationship", "ListRelationship") and operator not in ("", "==", "!="):
             continue  # "any operator different than equal or unequal shall result in not matching"
         if kind == "ListRelationship":
@@ -453,7 +453,8 @@ def _one(operator: str, wanted: Value | Range, item: Any) -> bool:
         return False
     if operator == "~=":
         return regexp(str(value)).search(item) is not None
-    left, right = item, value
+    left: Any = item
+    right: Any = value
     if wanted.kind == "time":
         left, right = left.rstrip("Z"), str(right).rstrip("Z")
     elif isinstance(left, str) and operator not in ("==",):

@@ -18,12 +18,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms
+from tulou.context import forms, geo
 from tulou.context import selection as selecting
 from tulou.context.errors import AlreadyExists, NonexistentTenant, TooManyResults, bad
 from tulou.context.forms import Change, Json, Reader, entity_id
@@ -284,12 +285,12 @@ class ContextService:
         self, cursor: Any, selection: Selection, condition: str, parameters: list[Any], place: Cursor | None
     ) -> Iterator[tuple[int, bool]]:
         """(no, matches) of the candidates of a geoquery in order."""
-        geo = selection.geo
-        assert geo is not None
+        wanted = selection.geo
+        assert wanted is not None
         store = self.store
         forward = place is None or place.forward
         at = place.no if place is not None else (0 if forward else 1 << 62)
-        by_column = geo.geoproperty == "location"
+        by_column = wanted.geoproperty == "location"
         if by_column:
             shape = "CASE WHEN e.west IS NULL THEN NULL ELSE e.doc" + ("::text END" if store.postgres else " END")
         else:
@@ -303,12 +304,12 @@ class ContextService:
             points = [i for i, row in enumerate(rows) if row[3] is None]
             hits = [False] * len(rows)
             if points:
-                found = geo.match_points([rows[i][1] for i in points], [rows[i][2] for i in points])
+                found = wanted.match_points([rows[i][1] for i in points], [rows[i][2] for i in points])
                 for i, hit in zip(points, found, strict=True):
                     hits[i] = hit
             for i, row in enumerate(rows):
                 if row[3] is not None:
-                    hits[i] = selecting.geo_matches(geo, orjson.loads(row[3]))
+                    hits[i] = selecting.geo_matches(wanted, orjson.loads(row[3]))
             for row, hit in zip(rows, hits, strict=True):
                 yield row[0], hit
             if len(rows) < GEO_CHUNK:
@@ -816,7 +817,7 @@ class ContextService:
             keep_synthetic(document)
         if lon is not None and lat is not None:
             point = {"type": "Point", "coordinates": [lon, lat]}
-            forms.geo.check(point, "location")
+            geo.check(point, "location")
             document["location"] = {"type": "GeoProperty", "value": point}
         now = now_us()
         row = self._insertion(document, org, now)
@@ -965,12 +966,16 @@ class ContextService:
                 key = "" if 0 in numbers or len(numbers) > 1000 else " ".join(map(str, sorted(numbers)))
                 await self.house.bus.changed("entities", key)
 
+    def _rows(self, sql: str, parameters: Sequence[Any], connection: sa.Connection) -> list[Any]:
+        found: list[Any] = self.store.cursor(connection).execute(sql, parameters).fetchall()
+        return found
+
     async def expire(self, _house: House) -> None:
         """Every 10 s: delete transient entities (5.2.4, expiresAt) whose time has come."""
         while True:
             await asyncio.sleep(10)
             sql = self.store.sql("SELECT id,org FROM entities WHERE expires_at IS NOT NULL AND expires_at<=? LIMIT 1000")
-            due = await self.db.read(lambda c, sql=sql: self.store.cursor(c).execute(sql, (now_us(),)).fetchall())
+            due = await self.db.read(partial(self._rows, sql, (now_us(),)))
             for id, org in due:
                 with contextlib.suppress(NotFound):
                     await self._delete(org, [id])

@@ -293,7 +293,8 @@ class Subscriptions:
 
         def read(connection: sa.Connection) -> tuple[list[Any], int]:
             cursor = self.store.cursor(connection)
-            condition, parameters = "1=1", []
+            condition = "1=1"
+            parameters: list[Any] = []
             if not orgs.all:
                 condition, parameters = self.store.among("org", sorted(orgs.ids))
             total = cursor.execute(self.store.sql(f"SELECT count(*) FROM subscriptions WHERE {condition}"), parameters)
