@@ -52,6 +52,12 @@ DAY = 24 * HOUR
 CHUNK = 5_000
 """Numbers in one IN list: keeps a statement far below the server's limit on its size."""
 
+SMALL = {
+    "optimize_move_to_prewhere": 0, "compile_expressions": 0, "compile_aggregate_expressions": 0,
+    "compile_sort_description": 0, "max_threads": 1,
+}
+"""Settings of queries about one or a few things: planning costs more than reading (measured: 11 -> 9 ms of CPU)."""
+
 _COLUMNS = {table.name: [column.name for column in table.columns] for table in TABLES}
 
 
@@ -322,7 +328,7 @@ class ClickHouseReadings:
         columns = await self._columns(f"""
             SELECT toUnixTimestamp64Micro(min(r.ts)) AS t, avg(r.value), min(r.value), max(r.value), count()
             FROM readings AS r WHERE {where} AND {ROLLED}
-            GROUP BY intDiv(toUnixTimestamp64Micro(r.ts) - {start}, {step}) ORDER BY t""", bound)
+            GROUP BY intDiv(toUnixTimestamp64Micro(r.ts) - {start}, {step}) ORDER BY t""", bound, SMALL)
         if columns:
             return Series("raw", list(zip(*columns[:4], strict=True)), sum(columns[4]))
         return await self._rolled("hour", entity, property, start, end, max(step, HOUR), orgs)
@@ -338,7 +344,7 @@ class ClickHouseReadings:
                 max(r.max), sum(r.count)
             FROM readings_{by} AS r
             WHERE {where} AND r.{by} >= toDateTime({first}, 'UTC') AND r.{by} < toDateTime({-(-end // 1_000_000)}, 'UTC')
-            GROUP BY intDiv(toUnixTimestamp(toDateTime(r.{by}, 'UTC')) - {first}, {step}) ORDER BY t""", bound)
+            GROUP BY intDiv(toUnixTimestamp(toDateTime(r.{by}, 'UTC')) - {first}, {step}) ORDER BY t""", bound, SMALL)
         if not columns:
             return Series(by, [], 0)
         times = [t * 1_000_000 for t in columns[0]]
@@ -355,7 +361,7 @@ class ClickHouseReadings:
             columns = await self._columns(f"""
                 SELECT entity, property, toUnixTimestamp64Micro(r.ts), value, text, quality, origin FROM readings AS r
                 WHERE {where} ORDER BY entity {direction}, property {direction}, r.ts {direction}
-                LIMIT {int(limit)} BY entity, property""", bound)
+                LIMIT {int(limit)} BY entity, property""", bound, SMALL if len(part) < 10 else None)
             for entity, name, ts, value, text, quality, origin in zip(*columns, strict=True):
                 out.setdefault(entity, {}).setdefault(name, []).append(
                     Value(ts, text if value != value else value, quality, origin)
@@ -528,10 +534,15 @@ def _where(
     terms: list[str] = []
     bound: dict[str, Any] = {}
     if entities is not None:
-        terms.append(f"entity IN ({_in(entities)})")
+        listed = _in(entities)
+        terms.append(f"entity IN ({listed})" if "," in listed else f"entity = {listed}")
     if properties is not None:
-        terms.append("property IN {properties:Array(String)}")
-        bound["properties"] = list(properties)
+        if len(properties) == 1:
+            terms.append("property = {property:String}")
+            bound["property"] = properties[0]
+        else:
+            terms.append("property IN {properties:Array(String)}")
+            bound["properties"] = list(properties)
     if type is not None:
         terms.append("type = {type:String}")
         bound["type"] = type
