@@ -214,7 +214,7 @@ nodes = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(nodes, documents)
 def test_sqlite_agrees_with_python(node: query.Node, document: dict[str, Any]) -> None:
     assert on_sqlite(node, document) == query.matches(node, document)
@@ -223,7 +223,7 @@ def test_sqlite_agrees_with_python(node: query.Node, document: dict[str, Any]) -
 @pytest.mark.postgres
 def test_postgres_agrees_with_python(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(nodes, documents)
         def agree(node: query.Node, document: dict[str, Any]) -> None:
             sql, parameters = query.compile_postgres(node, "e.doc")

@@ -424,7 +424,7 @@ def _targets(path: Path, operator: str, document: dict[str, Any], times: Times |
         if kind == "LanguageProperty":
             if not path.trail or path.trail == ("*",):
                 found.extend(value.values())
-            elif path.trail[0] in value:
+            elif len(path.trail) == 1 and path.trail[0] in value:
                 found.append(value[path.trail[0]])
             else:
                 continue
@@ -555,9 +555,9 @@ def _sqlite_instance(term: Term, source: str, base: str) -> Sql:
         if kind == "Relationship" and not equality:
             continue
         when(f"'{kind}'", _sqlite_value(term, source, f"{base}.{VALUE_OF[kind]}{trail}"))
-    if path.trail and path.trail != ("*",):
-        when("'LanguageProperty'", _sqlite_value(term, source, f"{base}.languageMap{_quoted(path.trail[:1])}"))
-    else:
+    if len(path.trail) == 1 and path.trail != ("*",):
+        when("'LanguageProperty'", _sqlite_value(term, source, f"{base}.languageMap{trail}"))
+    elif len(path.trail) < 2:
         when("'LanguageProperty'", _sqlite_members(term, source, f"{base}.languageMap"))
     if not path.trail and equality:
         when("'ListRelationship'", _sqlite_objects(term, source, f"{base}.objectList"))
@@ -730,8 +730,8 @@ def _postgres_term(term: Term, column: str) -> Sql:
             value = _PG_VALUE if not path.trail else f"{_PG_VALUE}->'*'"
             target = f"CASE {texts} {objects if not path.trail else ''} ELSE {value} END"
         else:
-            target = f"CASE WHEN jsonb_exists(s.s,'languageMap') THEN s.s->'languageMap'->? ELSE {_PG_VALUE} #> ?::text[] END"
-            parameters += [path.trail[0], list(path.trail)]
+            target = f"CASE WHEN jsonb_exists(s.s,'languageMap') THEN s.s->'languageMap' #> ?::text[] ELSE {_PG_VALUE} #> ?::text[] END"
+            parameters += [list(path.trail)] * 2
     if path.core is None and term.operator not in ("", "==", "!="):
         target = f"CASE WHEN s.s->>'type' IN ('Relationship','ListRelationship') THEN NULL ELSE {target} END"
     found = f"{source} CROSS JOIN LATERAL (SELECT {target}) t(t)"
