@@ -173,7 +173,7 @@ class Browser:
         own = urlsplit(self.base).netloc
         return [
             url for url in self.requests()
-            if urlsplit(url).scheme not in ("data", "blob", "chrome", "about") and urlsplit(url).netloc != own
+            if urlsplit(url).scheme not in ("data", "blob", "chrome", "chrome-untrusted", "about") and urlsplit(url).netloc != own
         ]  # fmt: skip
 
     def complaints(self) -> list[str]:
