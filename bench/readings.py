@@ -128,6 +128,7 @@ async def main() -> None:
         seconds = None
         if await readings.count(orgs=None) == 0:
             seconds = await load(readings, options.rows)
+            await readings.rebuild()
             await settle(readings)
             await readings.ensure_schema({})  # what was made inside the engine did not pass through the mirror
         answers = await queries(readings, options.rows, options.runs)

@@ -6,6 +6,7 @@ Law: the address is printed only when everything that was asked for is ready; a 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -155,6 +156,8 @@ async def up(settings: Settings, roles: tuple[str, ...], ready: Callable[[Runnin
     running = Running(settings, roles)
     try:
         await running.start()
+        gc.freeze()  # what start-up made stays; collections then look at what requests make
+        gc.set_threshold(50_000, 20, 100)
         ready(running)
         await stopping.wait()
     finally:

@@ -41,7 +41,7 @@ from tulou.kernel.readings.interface import (
 )
 from tulou.kernel.readings.mirror import Mirror
 from tulou.kernel.readings.rows import Frames, Rows
-from tulou.kernel.readings.schema import LATEST, ROLLED, TABLES, ddl, ttl
+from tulou.kernel.readings.schema import HOURS, LATEST, ROLLED, STATE, TABLES, ddl, ttl
 
 log = logging.getLogger("tulou.readings")
 
@@ -164,6 +164,11 @@ class ClickHouseReadings:
         def run(client: Client) -> Rows:
             self._insert(client, rows, frames, token)
             last = rows.last()
+            if len(last):
+                _put(client, LATEST.name, last.arrow().select(_COLUMNS[LATEST.name]), token)
+                hours = rows.hours()
+                if len(hours):
+                    _put(client, HOURS.name, hours, token)
             self._mirror.follow(last)
             return last
 
@@ -191,7 +196,7 @@ class ClickHouseReadings:
     def _interrupt(self, client: Client, token: str) -> None:
         """End inserts of this token that a server still runs for a connection that we lost."""
         if not self.embedded:
-            for table in ("readings", "frames"):
+            for table in ("frames", "readings", LATEST.name, HOURS.name):
                 client.command("KILL QUERY WHERE query_id = {id:String} SYNC", parameters={"id": f"{token}:{table}"})
 
     def _reconcile(self, client: Client, rows: Rows) -> None:
@@ -466,6 +471,21 @@ class ClickHouseReadings:
                           value=query) from error
 
     # -- care
+
+    async def rebuild(self) -> None:
+        """Make `latest` and the roll-ups from the readings, for readings that were loaded inside the engine."""
+        def run(client: Client) -> None:
+            for table in TABLES:
+                if table.view:
+                    client.command(f"TRUNCATE TABLE {table.name}{self._on}")
+            for table in TABLES:
+                if table.view and table.view.by_insert:
+                    columns = "entity, property, hour, org, type, origin, count, sum, min, max"
+                    if table is LATEST:
+                        columns = f"entity, property, {STATE}"
+                    _command(client, f"INSERT INTO {table.name} ({columns}) {table.view.select}")
+
+        await self._write(run)
 
     async def delete_entity(self, entity: int) -> None:
         def run(client: Client) -> None:

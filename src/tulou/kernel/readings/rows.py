@@ -80,6 +80,32 @@ class Rows:
         for row, (entity, prop, ts, value, quality, of) in enumerate(columns):
             yield entity, names[prop], ts, self.text.get(row, value), quality, origins[of]
 
+    def hours(self) -> pa.Table:
+        """The rows rolled up as the store's `readings_hour` wants them; see `schema.HOURS` for the definition."""
+        hour = self.ts // 3_600_000_000
+        order = np.lexsort((hour, self.of, self.property, self.entity))
+        rolled = np.isfinite(self.value) & (self.quality < 2)
+        if not rolled.all():
+            order = order[rolled[order]]
+        entity, property_, of, hour = self.entity[order], self.property[order], self.of[order], hour[order]
+        starts = np.ones(len(order), bool)
+        starts[1:] = (
+            (entity[1:] != entity[:-1]) | (property_[1:] != property_[:-1]) | (of[1:] != of[:-1]) | (hour[1:] != hour[:-1])
+        )
+        at = np.flatnonzero(starts)
+        value, of = self.value[order], of[at]
+        return pa.table({
+            **_classes(of, self.classes),
+            "entity": entity[at],
+            "property": _dictionary(property_[at], self.properties),
+            "hour": pa.array(hour[at] * 3600).cast(pa.timestamp("s", "UTC")),
+            "origin": np.array([c[2] for c in self.classes], np.uint8)[of],
+            "count": np.diff(np.append(at, len(order))).astype(np.int64),
+            "sum": np.add.reduceat(value, at) if len(at) else value,
+            "min": np.minimum.reduceat(value, at) if len(at) else value,
+            "max": np.maximum.reduceat(value, at) if len(at) else value,
+        })
+
     def texts(self) -> pa.Array:
         """The column of text values, empty where there is none."""
         codes = np.zeros(len(self), np.int32)

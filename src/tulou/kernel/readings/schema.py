@@ -34,10 +34,16 @@ class Column:
 
 @dataclass(frozen=True)
 class View:
-    """A materialised view: `select` over `source`, run on each inserted block, feeds the table that holds it."""
+    """What a table is made of: `select` over `source`, which keeps it as a materialised view.
+
+    With `by_insert` there is no such view: whoever inserts into `source` inserts the same rows here, made from the
+    columns he holds (docs/decisions/0005-roll-ups-by-the-writer.md); the select is then the definition that repairs
+    and rebuilds follow.
+    """
 
     source: str
     select: str
+    by_insert: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ _SUMS = (
     Column("max", "SimpleAggregateFunction(max, Float64)"),
 )
 _FOLD = "sum(h.count) AS count, sum(h.sum) AS sum, min(h.min) AS min, max(h.max) AS max"
-_STATE = "org, type, ts, value, text, quality, origin"
+STATE = "org, type, ts, value, text, quality, origin"
 
 READINGS = Table(
     "readings",
@@ -120,10 +126,11 @@ LATEST = Table(
     view=View(
         "readings",
         "SELECT entity, property, "
-        + ", ".join(f"s.{i} AS {name}" for i, name in enumerate(_STATE.split(", "), 1))
+        + ", ".join(f"s.{i} AS {name}" for i, name in enumerate(STATE.split(", "), 1))
         + " FROM (SELECT entity, property, argMax(("
-        + ", ".join(f"r.{name}" for name in _STATE.split(", "))
+        + ", ".join(f"r.{name}" for name in STATE.split(", "))
         + "), r.ts) AS s FROM readings AS r GROUP BY entity, property)",
+        by_insert=True,
     ),
 )
 
@@ -145,6 +152,7 @@ HOURS = Table(
         "SELECT entity, property, toStartOfHour(r.ts) AS hour, org, type, origin, toInt64(count()) AS count, "
         "sum(r.value) AS sum, min(r.value) AS min, max(r.value) AS max "
         f"FROM readings AS r WHERE {ROLLED} GROUP BY entity, property, hour, org, type, origin",
+        by_insert=True,
     ),
 )
 
@@ -211,7 +219,7 @@ def ddl(cluster: str = "") -> Iterator[str]:
             f"{partition} ORDER BY ({', '.join(table.order)}) SETTINGS {chosen}"
         )
     for table in TABLES:
-        if table.view:
+        if table.view and not table.view.by_insert:
             yield (
                 f"CREATE MATERIALIZED VIEW IF NOT EXISTS {table.name}_view{on} TO {table.name} AS {table.view.select}"
             )
