@@ -31,12 +31,11 @@ from typing import Any
 import httpx
 import uvloop
 
-import mqtt_load
 from tulou.access import gateway
+from tulou.demo import load as mqtt_load
 from tulou.kernel.bus import Bus, NatsServer, StreamSpec, free_port
 from tulou.kernel.settings import Settings
 
-HERE = Path(__file__).parent
 STREAMS = (
     StreamSpec("READINGS", ("tulou.readings.>",), 8 << 30),
     StreamSpec("DEAD", ("tulou.dead.>",), 1 << 30),
@@ -84,7 +83,7 @@ async def load(port: int, options: argparse.Namespace, tokens_file: Path, **chan
               **changes}
     arguments = [f"--{name}={value}" for name, value in wanted.items()]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(HERE / "mqtt_load.py"), f"--port={port}", f"--tokens={tokens_file}", *arguments,
+        sys.executable, "-m", "tulou.demo.load", f"--port={port}", f"--tokens={tokens_file}", *arguments,
         stdout=subprocess.PIPE,
     )
     out, _ = await process.communicate()

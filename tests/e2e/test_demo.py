@@ -56,3 +56,12 @@ def test_the_demo_says_what_is_wrong(tulou: Tulou) -> None:
         done = subprocess.run([*TULOU, "demo", *arguments], env=tulou.env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2
         assert said in done.stderr
+
+
+def test_the_bench_finds_every_message_and_leaves_nothing(tulou: Tulou) -> None:
+    answer = tulou.json("bench", "--connections", "5", "--window", "20", "--seconds", "1")
+    assert answer["synthetic"] is True
+    assert answer["messages"] > 0
+    assert answer["readings_missing"] == 0
+    with tulou.sign_in() as client:
+        assert client.get("/api/v1/things", params={"q": "demo-bench-"}).json()["items"] == []

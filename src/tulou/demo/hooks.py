@@ -1,4 +1,4 @@
-"""What the demo contributes: the command `tulou demo`."""
+"""What the demo contributes: the commands `tulou demo` and `tulou bench`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou demo`."""
+    """`tulou demo` and `tulou bench`."""
+    from tulou.demo.bench import bench
     from tulou.demo.command import demo
 
-    return [demo]
+    return [demo, bench]

@@ -166,11 +166,11 @@ class House:
             progress(len(part))
         return tokens
 
-    async def remove(self, progress: Callable[[int, int], None]) -> int:
-        """Delete every demo device and its entity; returns how many. Readings stay, marked synthetic, until they expire."""
+    async def remove(self, progress: Callable[[int, int], None], prefix: str = "demo-") -> int:
+        """Delete every demo device whose key begins with `prefix`, and its entity; returns how many. Readings stay, marked synthetic, until they expire."""
         things = [
-            t for t in await self.pages("/api/v1/things", synthetic="1", q="demo-")
-            if t["id"].rsplit(":", 1)[-1].startswith("demo-")
+            t for t in await self.pages("/api/v1/things", synthetic="1", q=prefix)
+            if t["id"].rsplit(":", 1)[-1].startswith(prefix)
         ]
         room, gone = asyncio.Semaphore(16), 0
 

@@ -1,7 +1,7 @@
 """A cheap MQTT 3.1.1 load generator: packets are built once, acknowledgements are counted by their bytes.
 
-    python bench/mqtt_load.py --port 1883 --tokens tokens.txt --connections 50 --window 50 --qos 1 --seconds 10
-    python bench/mqtt_load.py --port 1883 --tokens tokens.txt --idle 10000 --pid <server>
+    python -m tulou.demo.load --port 1883 --tokens tokens.txt --connections 50 --window 50 --qos 1 --seconds 10
+    python -m tulou.demo.load --port 1883 --tokens tokens.txt --idle 10000 --pid <server>
 
 Each message is one telemetry object of five properties, about 120 bytes. Prints one JSON line. Latency is from the
 write of a message to the read of its PUBACK, by groups of messages that were written together.
@@ -17,8 +17,10 @@ import random
 import resource
 import time
 from collections import deque
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -30,7 +32,7 @@ CYCLE = 4096
 
 def payloads(count: int, seed: int = 1) -> list[bytes]:
     """Telemetry objects of five properties of a WeatherStation, about 110 bytes each."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311
     return [
         json.dumps({
             "temperature": round(rng.uniform(-5, 40), 2), "relativeHumidity": round(rng.uniform(20, 99), 2),
@@ -73,8 +75,8 @@ class Client(asyncio.Protocol):
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        transport.write(mqtt.connect(f"load-{id(self):x}", self.token, keep_alive=0))
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(mqtt.connect(f"load-{id(self):x}", self.token, keep_alive=0))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.load.lost += 1
@@ -165,9 +167,8 @@ class Load:
         loop = asyncio.get_running_loop()
         clients = []
         for number in range(self.connections):
-            _, client = await loop.create_connection(
-                lambda n=number: Client(self, tokens[n % len(tokens)]), host, port
-            )
+            client = Client(self, tokens[number % len(tokens)])
+            await loop.create_connection(partial(_same, client), host, port)
             clients.append(client)
         await asyncio.wait_for(self.all_ready.wait(), 30)
         began = time.perf_counter()
@@ -204,8 +205,8 @@ class Idle(asyncio.Protocol):
         self.token, self.accepted = token, accepted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        transport.write(mqtt.connect(f"idle-{id(self):x}", self.token, keep_alive=0))
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(mqtt.connect(f"idle-{id(self):x}", self.token, keep_alive=0))
 
     def data_received(self, data: bytes) -> None:
         self.accepted[0] += data[:4] == b"\x20\x02\x00\x00"
@@ -235,6 +236,10 @@ async def idle(host: str, port: int, tokens: list[str], count: int, pid: int, ho
     for transport in transports:
         transport.close()
     return {"idle": count, "accepted": accepted[0], "seconds": round(took, 2), "rss_before": before, "rss": after}
+
+
+def _same(client: Client) -> Client:
+    return client
 
 
 def memory(pid: int) -> int:
