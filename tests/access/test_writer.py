@@ -186,7 +186,7 @@ async def test_a_token_remembered_for_rows_that_were_lost_does_not_swallow_them(
         await pipe.readings._write(lambda client, table=table, flag=flag: client.command(
             f"INSERT INTO {table} (entity, ts, {flag}) VALUES (99, '2026-11-30', 2), (99, '2026-12-01', 2)",
             settings={"insert_deduplication_token": f"{token}:{table}"}))
-    await pipe.readings.delete_entity(99)
+    await pipe.readings.delete_entities([99])
     await pipe.run()
     await pipe.check(expected)
 

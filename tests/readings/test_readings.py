@@ -227,12 +227,25 @@ async def test_free_queries_only_read_and_are_bounded(readings: Readings) -> Non
     assert await readings.count(orgs=None) == 1
 
 
-async def test_an_entity_can_be_removed(readings: Readings) -> None:
-    await put(readings, [(1, "a", T0, 1.0), (2, "a", T0, 2.0)])
-    await readings.delete_entity(1)
-    assert set(await readings.latest(None, orgs=None)) == {2}
-    assert (await readings.count(orgs=None), await readings.frames(1, orgs=None)) == (1, [])
-    assert (await readings.series(1, "a", T0 - 40 * DAY, T0 + DAY, orgs=None)).points == []
+async def test_entities_can_be_removed(readings: Readings) -> None:
+    """And the areas' hours are as if they had never been, extremes too."""
+    hours = [T0, T0 + HOUR, T0 + 3 * HOUR]
+    kept = [(2, "a", t, 2.0) for t in hours]
+    gone = [(1, "a", t, 1.0) for t in (*hours, T0 + 30 * DAY)] + [(3, "a", t, 3.0) for t in hours]
+    texts = [(1, "mode", T0, "自动"), (2, "mode", T0, "手动")]
+    await put(readings, [*kept, *gone, *texts])
+    await put(readings, [(1, "a", T0, 5.0), (4, "a", T0, 5.0)], of=XIAMEN, token="x")
+    await readings.delete_entities([])
+    for _ in range(2):  # again, as after a crash
+        await readings.delete_entities([1, 3])
+        assert set(await readings.latest(None, orgs=None)) == {2, 4}
+        assert (await readings.latest([2], ["mode"], orgs=None))[2]["mode"].value == "手动"
+        assert (await readings.count(orgs=None), await readings.frames(1, orgs=None)) == (5, [])
+        assert (await readings.series(1, "a", T0 - 40 * DAY, T0 + DAY, orgs=None)).points == []
+        areas = await readings.area_hour(None, "Air", "a", T0, T0 + 40 * DAY)
+        assert sorted((a.org, a.hour, a.count, a.sum, a.min, a.max) for a in areas) == sorted([
+            *(("fuzhou", t, 1, 2.0, 2.0, 2.0) for t in hours), ("xiamen", T0, 1, 5.0, 5.0, 5.0),
+        ])
 
 
 async def test_readings_expire_by_type_and_rollups_stay(readings: Readings) -> None:

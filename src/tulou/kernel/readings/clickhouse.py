@@ -41,7 +41,7 @@ from tulou.kernel.readings.interface import (
 )
 from tulou.kernel.readings.mirror import Mirror
 from tulou.kernel.readings.rows import Frames, Rows
-from tulou.kernel.readings.schema import HOURS, LATEST, ROLLED, STATE, TABLES, ddl, ttl
+from tulou.kernel.readings.schema import AREAS, DAYS, HOURS, LATEST, ROLLED, STATE, TABLES, ddl, quote, ttl
 
 log = logging.getLogger("tulou.readings")
 
@@ -487,13 +487,37 @@ class ClickHouseReadings:
 
         await self._write(run)
 
-    async def delete_entity(self, entity: int) -> None:
+    async def delete_entities(self, numbers: Sequence[int]) -> None:
         def run(client: Client) -> None:
-            for name in ("readings", "frames", "latest", "readings_hour", "readings_day"):
-                client.command(f"DELETE FROM {name}{self._on} WHERE entity = {int(entity)}")
-            self._mirror.forget(entity)
+            for part in _chunks(np.unique(np.array(numbers, np.uint64))):
+                who = f"entity IN ({_in(part)})"
+                self._leave_areas(client, who)
+                for name in ("readings", "frames", LATEST.name, DAYS.name, HOURS.name):
+                    client.command(f"DELETE FROM {name}{self._on} WHERE {who}")
+                self._mirror.forget(part)
 
-        await self._write(run)
+        if len(numbers):
+            await self._write(run)
+
+    def _leave_areas(self, client: Client, who: str) -> None:
+        """Make `area_hour` anew without these entities, for all hours in which their kinds have figures of them.
+
+        Their own hours go last: a deletion that was cut short finds the same areas again.
+        """
+        touched = client.query(f"""
+            SELECT toString(org), toString(type), min(toUnixTimestamp(hour)), max(toUnixTimestamp(hour))
+            FROM {HOURS.name} WHERE {who} GROUP BY org, type""").result_rows
+        if not touched:
+            return
+        where = " OR ".join(
+            f"(org = {quote(org)} AND type = {quote(kind)} AND hour >= toDateTime({first}, 'UTC') "
+            f"AND hour <= toDateTime({last}, 'UTC'))" for org, kind, first, last in touched
+        )
+        client.command(f"DELETE FROM {AREAS.name}{self._on} WHERE {where}")
+        _command(client, f"""
+            INSERT INTO {AREAS.name} (org, type, property, origin, hour, count, sum, min, max)
+            SELECT org, type, property, origin, hour, sum(h.count), sum(h.sum), min(h.min), max(h.max)
+            FROM {HOURS.name} AS h WHERE NOT {who} AND ({where}) GROUP BY org, type, property, origin, hour""")
 
     async def disk_usage(self) -> dict[str, dict[str, int]]:
         columns = await self._columns("""

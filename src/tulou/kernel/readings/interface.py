@@ -196,8 +196,11 @@ class Readings(Protocol):
         """A read-only query of the whole house, bounded in time and rows. Raises `Invalid` when it is refused."""
         ...
 
-    async def delete_entity(self, entity: int) -> None:
-        """Remove an entity's readings, frames, roll-ups and latest values."""
+    async def delete_entities(self, numbers: Sequence[int]) -> None:
+        """Remove the readings, frames, latest values and roll-ups of entities, and their part in the areas' hours.
+
+        Can be done again: one that was cut short is completed. Their space on disk is freed when parts are merged.
+        """
         ...
 
     async def disk_usage(self) -> dict[str, dict[str, int]]:

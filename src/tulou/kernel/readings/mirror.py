@@ -106,13 +106,14 @@ class Mirror:
     def _pairs(self, *fresh: NDArray[np.generic]) -> Iterable[tuple[NDArray[np.generic], NDArray[np.generic]]]:
         return zip((self._ts, self._value, self._quality, self._origin, self._org), fresh, strict=True)
 
-    def forget(self, entity: int) -> None:
-        """Drop an entity."""
+    def forget(self, entities: NDArray[np.uint64]) -> None:
+        """Drop entities."""
         with self._lock:
-            keep = self._key >> _BITS != np.uint64(entity)
+            keep = ~np.isin(self._key >> _BITS, entities)
             self._key, self._ts, self._value = self._key[keep], self._ts[keep], self._value[keep]
             self._quality, self._origin, self._org = self._quality[keep], self._origin[keep], self._org[keep]
-            self._text = {k: v for k, v in self._text.items() if k >> int(_BITS) != entity}
+            gone = set(entities.tolist())
+            self._text = {k: v for k, v in self._text.items() if k >> int(_BITS) not in gone}
 
     def get(
         self, entities: Sequence[int] | None, properties: Sequence[str] | None, orgs: Iterable[str] | None
