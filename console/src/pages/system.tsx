@@ -158,7 +158,7 @@ function useShown(): (name: string, value: unknown) => string {
     if (value === null || value === undefined || value === "") return "—";
     if (typeof value === "boolean") return value ? text.yes : text.no;
     if (typeof value === "number")
-      return /bytes|rss|size|^total$|^free$/.test(name) ? format.bytes(value) : format.decimal(value);
+      return /bytes|rss|size/.test(name) || (/^(total|free)$/.test(name) && value > 1 << 20) ? format.bytes(value) : format.decimal(value);
     return typeof value === "object" ? JSON.stringify(value) : String(value);
   };
 }
