@@ -16,7 +16,7 @@ import heapq
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -181,6 +181,20 @@ class Evaluator:
                 changes.append(self._raise(state, entity, prop, rule, due))
         return changes
 
+    def entities(self) -> set[int]:
+        """Entities with a value beyond a bound."""
+        return {entity for entity, _, _ in self._states}
+
+    def drop(self, gone: Collection[int], now: int) -> list[Change]:
+        """These entities exist no more: forget them, and clear what is open."""
+        keys = [key for key in self._states if key[0] in gone]
+        changes = [Change("cleared", *key, "", None, now) for key in keys if self._states[key].open]
+        for key in keys:
+            del self._states[key]
+        for known in [known for known in self._last if known[0] in gone]:
+            del self._last[known]
+        return changes
+
     def _raise(self, state: _State, entity: int, prop: str, rule: Rule, at: int) -> Change:
         state.open = True
         return Change("raised", entity, prop, rule.name, rule.severity, state.worst, at)
@@ -337,6 +351,9 @@ class Alarms:
                 changes += evaluator.tick(now)
                 beat += 1
                 if beat % 4 == 0:
+                    gone = {no for no in evaluator.entities() if directory.row(no) is None}
+                    if gone:
+                        changes += evaluator.drop(gone, now)
                     changes += absence(directory, now, began, silent)
                 if changes:
                     await self._apply(changes)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tulou.access import deadletters, writer
+from tulou.access import deadletters, removal, writer
 from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.directory import Directory
@@ -102,7 +102,8 @@ def tasks(house: House) -> Sequence[Task]:
     from tulou.kernel.house import Task
 
     found = [
-        Task("access.writer", "writer", write), Task("access.dead-letters", "worker", deadletters.run),
+        Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
+        Task("access.dead-letters", "worker", deadletters.run),
         Task("access.alarms", "rules", house.service(Alarms).run),
     ]
     role = _mirrors(house)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import secrets
 import string
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import checked, cursor, from_cursor
 from tulou.kernel.organisations import Organisations
-from tulou.kernel.policy import Actor, Orgs, operation
+from tulou.kernel.policy import Actor, Orgs, operation, system
 from tulou.kernel.sql import utcnow
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ log = logging.getLogger("tulou.access")
 
 ALPHABET = string.ascii_letters + string.digits
 READ, CREATE, WRITE, DELETE = (f"access.device.{verb}" for verb in ("read", "create", "write", "delete"))
+ORPHANED = system("access.removal")
 TOGETHER = 250
 """Lines of a bulk request that share a transaction."""
 
@@ -289,6 +291,19 @@ class Devices:
 
         await self.db.write(write)
         await self._changed([row.entity_no], device_id, "deleted", row.org)
+
+    async def orphaned(self, numbers: Sequence[int]) -> None:
+        """Delete the devices of these entities, which exist no more: a device speaks for an entity."""
+        which = devices.delete().where(devices.c.entity_no.in_(numbers))
+
+        def write(connection: sa.Connection) -> Sequence[Any]:
+            rows = connection.execute(which.returning(devices.c.id, devices.c.org, devices.c.entity_no)).all()
+            for row in rows:
+                audit.record(connection, ORPHANED, DELETE, row.org, row.id, {"because": "its entity is deleted"})
+            return rows
+
+        for row in await self.db.write(write):
+            await self._changed([row.entity_no], row.id, "deleted", row.org)
 
     def _status(self, org: str) -> str:
         return ACTIVE if self.house.service(Organisations).active(org) else SUSPENDED

@@ -51,6 +51,12 @@ entities = sa.Table(
 
 `no` is never used again after a delete: readings of a deleted entity must not become another's."""
 
+removed = sa.Table(
+    "removed_entities", metadata,
+    sa.Column("no", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+"""Numbers of deleted entities whose readings are still there; written in the transaction of the deletion."""
+
 subscriptions = sa.Table(
     "subscriptions",
     metadata,

@@ -159,8 +159,10 @@ class Store:
         cursor.executemany(self.sql(self._VALUES), rows)
 
     def delete(self, cursor: Any, numbers: Sequence[int]) -> None:
-        """Delete entities by number."""
-        cursor.executemany(self.sql("DELETE FROM entities WHERE no=?"), [(no,) for no in numbers])
+        """Delete entities by number, and queue the removal of their readings."""
+        gone = [(no,) for no in numbers]
+        cursor.executemany(self.sql("DELETE FROM entities WHERE no=?"), gone)
+        cursor.executemany(self.sql("INSERT INTO removed_entities (no) VALUES (?) ON CONFLICT DO NOTHING"), gone)
 
 
 def driver_of(connection: sa.Connection) -> Any:

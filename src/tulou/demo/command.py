@@ -45,7 +45,7 @@ def names(_ctx: click.Context, _parameter: click.Parameter, text: str) -> tuple[
 @click.option("--history", "hours", default=24.0, show_default=True, type=click.FloatRange(0, 720), help="先补多少小时的历史 / hours of history to publish first")
 @click.option("--duration", "seconds", default=0.0, help="多少秒后停止，0 为直到 Ctrl-C / stop after so many seconds; 0: until Ctrl-C")
 @click.option("--seed", default="tulou", show_default=True, help="随机种子 / random seed")
-@click.option("--remove", is_flag=True, help="删除全部演示设备和实体；读数带合成标记，到期删除 / remove every demo device and entity; readings stay, marked synthetic, until they expire")
+@click.option("--remove", is_flag=True, help="删除全部演示设备、实体及其读数 / remove every demo device and entity, and their readings")
 @click.pass_obj
 def demo(
     session: Any, count: int, every: float, cities: tuple[str, ...], hours: float, seconds: float, seed: str, remove: bool
