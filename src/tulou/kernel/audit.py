@@ -143,7 +143,7 @@ class Audit:
         limit: int = 50, before: int | None = None,
     ) -> list[dict[str, Any]]:
         """Rows of the organisations whose audit the actor may read, newest first."""
-        orgs = self.policy.visible(actor, "audit.record.read").narrow(org)
+        orgs = self.policy.require_any(actor, "audit.record.read").narrow(org)
         if not orgs:
             return []
         query = sa.select(audit_log).order_by(audit_log.c.seq.desc()).limit(limit)

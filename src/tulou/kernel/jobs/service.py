@@ -96,7 +96,7 @@ class Jobs:
         limit: int = 50, before: int | None = None,
     ) -> list[dict[str, Any]]:
         """Jobs of the organisations whose jobs the actor may read, newest first."""
-        orgs = self.policy.visible(actor, "jobs.job.read").narrow(org)
+        orgs = self.policy.require_any(actor, "jobs.job.read").narrow(org)
         if not orgs:
             return []
         query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit)

@@ -461,6 +461,8 @@ class Credentials:
     ) -> list[dict[str, Any]]:
         """One's own tokens, and all of the organisations whose tokens one manages; without secrets."""
         orgs = self.policy.visible(actor, "organisations.token.manage").narrow(org)
+        if actor.kind == "anonymous":
+            raise refusal(actor, "organisations.token.read")
         own = users.c.name == actor.person.removeprefix("user:")
         seen = own if org is None else sa.and_(own, tokens.c.org == org)
         query = _token_rows.order_by(tokens.c.id).limit(limit)

@@ -147,6 +147,8 @@ class Organisations:
         """Organisations in order of id: those the actor may read, those above them (by name only, so that the tree
         hangs together), and applications and suspended ones for whoever decides on them."""
         orgs = self.policy.visible(actor, "organisations.org.read")
+        if actor.kind == "anonymous":
+            raise refusal(actor, "organisations.org.read")
         mine = {key for key, row in self.rows.items() if row["applied_by"] in (actor.id, actor.person) and actor.person}
         decides = self.policy.visible(actor, "organisations.org.approve")
         mine |= {key for key, row in self.rows.items() if row["parent"] in decides}
@@ -327,7 +329,7 @@ class People:
         self, actor: Actor, *, org: str | None = None, state: str | None = None, limit: int = 50, after: int | None = None
     ) -> list[dict[str, Any]]:
         """People of the organisations the actor may read, in order of id, with their roles there."""
-        orgs = self.policy.visible(actor, "organisations.user.read").narrow(org)
+        orgs = self.policy.require_any(actor, "organisations.user.read").narrow(org)
         if not orgs:
             return []
         query = sa.select(users).order_by(users.c.id).limit(limit)
