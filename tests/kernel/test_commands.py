@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,15 @@ def test_organisations_people_tokens_and_audit_by_command(home: Path) -> None:
     refused = run(home, "user", "disable", "1")
     assert refused.exit_code == 1
     assert "administrator" in refused.output
+
+
+def test_help_imports_no_store_and_warns_of_nothing() -> None:
+    """What is slow to import is imported by the commands that need it."""
+    code = (
+        "import sys; from click.testing import CliRunner; from tulou.cli import main; "
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0; "
+        "print([m for m in ('alembic', 'chdb', 'clickhouse_connect', 'granian', 'authlib.integrations') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "Authlib" not in done.stderr

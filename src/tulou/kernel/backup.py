@@ -37,7 +37,6 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import click
-import clickhouse_connect
 import msgpack
 import orjson
 import sqlalchemy as sa
@@ -300,6 +299,8 @@ def _tables_in_order(connection: sa.Connection) -> list[str]:
 
 
 def _clickhouse(dsn: str) -> Any:
+    import clickhouse_connect  # slow to import
+
     address = urlsplit(dsn)
     return clickhouse_connect.get_client(dsn=dsn if address.scheme == "chdb" else urlunsplit(address._replace(query="")))
 

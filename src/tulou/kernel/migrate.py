@@ -1,23 +1,27 @@
 """Schema of the relational store: Alembic revisions, one folder per engine, all heads applied.
 
-Law: tables change only by revisions; a test compares what the revisions make with `metadata` on both stores.
+Law: tables change only by revisions; a test compares what the revisions make with `metadata` on both stores. Alembic is
+imported when it is needed: commands that speak to a running house do without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
 from tulou.kernel.sql import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 
 def configuration(folders: Iterable[Path]) -> Config:
     """An Alembic configuration over the given revision folders."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "alembic"))
     config.set_main_option("path_separator", "newline")
@@ -27,6 +31,9 @@ def configuration(folders: Iterable[Path]) -> Config:
 
 def upgrade(db: Database, folders: Iterable[Path]) -> None:
     """Apply every revision that is missing. Quick when there is none."""
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
     config = configuration(sorted(set(folders)))
     heads = set(ScriptDirectory.from_config(config).get_heads())
     with db.engine.connect() as connection:
