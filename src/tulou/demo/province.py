@@ -167,7 +167,7 @@ class House:
         return tokens
 
     async def remove(self, progress: Callable[[int, int], None], prefix: str = "demo-") -> int:
-        """Delete every demo device whose key begins with `prefix`, and its entity; returns how many. Readings stay, marked synthetic, until they expire."""
+        """Delete every demo device whose key begins with `prefix`, and its entity; returns how many. Their readings go too."""
         things = [
             t for t in await self.pages("/api/v1/things", synthetic="1", q=prefix)
             if t["id"].rsplit(":", 1)[-1].startswith(prefix)
