@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import re
@@ -131,6 +132,8 @@ async def main() -> None:
     settings = Settings(home=folder / "home", http_port=free_port(), mqtt_port=0, admin_password="Bench-" + os.urandom(9).hex())
     running = Running(settings, ("api", "worker"))
     await running.start()
+    gc.freeze()  # as `tulou.app.up` does
+    gc.set_threshold(50_000, 20, 100)
     house = running.house
     url = f"http://127.0.0.1:{settings.http_port}"
     figures: dict[str, Any] = {"cores": os.cpu_count(), "entities": options.entities}

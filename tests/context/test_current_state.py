@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import numpy as np
 
@@ -10,7 +12,7 @@ from tulou.context.routes import Door
 from tulou.kernel.house import House
 from tulou.kernel.readings import Class, Frames, Rows, raw_column
 
-from .conftest import ByName, execute
+from .conftest import XIAMEN, ByName, execute, person
 
 KIND = "AirQualityStation"
 T0 = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
@@ -111,3 +113,22 @@ async def test_history(house: House) -> None:
             assert answer.status_code == 400, bad
         other = {"authorization": "Bearer fuzhou"}
         assert (await api.get("/temporal/entities/urn:x:1", params=base, headers=other)).status_code == 404
+
+
+async def test_a_batch_tells_the_other_engines_what_they_must_read_again(service: ContextService) -> None:
+    def stations(name: str, value: int) -> list[dict[str, Any]]:
+        return [
+            {"id": f"urn:x:announced:{n}", "type": "Station", "name": {"type": "Property", "value": name},
+             "level": {"type": "Property", "value": value}} for n in range(150)
+        ]
+
+    async def told(name: str, value: int) -> set[int]:
+        service._changed.clear()
+        await service.upsert_many(person(XIAMEN, "steward"), stations(name, value))
+        return set(service._changed)
+
+    made = await told("测站", 1)
+    assert len(made) == 150
+    assert 0 not in made
+    assert await told("测站", 2) == set()
+    assert await told("新名", 2) == made

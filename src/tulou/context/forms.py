@@ -149,19 +149,25 @@ class Reader:
         if len(raw) > MAX_ATTRIBUTES:
             raise bad("实体的属性过多", "too many attributes", field="entity", rule=f"<= {MAX_ATTRIBUTES}")
         document: Json = {}
-        stored = self.stored
+        known = self.context.seen
         for name, value in raw.items():
-            if type(value) is dict and value.get("type") == "Property" and value.keys() <= _COMMON:
+            if type(value) is dict:
                 # The commonest attribute by far: a scalar with a time and a unit. It is kept as it is.
                 scalar: Any = value.get("value")
                 kind: Any = type(scalar)
                 if (
-                    (kind is float or kind is int or kind is bool or (kind is str and scalar != NULL and "\x00" not in scalar))
-                    and type(value.get("unitCode", "")) is str
-                ):
-                    at = value.get("observedAt", "")
-                    if type(at) is str and (_datetime(at) == at if at else "observedAt" not in value):
-                        key = stored(name)
+                    kind is float or kind is int or kind is bool
+                    or (kind is str and scalar != NULL and "\x00" not in scalar)
+                ) and value.get("type") == "Property":
+                    others = len(value) - 2
+                    if others:
+                        at: Any = value.get("observedAt")
+                        if type(at) is str and _datetime(at) == at:
+                            others -= 1
+                        if others and type(value.get("unitCode")) is str:
+                            others -= 1
+                    if not others:
+                        key = known.get(name) or self.stored(name)
                         if key not in document and key not in _RESERVED:
                             document[key] = value
                             continue
@@ -178,7 +184,7 @@ class Reader:
             elif name in _NEVER_ATTRIBUTES:
                 raise bad(f"{name} 不可作属性名", f"{name} cannot be an attribute", field=name, rule="CIM 009, 4.5.1")
             else:
-                key = stored(name)
+                key = self.stored(name)
                 if key in document:
                     raise bad(f"属性 {name} 重复", f"attribute {name} is given twice", field=name, rule="unique")
                 document[key] = self.attribute(name, value)
@@ -452,10 +458,10 @@ def facts(document: Json) -> Facts:
     """The columns of a stored entity document."""
     kind = document["type"]
     first, several = (kind, None) if isinstance(kind, str) else (kind[0], kind)
-    name = plain(document.get("name"))
+    name = plain(document["name"]) if "name" in document else None
     lon = lat = None
     bbox = None
-    location = default_instance(document.get("location"))
+    location = default_instance(document["location"]) if "location" in document else None
     if location is not None and location.get("type") == "GeoProperty":
         geometry = location["value"]
         if geometry["type"] == "Point":
@@ -464,7 +470,7 @@ def facts(document: Json) -> Facts:
             lon, lat, bbox = geo.extent(geometry)
     return Facts(
         first, several, name[:500] if isinstance(name, str) else None,
-        plain(document.get("synthetic")) is True, lon, lat, bbox,
+        "synthetic" in document and plain(document["synthetic"]) is True, lon, lat, bbox,
     )
 
 

@@ -52,7 +52,7 @@ def is_iri(text: object) -> bool:
 class Context:
     """A compiled context. `stored` and `shown` translate names; both remember what they have seen."""
 
-    __slots__ = ("_expanded", "_inverse", "_shown", "_stored", "identity", "terms")
+    __slots__ = ("_expanded", "_inverse", "_shown", "identity", "seen", "terms")
 
     def __init__(self, terms: Mapping[str, str]) -> None:
         self.terms = dict(terms)
@@ -62,7 +62,8 @@ class Context:
             if known is None or (len(term), term) < (len(known), known):
                 self._inverse[iri] = term
         self._expanded: dict[str, str] = {}
-        self._stored: dict[str, str] = {}
+        self.seen: dict[str, str] = {}
+        """Names that `stored` has checked, with their stored form: a look-up saves the call."""
         self._shown: dict[str, str] = {}
         self.identity = False
         """Whether `shown` changes nothing: the core context, or one whose terms are all its own."""
@@ -94,13 +95,13 @@ class Context:
 
     def stored(self, name: str) -> str:
         """The stored form of a name that a client used. Raises `BadRequestData` if it cannot be one."""
-        found = self._stored.get(name)
+        found = self.seen.get(name)
         if found is None:
             check_name(name)
             found = CORE.compact(self.expand(name))
-            if len(self._stored) >= MAX_MEMO:
-                self._stored.clear()
-            self._stored[name] = found
+            if len(self.seen) >= MAX_MEMO:
+                self.seen.clear()
+            self.seen[name] = found
         return found
 
     def shown(self, stored: str) -> str:

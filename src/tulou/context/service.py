@@ -48,6 +48,8 @@ QUALITY = {1: "uncertain", 2: "bad"}
 BATCH = 10_000
 YEAR_9999 = 253_370_764_800_000_000
 GEO_CHUNK = 5_000
+ANNOUNCED = 5_000
+"""Most entities that other engines are told of one by one; beyond it they look at all."""
 SHORT = 40_000
 """SQLite instructions (some milliseconds) that a query may run in the event loop's thread."""
 
@@ -683,13 +685,15 @@ class ContextService:
             return self._write_batch(self.store.cursor(connection), org, prepared, mode, now)
 
         created, updated, refused, touched = await self.db.write(write)
-        self._announce(touched, new=bool(created))
+        self._announce(touched)
         return BatchResult(created, updated, errors + refused)
 
     def _write_batch(
         self, cursor: Any, org: str, prepared: Sequence[tuple[Json, tuple[Any, ...] | None]], mode: str, now: int
     ) -> tuple[list[str], list[str], list[tuple[str, TulouError]], list[int]]:
         watched = self.subscriptions.watches(org)
+        fresh_times = dumped({"*": [now, now]})
+        updated: list[str] = []
         ids = [document["id"] for document, _ in prepared]
         rows: dict[str, Row]
         places: dict[str, tuple[Any, ...]] = {}
@@ -698,14 +702,13 @@ class ContextService:
         else:
             rows = self.store.get_many(cursor, ids, org)
         created: list[str] = []
-        updated: list[str] = []
+        renamed: set[int] = set()
         refused: list[tuple[str, TulouError]] = []
         changes: list[Changed] = []
         fresh: dict[str, tuple[Json, tuple[Any, ...]]] = {}
         replaced: dict[str, tuple[Any, ...]] = {}
         in_place: dict[str, tuple[Any, ...]] = {}
         state: dict[str, tuple[Json, Json, Json]] = {}
-        fresh_times = dumped({"*": [now, now]})
         for document, inserting in prepared:
             id = document["id"]
             row = rows.get(id)
@@ -737,7 +740,9 @@ class ContextService:
                         keep_synthetic(after)
                         replaced[id] = self._replacement(row.no, after, times, now)
                         in_place.pop(id, None)
-                    elif places.get(id) == (*inserting[2:4], *inserting[8:14], inserting[16]):
+                    elif places.get(id, ())[1:] == (*inserting[2:4], *inserting[8:14], inserting[16]):
+                        if places[id][0] != inserting[4] or row.synthetic != inserting[7]:
+                            renamed.add(row.no)
                         in_place[id] = (*inserting[4:6], fresh_times, inserting[7], now, row.no)
                         replaced.pop(id, None)
                     else:
@@ -777,26 +782,29 @@ class ContextService:
         if watched:
             changes = [Changed(org, d, None, "entityCreated") for d, _ in fresh.values()] + changes
             self.subscriptions.queue(cursor, changes, now)
-        touched = [row[-1] for row in replaced.values()]
-        touched += [row[-1] for row in in_place.values()] if len(in_place) < 100 else []
+        touched = [row[-1] for row in replaced.values()] + sorted(renamed)
+        if 0 < len(created) <= ANNOUNCED:
+            touched += [row.no for row in self._present(cursor, org, created)[0].values()]
+        elif created:
+            touched.append(0)
         return created, list(dict.fromkeys(updated)), refused, touched
 
     def _present(
         self, cursor: Any, org: str, ids: list[str]
     ) -> tuple[dict[str, Row], dict[str, tuple[Any, ...]]]:
-        """Which of these exist, without their documents, and what their indexed columns hold."""
+        """Which of these exist, without their documents; and their name, and what their indexed columns hold."""
         found: dict[str, Row] = {}
         places: dict[str, tuple[Any, ...]] = {}
         types = "e.types::text" if self.store.postgres else "e.types"
         for at in range(0, len(ids), 500):
             condition, parameters = self.store.among("e.id", ids[at : at + 500])
             sql = (
-                f"SELECT e.no,e.id,e.synthetic,e.created_at,e.type,{types},e.lon,e.lat,e.west,e.south,e.east,e.north,"
+                f"SELECT e.no,e.id,e.synthetic,e.created_at,e.name,e.type,{types},e.lon,e.lat,e.west,e.south,e.east,e.north,"
                 f"e.expires_at FROM entities e WHERE {condition} AND e.org=?"
             )
             for row in cursor.execute(self.store.sql(sql), (*parameters, org)).fetchall():
                 no, id, synthetic, created = row[:4]
-                found[id] = Row(no, id, org, row[4], "{}", None, synthetic, created, created, 0)
+                found[id] = Row(no, id, org, row[5], "{}", None, synthetic, created, created, 0)
                 places[id] = row[4:]
         return found, places
 
@@ -872,6 +880,7 @@ class ContextService:
             return 0
         now = now_us()
         numbers = sorted(newest)
+        moments: dict[int, str] = {}
 
         def write(connection: sa.Connection) -> int:
             cursor = self.store.cursor(connection)
@@ -880,9 +889,16 @@ class ContextService:
             for at in range(0, len(numbers), 500):
                 rows: list[tuple[Any, ...]] = []
                 for no, row in self.store.by_no(cursor, numbers[at : at + 500]).items():
-                    names = self._merge_values(row, newest[no], now, rows, changes)
-                    count += bool(names)
+                    document, times = row.document, orjson.loads(row.times_text) if row.times_text else {}
+                    watched = self.subscriptions.watches(row.org)
+                    before = dict(document) if watched else None
+                    names = self._merge_values(row, document, times, newest[no], now, moments)
+                    if names:
+                        rows.append((dumped(document), dumped(times), now, no))
+                        if watched:
+                            changes.append(Changed(row.org, document, names, "entityUpdated", before))
                 self.store.update_values(cursor, rows)
+                count += len(rows)
             if changes:
                 self.subscriptions.queue(cursor, changes, now)
             return count
@@ -893,47 +909,45 @@ class ContextService:
         return count
 
     def _merge_values(
-        self, row: Row, values: dict[str, Update], now: int, rows: list[tuple[Any, ...]], changes: list[Changed]
+        self, row: Row, document: Json, times: Json, values: dict[str, Update], now: int, moments: dict[int, str],
     ) -> set[str]:
-        document: Json = orjson.loads(row.text)
-        times: Json = orjson.loads(row.times_text) if row.times_text else {}
-        everything = times.get("*")
+        """Put newer values into a document; returns the names of the attributes changed.
+
+        `moments` remembers the texts of times, of which a call has few; an empty one is no time.
+        """
+        everything = times.get("*") or (row.created_at,)
         names: set[str] = set()
-        before: Json | None = None
         for name, update in values.items():
-            stored, unit, kind = self._property(row.type, name)
+            stored, unit, kind = self._units.get((row.type, name)) or self._property(row.type, name)
             if not stored or stored in forms.ENTITY_MEMBERS:
                 continue
-            value = _value_of(update, kind)
-            if value is None:
+            _, _, ts, value, text, quality, _ = update
+            if text is not None or kind == "boolean" or value - value != 0:
+                value = _value_of(update, kind)
+                if value is None:
+                    continue
+            at = moments.get(ts)
+            if at is None:
+                at = moments[ts] = forms.moment(ts) if 0 <= ts < YEAR_9999 else ""
+            if not at:
                 continue
-            if not 0 <= update.ts < YEAR_9999:
-                continue
-            at = forms.moment(update.ts)
-            known = document.get(stored)
-            if isinstance(known, list):
-                known = forms.find_instance(known, None)
+            present = document.get(stored)
+            several = isinstance(present, list)
+            known = forms.find_instance(present, None) if several else present
             if known is not None and known.get("observedAt", "").rstrip("Z") >= at[:-1]:
                 continue
-            if before is None:
-                before = dict(document)
             fresh: Json = {"type": "Property", "value": value, "observedAt": at}
             if unit:
                 fresh["unitCode"] = unit
-            if update.quality:
-                fresh["quality"] = {"type": "Property", "value": QUALITY.get(update.quality, "bad")}
-            if isinstance(document.get(stored), list):
+            if quality:
+                fresh["quality"] = {"type": "Property", "value": QUALITY.get(quality, "bad")}
+            if several:
                 forms.put_instance(document, stored, fresh)
             else:
                 document[stored] = fresh
-            pair = times.get(stored)
-            first = now if known is None else (pair or everything or (row.created_at,))[0]
+            first = now if known is None else (times.get(stored) or everything)[0]
             times[stored] = [first, now]
             names.add(stored)
-        if names:
-            rows.append((dumped(document), dumped(times), now, row.no))
-            if self.subscriptions.watches(row.org):
-                changes.append(Changed(row.org, document, names, "entityUpdated", before))
         return names
 
     async def _live(self, newest: dict[int, dict[str, Update]]) -> None:
@@ -941,20 +955,21 @@ class ContextService:
         bus = getattr(self.house, "bus", None)
         if bus is None:
             return
-        items: list[list[Any]] = []
-        for own in newest.values():
-            for u in own.values():
-                items.append([u.no, u.property, u.ts, u.text if u.text is not None else u.value])
+        items = [
+            (no, name, ts, value if text is None else text)
+            for own in newest.values() for no, name, ts, value, text, _, _ in own.values()
+        ]
         for at in range(0, len(items), 5_000):
             await bus.nc.publish("tulou.live.latest", orjson.dumps(items[at : at + 5_000]))
 
     # ---- telling others
 
-    def _announce(self, numbers: Sequence[int], *, new: bool = False) -> None:
-        """Remember that these entities were made, renamed, moved or deleted; `announce` tells the other engines."""
+    def _announce(self, numbers: Sequence[int]) -> None:
+        """Remember that these entities were made, renamed, moved or deleted; `announce` tells the other engines.
+
+        The number 0 stands for more entities than are worth naming.
+        """
         self.subscriptions.wake()
-        if new:
-            self._changed.add(0)
         self._changed.update(numbers)
 
     async def announce(self, _house: House) -> None:
@@ -963,7 +978,7 @@ class ContextService:
             await asyncio.sleep(0.2)
             if self._changed and hasattr(self.house, "bus"):
                 numbers, self._changed = self._changed, set()
-                key = "" if 0 in numbers or len(numbers) > 1000 else " ".join(map(str, sorted(numbers)))
+                key = "" if 0 in numbers or len(numbers) > ANNOUNCED else " ".join(map(str, sorted(numbers)))
                 await self.house.bus.changed("entities", key)
 
     def _rows(self, sql: str, parameters: Sequence[Any], connection: sa.Connection) -> list[Any]:
