@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 
 from tulou.app import Running
+from tulou.context.errors import AlreadyExists
 from tulou.context.ldcontexts import StoredContexts
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.organisations.models import Application
@@ -72,8 +73,9 @@ async def serve(options: argparse.Namespace) -> None:
         running.house.authenticator = stewards
         stored = running.house.service(StoredContexts)
         for url, path in json.loads(options.contexts).items():
-            with contextlib.suppress(Exception):
-                await stored.add(_admin("clerk"), json.loads(Path(path).read_text()), tenant=ROOT, url=url)
+            document = json.loads(await asyncio.to_thread(Path(path).read_text))
+            with contextlib.suppress(AlreadyExists):
+                await stored.add(_admin("clerk"), document, tenant=ROOT, url=url)
         print("ready", flush=True)
         await stop.wait()
     finally:

@@ -46,7 +46,7 @@ def columns(
         entity, ts, rows.of, np.zeros(n, np.int32), np.zeros(n, np.uint8), rows.seq, rows.frame,
         raw_column(np.array([len(raw) for raw in raws], np.uint32), b"".join(raws)), [of], ["mqtt"],
     )
-    return rows, frames
+    return rows.take(rows.order()), frames
 
 
 async def put(store: Readings, readings: Sequence[Reading], token: str = "t", **options: Any) -> None:

@@ -92,6 +92,18 @@ class Letter:
 
 
 @dataclass(slots=True)
+class Decoded:
+    """Columns of a group: readings in the store's order, each with the place of its frame in `frames`; which of them
+    may repeat another one of the group; messages that were no batches, with the reason."""
+
+    rows: Rows
+    frames: Frames
+    place: NDArray[np.intp]
+    repeated: NDArray[np.bool_]
+    bad: list[tuple[int, bytes, str]]
+
+
+@dataclass(slots=True)
 class Group:
     """Consecutive messages that are stored together."""
 
@@ -99,6 +111,7 @@ class Group:
     first: int
     last: int
     era: str
+    decoded: Decoded
     unsure: bool = False
     stored: bool = False
     latest: Rows | None = None
@@ -117,8 +130,8 @@ class Decoder:
         self._classes: dict[Class, int] = {}
         self._protocols: dict[str, int] = {}
 
-    def decode(self, messages: Sequence[tuple[int, bytes]]) -> tuple[Rows, Frames, list[tuple[int, bytes, str]]]:
-        """Columns of (sequence, body) messages; those that are no batches come back third, with the reason."""
+    def decode(self, messages: Sequence[tuple[int, bytes]]) -> Decoded:
+        """Columns of (sequence, body) messages."""
         batches: list[tuple[int, Batch]] = []
         bad: list[tuple[int, bytes, str]] = []
         for seq, body in messages:
@@ -128,7 +141,7 @@ class Decoder:
                 bad.append((seq, body, f"batch: {error.zh} ({error.en})"))
         if len(self._properties) > 50_000 or len(self._classes) > 50_000:
             self._properties, self._classes = {}, {}
-        r_prop, r_of, f_of, f_protocol, raws, text, at = [], [], [], [], [], {}, 0
+        r_prop, r_of, f_of, f_protocol, raws, places, text, at, before = [], [], [], [], [], [], {}, 0, 0
         for _, b in batches:
             names = np.array([self._properties.setdefault(p, len(self._properties)) for p in b.props], np.int32)
             of = np.array([self._classes.setdefault(c, len(self._classes)) for c in b.classes], np.int32)
@@ -138,6 +151,8 @@ class Decoder:
             protocol = self._protocols.setdefault(b.protocol, len(self._protocols))
             f_protocol.append(np.full(len(b.f_entity), protocol, np.int32))
             raws.append(raw_column(b.f_len, b.f_raw))
+            places.append(b.r_frame.astype(np.intp) + before)
+            before += len(b.f_entity)
             for row, value in b.r_text.items():
                 text[at + row] = value
             at += len(b.r_val)
@@ -160,7 +175,9 @@ class Decoder:
             join([np.arange(len(b.f_entity), dtype=np.uint32) for _, b in batches], np.uint32),
             pa.concat_arrays(raws) if raws else pa.array([], pa.large_binary()), classes, protocols,
         )
-        return rows, frames, bad
+        order = rows.order()
+        rows, place = rows.take(order), join(places, np.intp)[order]
+        return Decoded(rows, frames, place, repeated(rows), bad)
 
 
 class Watermarks:
@@ -334,8 +351,11 @@ class Writer:
         finally:
             await _drop(subscription)
 
-    async def _next(self) -> Group | None:
-        """The next group: after a crash the one that was stated, else what has arrived. None when stopping."""
+    async def _next(self, before: asyncio.Task[None] | None) -> Group | None:
+        """The next group: after a crash the one that was stated, else what has arrived. None when stopping.
+
+        While the group `before` is being stored, what arrives is collected, up to the size of a group.
+        """
         if self._intent is not None:
             first, last = self._intent
             await self._until(lambda: bool(self._messages) and self._position >= last, last)
@@ -347,11 +367,15 @@ class Writer:
                 taken.append(self._messages.popleft())
             self._release(taken)
             if taken:
-                return Group(taken, first, last, self._era, unsure=True)
-        await self._until(lambda: bool(self._messages))
-        if self._held < self._group_bytes:
+                return await self._decoded(taken, first, last, unsure=True)
+        await self._until(lambda: bool(self._messages), before=before)
+        linger = time.monotonic() + self._linger
+        while self._held < self._group_bytes and not self._stopping.is_set():
+            left = linger - time.monotonic()
+            if left <= 0 and (before is None or before.done()):
+                break
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._linger)
+                await asyncio.wait_for(self._stopping.wait(), max(left, 0.01))
         if self._stopping.is_set():
             return None
         taken, size = [], 0
@@ -360,14 +384,24 @@ class Writer:
             size += len(message.data)
             taken.append(message)
         self._release(taken)
-        return Group(taken, _seq(taken[0]), _seq(taken[-1]), self._era)
+        return await self._decoded(taken, _seq(taken[0]), _seq(taken[-1]))
 
-    async def _until(self, ready: Callable[[], bool], last: int = 0) -> None:
+    async def _decoded(self, messages: list[Msg], first: int, last: int, *, unsure: bool = False) -> Group:
+        bodies = [(_seq(message), message.data) for message in messages]
+        decoded = await asyncio.to_thread(self._decoder.decode, bodies)
+        self._fault("decoded")
+        return Group(messages, first, last, self._era, decoded, unsure)
+
+    async def _until(
+        self, ready: Callable[[], bool], last: int = 0, before: asyncio.Task[None] | None = None
+    ) -> None:
         idle_since = time.monotonic()
         while not ready() and not self._stopping.is_set():
             self._arrived.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), 1.0)
+            if before is not None and before.done():
+                before.result()
             if ready():
                 return
             if last and time.monotonic() - idle_since > 2:
@@ -375,7 +409,7 @@ class Writer:
                     info = await self.bus.js.stream_info(STREAM)
                     if info.state.last_seq <= self._position:  # the stream no longer has what was stated
                         return
-            elif not last and self._stated < self._floor:
+            elif not last and self._stated < self._floor and (before is None or before.done()):
                 await self._state(0, 0)
 
     def _release(self, messages: list[Msg]) -> None:
@@ -385,30 +419,43 @@ class Writer:
     # -- storing
 
     async def _groups(self) -> None:
-        while not self._stopping.is_set():
-            group = await self._next()
-            if group is None:
-                return
-            self._oldest = group.messages[0]
-            pause = 0.1
-            while True:
-                try:
-                    await self._group(group)
-                except Exception as error:
-                    if not self.counters.error:
-                        log.exception("group %s could not be stored; trying until it is", group.token)
-                    self.counters.error = f"{type(error).__name__}: {error}"
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), pause)
-                    if self._stopping.is_set():
-                        return
-                    pause = min(pause * 2, 15.0)
-                    continue
-                if self.counters.error:
-                    log.warning("group %s is stored; the writer goes on", group.token)
-                    self.counters.error = ""
-                break
-            self._oldest = None
+        """Store group after group; the next one is collected and decoded while one is stored."""
+        storing: asyncio.Task[None] | None = None
+        try:
+            while not self._stopping.is_set():
+                group = await self._next(storing)
+                if storing is not None:
+                    await storing
+                if group is None:
+                    return
+                storing = asyncio.create_task(self._until_stored(group))
+                storing.add_done_callback(lambda _: self._arrived.set())
+        finally:
+            if storing is not None:
+                await storing
+
+    async def _until_stored(self, group: Group) -> None:
+        """Try until the group is stored, or the writer is stopping."""
+        self._oldest = group.messages[0]
+        pause = 0.1
+        while True:
+            try:
+                await self._group(group)
+            except Exception as error:
+                if not self.counters.error:
+                    log.exception("group %s could not be stored; trying until it is", group.token)
+                self.counters.error = f"{type(error).__name__}: {error}"
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause)
+                if self._stopping.is_set():
+                    return
+                pause = min(pause * 2, 15.0)
+                continue
+            if self.counters.error:
+                log.warning("group %s is stored; the writer goes on", group.token)
+                self.counters.error = ""
+            break
+        self._oldest = None
 
     async def _group(self, group: Group) -> None:
         if not group.stored:
@@ -431,10 +478,8 @@ class Writer:
         self.counters.groups += 1
 
     async def _store(self, group: Group) -> None:
-        bodies = [(_seq(message), message.data) for message in group.messages]
-        rows, frames, bad = await asyncio.to_thread(self._decoder.decode, bodies)
-        self._fault("decoded")
-        screened = await self._screen(rows, frames, everything=group.unsure)
+        rows, frames = group.decoded.rows, group.decoded.frames
+        screened = await self._screen(group.decoded, everything=group.unsure)
         fresh, kept = rows.where(screened.fresh), frames.where(screened.kept)
         if group.unsure:
             truth = rows.where(~(screened.conflict | screened.void))
@@ -448,23 +493,23 @@ class Writer:
         self._fault("inserted")
         group.stored = True
         self._watermarks.raise_to(rows.entity, rows.ts)
-        group.letters = [*_conflicts(rows, frames, screened), *_unreadable(bad)]
+        group.letters = [*_conflicts(rows, frames, screened), *_unreadable(group.decoded.bad)]
         conflicts = int(screened.conflict.sum())
         self.counters.readings += len(fresh)
         self.counters.frames += len(kept)
         self.counters.conflicts += conflicts
         self.counters.repeats += len(rows) - len(fresh) - conflicts
 
-    async def _screen(self, rows: Rows, frames: Frames, *, everything: bool) -> Screened:
+    async def _screen(self, decoded: Decoded, *, everything: bool) -> Screened:
         """Decide what is new. Only rows that may be repeats are looked up, or `everything` after a failure."""
-        place = _frame_of(rows, frames)
+        rows, frames, place = decoded.rows, decoded.frames, decoded.place
         again = await self._sent_again(rows, frames, place)
         void = again[place]
         repeat, conflict = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
         if len(rows):
             suspect = ~void
             if not everything:
-                suspect &= self._watermarks.reached(rows.entity, rows.ts) | repeated(rows)
+                suspect &= self._watermarks.reached(rows.entity, rows.ts) | decoded.repeated
             at = np.flatnonzero(suspect)
             if len(at):
                 stored = await self.readings.stored(rows.entity[at], rows.ts[at])
@@ -576,11 +621,6 @@ def judge(rows: Rows, stored: Stored) -> tuple[NDArray[np.bool_], NDArray[np.boo
     return repeat[known:], conflict[known:]
 
 
-def _frame_of(rows: Rows, frames: Frames) -> NDArray[np.intp]:
-    """The place in `frames` of each row's frame; frames are in the order of (seq, frame)."""
-    return (np.searchsorted(frames.seq, rows.seq) + rows.frame).astype(np.intp)
-
-
 def _key(seq: NDArray[np.uint64], frame: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return seq.astype(np.uint64) << np.uint64(24) | frame.astype(np.uint64)
 
@@ -597,7 +637,7 @@ def _conflicts(rows: Rows, frames: Frames, screened: Screened) -> list[Letter]:
     for place, prop in zip(screened.place[at].tolist(), rows.property[at].tolist(), strict=True):
         names.setdefault(place, []).append(rows.properties[prop])
     out = []
-    for i, properties in names.items():
+    for i, properties in sorted(names.items()):
         listed = ", ".join(dict.fromkeys(properties))
         org = frames.classes[frames.of[i]][0]
         out.append(Letter(org, f"conflict-{frames.seq[i]}-{frames.frame[i]}", {

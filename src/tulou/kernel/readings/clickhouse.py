@@ -58,6 +58,9 @@ SMALL = {
 }
 """Settings of queries about one or a few things: planning costs more than reading (measured: 11 -> 9 ms of CPU)."""
 
+YIELDING = {"os_threads_nice_value_merge_mutate": 10}
+"""Merges take the processor when inserts and queries leave it; MergeTree delays inserts before parts become too many."""
+
 _COLUMNS = {table.name: [column.name for column in table.columns] for table in TABLES}
 
 
@@ -86,6 +89,8 @@ class ClickHouseReadings:
             raise Unavailable(f"无法打开读数库：{error}", f"cannot open the readings store: {error}") from error
 
     def _connect(self) -> Client:
+        if self.embedded:
+            return clickhouse_connect.get_client(dsn=self.dsn, chdb_options=YIELDING)
         return clickhouse_connect.get_client(dsn=self.dsn)
 
     # -- threads

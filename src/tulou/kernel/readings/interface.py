@@ -116,8 +116,8 @@ class Readings(Protocol):
         ...
 
     async def insert(self, rows: Rows, frames: Frames, token: str) -> Rows:
-        """Store a group in one block per table under deduplication tokens; returns when it is on disk, with the
-        newest row of each (entity, property).
+        """Store a group (rows in `Rows.order`) in one block per table under deduplication tokens; returns when it is
+        on disk, with the newest row of each (entity, property).
 
         The token is of the group: the same token with the same group adds nothing. When this raises, it is not
         known what was stored: call `recover`.

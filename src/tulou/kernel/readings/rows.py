@@ -56,19 +56,24 @@ class Rows:
         """The rows where `mask` is true."""
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
+    def order(self) -> NDArray[np.intp]:
+        """Row numbers by entity and name of property, otherwise as they come: the store's order, if times ascend."""
+        ranks = np.empty(len(self.properties), np.uint64)
+        ranks[np.argsort(np.array(self.properties, np.str_))] = np.arange(len(self.properties), dtype=np.uint64)
+        return np.argsort(self.entity << np.uint64(20) | ranks[self.property], kind="stable")
+
     def last(self) -> Rows:
-        """Per (entity, property) the row of the greatest `ts`; of equal ones the later row."""
+        """Per (entity, property) the row of the greatest `ts`; of equal ones the later row. Rows in `order`."""
         if len(self) == 0:
             return self
-        key = self.entity << np.uint64(20) | self.property.astype(np.uint64)
-        order = np.argsort(key, kind="stable")
-        key, ts = key[order], self.ts[order]
-        within = key[1:] == key[:-1]
-        if (within & (ts[1:] < ts[:-1])).any():  # rows mostly come in the order of time; these do not
-            order = np.lexsort((self.ts, self.property, self.entity))
-        ends = np.ones(len(order), bool)
+        ends = np.ones(len(self), bool)
+        within = (self.entity[1:] == self.entity[:-1]) & (self.property[1:] == self.property[:-1])
         np.logical_not(within, out=ends[:-1])
-        return self.take(order[ends])
+        at = np.flatnonzero(ends)
+        if (within & (self.ts[1:] < self.ts[:-1])).any():  # rows mostly come in the order of time; these do not
+            run = np.repeat(np.arange(len(at)), np.diff(at, prepend=-1))
+            at = np.lexsort((self.ts, run))[at]
+        return self.take(at)
 
     def tuples(self) -> Iterator[tuple[int, str, int, float | str, int, int]]:
         """(entity, property, ts, value, quality, origin) of every row; a text value is a str."""
@@ -81,26 +86,25 @@ class Rows:
             yield entity, names[prop], ts, self.text.get(row, value), quality, origins[of]
 
     def hours(self) -> pa.Table:
-        """The rows rolled up as the store's `readings_hour` wants them; see `schema.HOURS` for the definition."""
-        hour = self.ts // 3_600_000_000
-        order = np.lexsort((hour, self.of, self.property, self.entity))
-        rolled = np.isfinite(self.value) & (self.quality < 2)
-        if not rolled.all():
-            order = order[rolled[order]]
-        entity, property_, of, hour = self.entity[order], self.property[order], self.of[order], hour[order]
-        starts = np.ones(len(order), bool)
+        """The rows rolled up as the store's `readings_hour` wants them; see `schema.HOURS` for the definition.
+
+        Neighbouring rows of one hour become one, so rows in `order` give few; more would sum up to the same.
+        """
+        rows = self.where(np.isfinite(self.value) & (self.quality < 2))
+        entity, property_, of, hour = rows.entity, rows.property, rows.of, rows.ts // 3_600_000_000
+        starts = np.ones(len(rows), bool)
         starts[1:] = (
             (entity[1:] != entity[:-1]) | (property_[1:] != property_[:-1]) | (of[1:] != of[:-1]) | (hour[1:] != hour[:-1])
         )
         at = np.flatnonzero(starts)
-        value, of = self.value[order], of[at]
+        value, of = rows.value, of[at]
         return pa.table({
             **_classes(of, self.classes),
             "entity": entity[at],
             "property": _dictionary(property_[at], self.properties),
             "hour": pa.array(hour[at] * 3600).cast(pa.timestamp("s", "UTC")),
             "origin": np.array([c[2] for c in self.classes], np.uint8)[of],
-            "count": np.diff(np.append(at, len(order))).astype(np.int64),
+            "count": np.diff(np.append(at, len(rows))).astype(np.int64),
             "sum": np.add.reduceat(value, at) if len(at) else value,
             "min": np.minimum.reduceat(value, at) if len(at) else value,
             "max": np.maximum.reduceat(value, at) if len(at) else value,
