@@ -350,8 +350,9 @@ class Writer:
                 return Group(taken, first, last, self._era, unsure=True)
         await self._until(lambda: bool(self._messages))
         if self._held < self._group_bytes:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._linger)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._linger):
+                    await self._stopping.wait()
         if self._stopping.is_set():
             return None
         taken, size = [], 0
@@ -366,8 +367,9 @@ class Writer:
         idle_since = time.monotonic()
         while not ready() and not self._stopping.is_set():
             self._arrived.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), 1.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._arrived.wait()
             if ready():
                 return
             if last and time.monotonic() - idle_since > 2:
@@ -398,8 +400,9 @@ class Writer:
                     if not self.counters.error:
                         log.exception("group %s could not be stored; trying until it is", group.token)
                     self.counters.error = f"{type(error).__name__}: {error}"
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), pause)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._stopping.wait()
                     if self._stopping.is_set():
                         return
                     pause = min(pause * 2, 15.0)

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +35,8 @@ log = logging.getLogger("tulou.house")
 S = TypeVar("S")
 ASGI = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
 ROLES = ("gateway", "api", "writer", "rules", "worker")
+PATIENCE = 12.0
+"""Seconds in which a task that is told to end may end what it has begun; the writer takes at most ten."""
 
 PLUGINS = (
     "tulou.kernel.organisations.hooks",
@@ -199,6 +201,9 @@ class House:
             except asyncio.CancelledError:
                 raise
             except Exception:
+                if _asked_to_end():
+                    log.exception("task %s failed while it ended", task.name)
+                    return
                 log.exception("task %s failed; starting it again in %.1f s", task.name, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 15.0)
@@ -210,23 +215,22 @@ class House:
     @contextlib.asynccontextmanager
     async def paused(self, role: str) -> AsyncIterator[None]:
         """Without the background tasks of `role` in this process: each ends what it has begun, and begins anew after."""
-        mine = [running for running, task in self._tasks.items() if task.role == role]
-        tasks = [self._tasks.pop(running) for running in mine]
-        for running in mine:
-            running.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
+        mine = {running: task for running, task in self._tasks.items() if task.role == role}
         try:
+            await _end(mine)
             yield
         finally:
-            for task in tasks:
-                self._begin(task)
+            for running, task in mine.items():  # one that we were not let wait for begins anew when it has ended
+                running.add_done_callback(lambda ended, task=task: self._again(ended, task))  # type: ignore[misc]
+
+    def _again(self, ended: asyncio.Task[None], task: Task) -> None:
+        if self._tasks.pop(ended, None) is not None:
+            self._begin(task)
 
     async def stop(self) -> None:
         """Stop tasks, then close everything, in the reverse order of opening."""
         self._stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._tasks)
         for child in reversed(self.children):
             if self.nats is None or child is not self.nats.child:
                 await child.stop()
@@ -245,6 +249,24 @@ class House:
         for part in self.hooks.hook.status(house=self):
             merged.update(part)
         return merged
+
+
+def _asked_to_end() -> bool:
+    running = asyncio.current_task()
+    return running is not None and running.cancelling() > 0
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel `tasks` and wait until they have ended.
+
+    Asked again after `PATIENCE` seconds: `asyncio.wait_for` of Python 3.11, on which the NATS client rests, loses a
+    cancellation that comes in the moment in which what it waits for is there (python/cpython#86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=PATIENCE)
 
 
 def rss_bytes(pid: int) -> int:

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from tulou.kernel.errors import Unavailable
+
 T = TypeVar("T")
 
 metadata = sa.MetaData(
@@ -120,6 +122,7 @@ class Database:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="sql-read")
         self._local = threading.local()
         self._queue: queue.SimpleQueue[tuple[Callable[[sa.Connection], Any], _Waiter] | None] = queue.SimpleQueue()
+        self._ended = False
         self._writer = threading.Thread(target=self._write_loop, name="sql-write", daemon=True)
         self._writer.start()
 
@@ -145,11 +148,13 @@ class Database:
         """Run `fn(connection)` in the writer thread; returns its result after the commit.
 
         `fn` may run twice (a neighbour in the same transaction failed), so it must have no effect but on the store.
-        What `fn` raises is raised here, and only its own changes are rolled back.
+        What `fn` raises is raised here, and only its own changes are rolled back. Raises `Unavailable` once closed.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(loop, loop.create_future())
         self._queue.put((fn, waiting))
+        if self._ended:
+            self._refuse()
         result: T = await waiting.future
         return result
 
@@ -157,6 +162,8 @@ class Database:
         """As `write`, for threads: a `concurrent.futures.Future` of the committed result."""
         future: Future[T] = Future()
         self._queue.put((fn, future))
+        if self._ended:
+            self._refuse()
         return future
 
     async def read(self, fn: Callable[[sa.Connection], T]) -> T:
@@ -201,6 +208,20 @@ class Database:
         return connection
 
     def _write_loop(self) -> None:
+        self._work()
+        self._ended = True
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Nobody waits for ever: what comes after the end is told so."""
+        error = Unavailable("关系库已关闭", "the relational store is closed", rule="open")
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not None:
+                    _finish([(item[1], None, error)])
+
+    def _work(self) -> None:
         stopping = False
         while not stopping:
             first = self._queue.get()
