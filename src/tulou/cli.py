@@ -86,6 +86,13 @@ class Session:
         if self._client is None:
             run = self.running()
             if run is not None:
+                if "api" not in run["roles"]:
+                    roles = ", ".join(run["roles"])
+                    self.stop(
+                        f"这个数据目录里的进程只承担 {roles}；请在承担 api 的进程的数据目录中运行",
+                        f"the process of this home plays {roles} only; run this in the home of one that plays api",
+                        UNREACHABLE,
+                    )
                 client = httpx.AsyncClient(base_url=run["address"], timeout=600, verify=False, trust_env=False)  # noqa: S501
                 client.headers["authorization"] = f"Bearer {run['token']}"
             else:

@@ -96,9 +96,9 @@ def test_the_house_on_postgresql(make_tulou: Callable[..., Tulou], new_postgres:
         measured = client.post("/api/v1/plan/measurements", params={"target": "iot-terminals"})
         assert measured.status_code < 300, measured.text
         assert client.get("/api/v1/plan/targets/iot-terminals").json()["state"] == "measured"
-        publish(house.mqtt_port, manhole["token"], {"waterLevel": 2.5})
-        eventually(lambda: client.get(f"/api/v1/things/{manhole['no']}").json()["latest"]["waterLevel"])
-        assert client.get("/api/v1/alarms").status_code == 200
+        publish(house.mqtt_port, manhole["token"], {"tilt": 40})
+        found = eventually(lambda: client.get("/api/v1/alarms", params={"state": "open"}).json()["items"])
+        assert [(alarm["no"], alarm["property"]) for alarm in found] == [(manhole["no"], "tilt")]
         pages = [
             "overview", "map", "things", "devices", "dead-letters", "plan/targets", "plan/score", "orgs", "users",
             "tokens", "audit", "jobs", "system",

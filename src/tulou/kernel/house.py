@@ -182,8 +182,9 @@ class House:
             self.readings = await readings
             await self.readings.ensure_schema(self.retention())
         self.open_services()
-        for hook in reversed(self.hooks.hook.started(house=self)):
-            await hook
+        async with self.db.alone():  # processes that start at the same moment seed one after the other
+            for hook in reversed(self.hooks.hook.started(house=self)):
+                await hook
         for task in flat(self.hooks.hook.tasks(house=self)):
             if task.role in roles:
                 self._begin(task)

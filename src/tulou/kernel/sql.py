@@ -12,7 +12,7 @@ import datetime as dt
 import queue
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from tulou.kernel.errors import Unavailable
 
 T = TypeVar("T")
+
+ALONE = 0x7475_6C6F_77
+"""Key of the PostgreSQL advisory lock of `Database.alone`."""
 
 metadata = sa.MetaData(
     naming_convention={
@@ -206,6 +209,20 @@ class Database:
             _prepare(connection)
             self._local.connection = connection
         return connection
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While no other process of the house is within: for what is made once. An SQLite file has one process."""
+        if self.dialect != "postgresql":
+            yield
+            return
+        connection = await asyncio.to_thread(self._read_engine.connect)
+        try:
+            await asyncio.to_thread(connection.execute, sa.text("SELECT pg_advisory_lock(:key)"), {"key": ALONE})
+            yield
+        finally:
+            await asyncio.to_thread(connection.invalidate)  # the lock ends with its session
+            connection.close()
 
     def _write_loop(self) -> None:
         self._work()
