@@ -80,6 +80,8 @@ class _Waiting:
 
 
 _Waiter = Future[Any] | _Waiting
+Finish = Callable[[sa.Connection, list[Any]], None]
+"""What `Database.at_end` calls."""
 
 
 def _finish(results: list[tuple[_Waiter, Any, BaseException | None]]) -> None:
@@ -126,6 +128,7 @@ class Database:
         self._local = threading.local()
         self._queue: queue.SimpleQueue[tuple[Callable[[sa.Connection], Any], _Waiter] | None] = queue.SimpleQueue()
         self._ended = False
+        self._last: dict[Finish, list[Any]] = {}
         self._writer = threading.Thread(target=self._write_loop, name="sql-write", daemon=True)
         self._writer.start()
 
@@ -168,6 +171,15 @@ class Database:
         if self._ended:
             self._refuse()
         return future
+
+    def at_end(self, finish: Finish, item: Any) -> None:
+        """From inside a write: `finish(connection, items)` runs once before the commit of the transaction under way,
+        with the items of every write that succeeded in it, in order. What it raises fails the whole transaction."""
+        self._last.setdefault(finish, []).append(item)
+
+    def _finish_all(self, connection: sa.Connection) -> None:
+        for finish, items in self._last.items():
+            finish(connection, items)
 
     async def read(self, fn: Callable[[sa.Connection], T]) -> T:
         """Run `fn(connection)` in a reader thread, in one snapshot."""
@@ -259,10 +271,12 @@ class Database:
     def _commit(self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]]) -> None:
         group = [item for item in group if item[1].set_running_or_notify_cancel()]
         results: list[tuple[_Waiter, Any, BaseException | None]] = []
+        self._last = {}
         try:
             with self.engine.begin() as connection:
                 for fn, future in group:
                     results.append((future, fn(connection), None))
+                self._finish_all(connection)
         except BaseException as failure:
             results = [(group[0][1], None, failure)] if len(group) == 1 else self._commit_apart(group)
         _finish(results)
@@ -271,14 +285,22 @@ class Database:
         self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]]
     ) -> list[tuple[_Waiter, Any, BaseException | None]]:
         results: list[tuple[_Waiter, Any, BaseException | None]] = []
+        kept: list[tuple[Finish, Any]] = []
         try:
             with self.engine.begin() as connection:
                 for fn, future in group:
+                    self._last = {}
                     try:
                         with connection.begin_nested():
                             results.append((future, fn(connection), None))
                     except Exception as error:
                         results.append((future, None, error))
+                    else:
+                        kept += [(finish, item) for finish, items in self._last.items() for item in items]
+                self._last = {}
+                for finish, item in kept:
+                    self.at_end(finish, item)
+                self._finish_all(connection)
         except BaseException as failure:
             return [(future, None, failure) for _, future in group]
         return results
