@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from tulou.access.batch import Batch
 from tulou.kernel.bus import Bus
 from tulou.kernel.errors import Invalid
+from tulou.kernel.house import asked_to_end, end
 from tulou.kernel.policy import ROOT
 from tulou.kernel.readings import Class, Frames, Readings, Rows, Stored, raw_column
 from tulou.kernel.sql import Database, UtcDateTime, metadata
@@ -239,6 +240,8 @@ class Writer:
     async def run(self) -> None:
         """Until cancelled. The group under way is finished first, for at most ten seconds."""
         await self._open()
+        if asked_to_end():
+            return
         self._stopping.clear()
         loop = asyncio.create_task(self._groups())
         helpers = [asyncio.create_task(self._fetch()), asyncio.create_task(self._tell())]
@@ -250,9 +253,7 @@ class Writer:
             self._stopping.set()
             self._arrived.set()
             await asyncio.wait([loop], timeout=10)
-            for task in (loop, *helpers):
-                task.cancel()
-            await asyncio.gather(loop, *helpers, return_exceptions=True)
+            await end([loop, *helpers], patience=0.5)
 
     async def _open(self) -> None:
         info = await self.bus.js.stream_info(STREAM)

@@ -202,7 +202,7 @@ class House:
             except asyncio.CancelledError:
                 raise
             except Exception:
-                if _asked_to_end():
+                if asked_to_end():
                     log.exception("task %s failed while it ended", task.name)
                     return
                 log.exception("task %s failed; starting it again in %.1f s", task.name, pause)
@@ -218,7 +218,7 @@ class House:
         """Without the background tasks of `role` in this process: each ends what it has begun, and begins anew after."""
         mine = {running: task for running, task in self._tasks.items() if task.role == role}
         try:
-            await _end(mine)
+            await end(mine)
             yield
         finally:
             for running, task in mine.items():  # one that we were not let wait for begins anew when it has ended
@@ -231,7 +231,7 @@ class House:
     async def stop(self) -> None:
         """Stop tasks, then close everything, in the reverse order of opening."""
         self._stopping = True
-        await _end(self._tasks)
+        await end(self._tasks)
         for child in reversed(self.children):
             if self.nats is None or child is not self.nats.child:
                 await child.stop()
@@ -252,22 +252,26 @@ class House:
         return merged
 
 
-def _asked_to_end() -> bool:
+def asked_to_end() -> bool:
+    """Whether the task that runs now was cancelled, be it that the cancellation was lost since."""
     running = asyncio.current_task()
     return running is not None and running.cancelling() > 0
 
 
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+async def end(tasks: Iterable[asyncio.Task[None]], patience: float | None = None) -> None:
     """Cancel `tasks` and wait until they have ended.
 
-    Asked again after `PATIENCE` seconds: `asyncio.wait_for` of Python 3.11, on which the NATS client rests, loses a
-    cancellation that comes in the moment in which what it waits for is there (python/cpython#86296).
+    Asked again each `patience` (`PATIENCE`) seconds: `asyncio.wait_for` of Python 3.11, on which the NATS client rests,
+    loses a cancellation that comes in the moment in which what it waits for is there (python/cpython#86296).
     """
     left = set(tasks)
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=PATIENCE)
+        done, left = await asyncio.wait(left, timeout=PATIENCE if patience is None else patience)
+        for task in done:
+            if not task.cancelled() and (error := task.exception()):
+                log.debug("%s ended with %r", task.get_name(), error)
 
 
 def rss_bytes(pid: int) -> int:
