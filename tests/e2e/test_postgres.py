@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from .conftest import PASSWORD, Tulou, alive, eventually
+from .test_spine import seen_everywhere
 
 TELEMETRY = "v1/devices/me/telemetry"
 
@@ -77,12 +78,9 @@ def test_the_house_on_postgresql(make_tulou: Callable[..., Tulou], new_postgres:
         )
     else:
         publish(house.mqtt_port, device["token"], {"temperature": 23.5})
+    seen_everywhere(house, device, "temperature", 23.5)
     with house.sign_in() as client:
-        ngsi = f"/ngsi-ld/v1/entities/{device['entity_id']}"
         as_tenant = {"NGSILD-Tenant": device["org"]}
-        eventually(lambda: client.get(ngsi, params={"options": "keyValues"}, headers=as_tenant).json()["temperature"] == 23.5)
-        eventually(lambda: values(client, device["no"], "temperature") == [23.5])
-        eventually(lambda: latest(client, device["no"], "temperature") == 23.5)
         live_value(house, client, device, 24.5)
 
         # NGSI-LD writes, a query compiled for PostgreSQL, the plan and an alarm.

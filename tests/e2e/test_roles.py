@@ -115,6 +115,18 @@ def test_the_command_line_in_each_home(parts: Parts) -> None:
         assert "api" in refused.stderr
 
 
+@pytest.mark.parametrize("missing", ["nats_url", "database_url"])
+def test_a_part_of_a_house_needs_the_stores_of_the_whole(make_tulou: Callable[..., Tulou], missing: str) -> None:
+    """A gateway with a bus or tables of its own would acknowledge what nobody ever stores."""
+    given = {"nats_url": "nats://127.0.0.1:1", "database_url": "postgresql://127.0.0.1:1/x"}
+    del given[missing]
+    part = make_tulou("gateway", **given)
+    refused = subprocess.run([*TULOU, "up", "--role", "gateway"], env=part.env, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert missing in refused.stderr
+    assert not part.home.exists()
+
+
 @pytest.mark.parametrize("which", ["gateway", "api", "rules"])
 def test_one_process_killed_and_started_again_loses_nothing(parts: Parts, which: str) -> None:
     device, manhole = parts.api.device("WeatherStation"), parts.api.device("Manhole")
