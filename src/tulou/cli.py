@@ -219,10 +219,11 @@ def up(session: Session, role: str) -> None:
         if name not in ROLES:
             raise click.BadParameter(f"{name}: {', '.join(ROLES)}", param_hint="--role")
     missing = [name for name in ("nats_url", "database_url") if not getattr(session.settings, name)]
-    if "writer" not in roles and missing:
+    if not {"api", "writer"} & set(roles) and missing:
         session.stop(
-            f"不承担 writer 的进程需要设置 {'、'.join(missing)}，否则它收下的数据无人入库",
-            f"a process without the role writer needs {' and '.join(missing)}: else nobody stores what it takes", 2,
+            f"既不承担 api 也不承担 writer 的进程需要设置 {'、'.join(missing)}，否则它自成一家，收下的数据无人入库",
+            f"a process without the roles api and writer needs {' and '.join(missing)}: alone it serves nobody, and nobody "
+            "stores what it takes", 2,
         )
     logging.basicConfig(
         level=session.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
