@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import os
 import re
@@ -22,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tulou.app import Running
+from tulou.app import Running, collect_rarely
 from tulou.context import ContextService, Update
 from tulou.kernel.bus import free_port
 from tulou.kernel.organisations.credentials import Credentials
@@ -132,8 +131,7 @@ async def main() -> None:
     settings = Settings(home=folder / "home", http_port=free_port(), mqtt_port=0, admin_password="Bench-" + os.urandom(9).hex())
     running = Running(settings, ("api", "worker"))
     await running.start()
-    gc.freeze()  # as `tulou.app.up` does
-    gc.set_threshold(50_000, 20, 100)
+    collect_rarely()
     house = running.house
     url = f"http://127.0.0.1:{settings.http_port}"
     figures: dict[str, Any] = {"cores": os.cpu_count(), "entities": options.entities}

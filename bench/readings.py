@@ -2,7 +2,7 @@
 
 Readings are SYNTHETIC, made inside the engine and marked so (origin 3). Run `python bench/readings.py [--rows N]`;
 the store is in a temporary folder and removed afterwards. Latencies are those of the `Readings` interface, in one
-process, Python objects included.
+process, Python objects included, with garbage collected as the house does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
+from tulou.app import collect_rarely
 from tulou.kernel.readings import open_readings
 from tulou.kernel.readings.clickhouse import ClickHouseReadings
 
@@ -131,6 +132,7 @@ async def main() -> None:
             await readings.rebuild()
             await settle(readings)
             await readings.ensure_schema({})  # what was made inside the engine did not pass through the mirror
+        collect_rarely()
         answers = await queries(readings, options.rows, options.runs)
         usage = await readings.disk_usage()
     finally:

@@ -86,6 +86,13 @@ class Session:
         if self._client is None:
             run = self.running()
             if run is not None:
+                if "api" not in run["roles"]:
+                    roles = ", ".join(run["roles"])
+                    self.stop(
+                        f"这个数据目录里的进程只承担 {roles}；请在承担 api 的进程的数据目录中运行",
+                        f"the process of this home plays {roles} only; run this in the home of one that plays api",
+                        UNREACHABLE,
+                    )
                 client = httpx.AsyncClient(base_url=run["address"], timeout=600, verify=False, trust_env=False)  # noqa: S501
                 client.headers["authorization"] = f"Bearer {run['token']}"
             else:
@@ -211,6 +218,13 @@ def up(session: Session, role: str) -> None:
     for name in roles:
         if name not in ROLES:
             raise click.BadParameter(f"{name}: {', '.join(ROLES)}", param_hint="--role")
+    missing = [name for name in ("nats_url", "database_url") if not getattr(session.settings, name)]
+    if not {"api", "writer"} & set(roles) and missing:
+        session.stop(
+            f"既不承担 api 也不承担 writer 的进程需要设置 {'、'.join(missing)}，否则它自成一家，收下的数据无人入库",
+            f"a process without the roles api and writer needs {' and '.join(missing)}: alone it serves nobody, and nobody "
+            "stores what it takes", 2,
+        )
     logging.basicConfig(
         level=session.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )

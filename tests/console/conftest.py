@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -29,6 +29,8 @@ BROWSER = next(
 )
 DRIVER = shutil.which("chromedriver")
 T = TypeVar("T")
+PATIENCE = 90
+"""Seconds that something may take on a busy machine before it counts as missing: how quick it is, `bench/` says."""
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
@@ -104,15 +106,15 @@ class Browser:
     def script(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 
-    def until(self, check: Callable[[], T], what: str, seconds: float = 30) -> T:
+    def until(self, check: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
         """The first true result of `check`."""
         end = time.monotonic() + seconds
         while True:
             try:
                 if result := check():
                     return result
-            except StaleElementReferenceException:
-                pass
+            except (StaleElementReferenceException, ElementClickInterceptedException):
+                pass  # drawn anew, or something still moves over it
             if time.monotonic() > end:
                 self.shot("failure")
                 raise AssertionError(f"{what}: {self.driver.current_url}\n{self.text()[:2000]}")
@@ -134,6 +136,10 @@ class Browser:
             f"no button {text}",
         )
 
+    def press(self, text: str, within: str = "") -> None:
+        """Click the button of this text, found again when it is drawn anew meanwhile."""
+        self.until(lambda: self.button(text, within).click() or True, f"cannot press {text}")
+
     def fill(self, css: str, value: str) -> None:
         field = self.find(css)
         field.send_keys(Keys.CONTROL, "a")
@@ -149,7 +155,7 @@ class Browser:
     def text(self) -> str:
         return str(self.script("return document.body.innerText"))
 
-    def sees(self, text: str, seconds: float = 30) -> None:
+    def sees(self, text: str, seconds: float = PATIENCE) -> None:
         self.until(lambda: text in self.text(), f"does not see {text!r}", seconds)
 
     def shot(self, name: str) -> Path:

@@ -162,6 +162,7 @@ def test_search_filters_and_the_slash_key(page: Browser) -> None:
     page.open("/things")
     page.sees("共 43 个")
     page.find("body").send_keys("/")
+    page.until(lambda: page.script("return document.activeElement.matches('[data-search], [data-search] *')"), "no focus")
     focused = page.driver.switch_to.active_element
     focused.send_keys("武夷山")
     page.sees("共 1 个")
@@ -170,7 +171,7 @@ def test_search_filters_and_the_slash_key(page: Browser) -> None:
     focused.send_keys("no such thing")
     page.sees("没有符合条件的物")
     page.shot("things-empty")
-    page.button("清除筛选").click()
+    page.press("清除筛选")
     page.sees("共 43 个")
     page.open("/things?synthetic=1")
     page.sees("共 40 个")
@@ -187,19 +188,19 @@ def test_the_chart_says_its_resolution(page: Browser) -> None:
 
 def test_a_report_needs_a_second_person(page: Browser, house: Tulou) -> None:
     page.open("/plan/targets/gigabit-access")
-    page.button("上报数值").click()
+    page.press("上报数值")
     page.fill(".ant-modal input[role=spinbutton]", "1")
     date = page.find(".ant-modal .ant-picker input")
     date.send_keys("2026-01-31", Keys.ENTER)
     page.fill(".ant-modal textarea", "测试：通信业统计月报第 3 页")
     page.shot("report-form")
-    page.button("提 交" if "提 交" in page.text() else "提交", ".ant-modal").click()
+    page.press("提 交" if "提 交" in page.text() else "提交", ".ant-modal")
     page.sees("待审批")
-    page.button("批准").click()
-    page.button("批准", ".ant-modal").click()
+    page.press("批准")
+    page.press("批准", ".ant-modal")
     page.until(lambda: page.all(".ant-modal [role=alert]"), "the same person is not refused")
     page.shot("report-second-person")
-    page.button("取消", ".ant-modal").click()
+    page.press("取消", ".ant-modal")
     with house.sign_in() as admin:
         target = admin.get("/api/v1/plan/targets/gigabit-access").json()
         person = {
@@ -220,17 +221,17 @@ def test_a_report_needs_a_second_person(page: Browser, house: Tulou) -> None:
 
 def test_a_token_is_shown_once(page: Browser) -> None:
     page.open("/tokens")
-    page.button("新建令牌").click()
+    page.press("新建令牌")
     page.fill(".ant-modal #name", "读取程序")
     scopes = page.find(".ant-modal #scopes")
     scopes.send_keys("context.*", Keys.ENTER)
     page.find(".ant-modal-title").click()
     page.until(lambda: not any(e.is_displayed() for e in page.all(".ant-select-dropdown")), "the list stays open")
-    page.button("新建", ".ant-modal").click()
+    page.press("新建", ".ant-modal")
     secret = page.find("[data-testid=secret]").text
     assert secret.startswith("tulou_")
     page.shot("token-once")
-    page.button("关闭", ".ant-modal").click()
+    page.press("关闭", ".ant-modal")
     page.open("/tokens")
     page.sees("读取程序")
     assert secret not in page.script("return document.documentElement.outerHTML")
@@ -239,14 +240,14 @@ def test_a_token_is_shown_once(page: Browser) -> None:
 def test_an_organisation_applies(page: Browser) -> None:
     page.open("/organisations")
     page.sees("福州")
-    page.button("申请加入").click()
+    page.press("申请加入")
     page.fill(".ant-modal #name_zh", "福州测试水务")
     page.fill(".ant-modal #name_en", "Fuzhou Test Water")
     page.fill(".ant-modal #id", "Not A Slug")
-    page.button("提交", ".ant-modal").click()
+    page.press("提交", ".ant-modal")
     page.until(lambda: page.all(".ant-form-item-explain-error"), "a bad id is not refused")
     page.fill(".ant-modal #id", "test-water")
-    page.button("提交", ".ant-modal").click()
+    page.press("提交", ".ant-modal")
     page.sees("待批准")
     page.shot("organisation-applied")
 
@@ -272,7 +273,7 @@ def test_dead_letters_show_the_frame_and_the_reason(page: Browser) -> None:
 
 def test_the_audit_verifies(page: Browser) -> None:
     page.open("/audit")
-    page.button("校验哈希链").click()
+    page.press("校验哈希链")
     page.sees("校验通过")
     page.sees("access.device.create")
 

@@ -68,10 +68,11 @@ def rss_mib(pid: int) -> float:
 
 
 class Tulou:
-    """A `tulou up` of its own."""
+    """A `tulou up` of its own, with every role or some (`gateway,api`)."""
 
-    def __init__(self, home: Path, **settings: str) -> None:
+    def __init__(self, home: Path, roles: str = "", **settings: str) -> None:
         self.home = home
+        self.roles = roles
         self.http_port, self.mqtt_port, self.mqtts_port = free_ports(3)
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("TULOU_")} | {
             "TULOU_HOME": str(home),
@@ -92,7 +93,8 @@ class Tulou:
         log, printed = (self.home.parent / f"{self.home.name}.{kind}" for kind in ("log", "out"))
         with log.open("a") as errors, printed.open("w") as output:
             self.process = subprocess.Popen(
-                [*TULOU, "up"], env=self.env, stdout=output, stderr=errors, cwd=self.home.parent
+                [*TULOU, "up", *(["--role", self.roles] if self.roles else [])],
+                env=self.env, stdout=output, stderr=errors, cwd=self.home.parent,
             )
         while not printed.read_text().endswith("\n"):  # all of it is printed at once
             assert self.process.poll() is None, f"tulou up ended with {self.process.returncode}: {log.read_text()}"
@@ -195,8 +197,8 @@ def make_tulou(tmp_path: Path) -> Iterator[Callable[..., Tulou]]:
     """Houses of a test's own; all of them end with it."""
     made: list[Tulou] = []
 
-    def make(**settings: str) -> Tulou:
-        made.append(Tulou(tmp_path / f"home{len(made)}", **settings))
+    def make(roles: str = "", **settings: str) -> Tulou:
+        made.append(Tulou(tmp_path / f"home{len(made)}", roles, **settings))
         return made[-1]
 
     yield make

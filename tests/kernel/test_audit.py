@@ -31,6 +31,20 @@ async def test_the_chain_holds_and_names_its_head(kernel: House, admin: Actor) -
     assert head == verdict.rows
 
 
+async def test_any_text_is_kept_as_it_is(kernel: House) -> None:
+    """A name that somebody tried to sign in with may be anything; what is stored is what was hashed."""
+    texts = ["a'b\"c\\d", "字\u2028😀", "{\"x\":[1]}", "line\nline\t", "", " "]
+    if kernel.db.dialect == "sqlite":  # PostgreSQL keeps no NUL
+        texts.append("a\0b")
+    for text in texts:
+        await audit.note(kernel.db, "user:x", "test.thing.write", "fuzhou", text, {"text": text, "big": 2**53, "f": 0.1})
+    assert (await kernel.db.read(verify_chain)).ok
+    query = sa.select(audit_log.c.subject, audit_log.c.detail).order_by(audit_log.c.seq.desc()).limit(len(texts))
+    found = await kernel.db.read(lambda c: c.execute(query).all())
+    assert [row.subject for row in reversed(found)] == texts
+    assert [json.loads(row.detail)["text"] for row in reversed(found)] == texts
+
+
 async def test_the_hash_can_be_recomputed_from_the_export_alone(persons: Persons) -> None:
     boss = await persons.administrator()
     prev = "0" * 64

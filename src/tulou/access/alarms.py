@@ -29,6 +29,7 @@ import sqlalchemy as sa
 from tulou.access.directory import Directory
 from tulou.access.models import alarms
 from tulou.access.presence import SECOND, online
+from tulou.context import ContextService, current_numbers
 from tulou.kernel import audit
 from tulou.kernel.errors import Invalid, NotFound
 from tulou.kernel.http import cursor, from_cursor
@@ -342,6 +343,9 @@ class Alarms:
             while True:
                 await asyncio.sleep(0.5)
                 taken, self._waiting = self._waiting, {}
+                strange = {no for no, _ in taken if directory.row(no) is None}
+                if strange:  # made by another process within the last half second, or deleted
+                    await directory.refresh(strange)
                 changes: list[Change] = []
                 for (no, prop), (ts, value) in taken.items():
                     at = directory.row(no)
@@ -366,7 +370,13 @@ class Alarms:
 
     async def _current(self) -> None:
         """Begin from the values that are known, so that a restart neither forgets nor takes old news for new."""
-        if not hasattr(self.house, "readings") or not self.watched:
+        if not self.watched:
+            return
+        if not hasattr(self.house, "readings"):  # a process of its own for the rules: the entities' documents say it
+            wanted: dict[str, list[str]] = {}
+            for kind, prop in self.watches:
+                wanted.setdefault(kind, []).append(prop)
+            self.latest(await current_numbers(self.house.service(ContextService), wanted))
             return
         known = await self.house.readings.latest(None, sorted(self.watched), orgs=None)
         self.latest((no, prop, v.ts, v.value) for no, values in known.items() for prop, v in values.items())

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from tulou.access.batch import Batch
 from tulou.kernel.bus import Bus
 from tulou.kernel.errors import Invalid
+from tulou.kernel.house import asked_to_end, end
 from tulou.kernel.policy import ROOT
 from tulou.kernel.readings import Class, Frames, Readings, Rows, Stored, raw_column
 from tulou.kernel.sql import Database, UtcDateTime, metadata
@@ -256,6 +257,8 @@ class Writer:
     async def run(self) -> None:
         """Until cancelled. The group under way is finished first, for at most ten seconds."""
         await self._open()
+        if asked_to_end():
+            return
         self._stopping.clear()
         loop = asyncio.create_task(self._groups())
         helpers = [asyncio.create_task(self._fetch()), asyncio.create_task(self._tell())]
@@ -267,9 +270,7 @@ class Writer:
             self._stopping.set()
             self._arrived.set()
             await asyncio.wait([loop], timeout=10)
-            for task in (loop, *helpers):
-                task.cancel()
-            await asyncio.gather(loop, *helpers, return_exceptions=True)
+            await end([loop, *helpers], patience=0.5)
 
     async def _open(self) -> None:
         info = await self.bus.js.stream_info(STREAM)
@@ -374,8 +375,9 @@ class Writer:
             left = linger - time.monotonic()
             if left <= 0 and (before is None or before.done()):
                 break
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), max(left, 0.01))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(left, 0.01)):
+                    await self._stopping.wait()
         if self._stopping.is_set():
             return None
         taken, size = [], 0
@@ -398,8 +400,9 @@ class Writer:
         idle_since = time.monotonic()
         while not ready() and not self._stopping.is_set():
             self._arrived.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), 1.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._arrived.wait()
             if before is not None and before.done():
                 before.result()
             if ready():
@@ -445,8 +448,9 @@ class Writer:
                 if not self.counters.error:
                     log.exception("group %s could not be stored; trying until it is", group.token)
                 self.counters.error = f"{type(error).__name__}: {error}"
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
                 if self._stopping.is_set():
                     return
                 pause = min(pause * 2, 15.0)

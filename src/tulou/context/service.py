@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms, geo
+from tulou.context import forms, geo, traces
 from tulou.context import selection as selecting
 from tulou.context.errors import AlreadyExists, NonexistentTenant, TooManyResults, bad
 from tulou.context.forms import Change, Json, Reader, entity_id
@@ -35,7 +35,7 @@ from tulou.context.store import Row, Store, driver_of, dumped, insertion, replac
 from tulou.context.subscriptions import Changed, Subscriptions
 from tulou.kernel.errors import Invalid, NotFound, TulouError
 from tulou.kernel.organisations import Organisations
-from tulou.kernel.policy import Actor, Orgs, operation
+from tulou.kernel.policy import Actor, Orgs, operation, system
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -398,6 +398,7 @@ class ContextService:
             no = self.store.get(cursor, document["id"], org)
             assert no is not None
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
+            traces.changed(self.db, actor, CREATE, org, document["id"])
             return no.no
 
         no = await self.db.write(write)
@@ -434,6 +435,7 @@ class ContextService:
             heavy = self._rewrite(cursor, row, before, document, text, times, now)
             changed = Changed(org, document, set(done.updated), "entityUpdated", before)
             self.subscriptions.queue(cursor, [changed], now)
+            traces.changed(self.db, actor, action, org, id, done.updated)
             return done, heavy, row.no
 
         outcome = await self.db.write(write)
@@ -564,7 +566,7 @@ class ContextService:
     async def delete(self, actor: Actor, id: str, *, tenant: str | None = None) -> None:
         """Delete an entity (5.6.6). Raises `NotFound`."""
         row = await self._target(actor, id, tenant, DELETE)
-        await self._delete(row.org, [id])
+        await self._delete(actor, row.org, [id], "delete")
 
     @operation(DELETE)
     async def purge(self, actor: Actor, selection: Selection, *, tenant: str | None = None) -> int:
@@ -578,12 +580,12 @@ class ContextService:
             )
             if page.rows:
                 with contextlib.suppress(NotFound):
-                    count += len(await self._delete(org, [row.id for row in page.rows]))
+                    count += len(await self._delete(actor, org, [row.id for row in page.rows], "purge"))
             if page.next is None:
                 return count
             place = page.next
 
-    async def _delete(self, org: str, ids: Sequence[str]) -> list[str]:
+    async def _delete(self, actor: Actor, org: str, ids: Sequence[str], operation: str) -> list[str]:
         now = now_us()
 
         def write(connection: sa.Connection) -> list[tuple[str, int]]:
@@ -593,6 +595,7 @@ class ContextService:
             if self.subscriptions.watches(org):
                 gone = [Changed(org, row.document, None, "entityDeleted") for row in rows.values()]
                 self.subscriptions.queue(cursor, gone, now)
+            traces.batch(self.db, actor, DELETE, org, operation, deleted=list(rows))
             return [(row.id, row.no) for row in rows.values()]
 
         gone = await self.db.write(write)
@@ -659,7 +662,7 @@ class ContextService:
                 errors.append((str(item), error))
         gone: list[str] = []
         with contextlib.suppress(NotFound):
-            gone = await self._delete(org, list(dict.fromkeys(checked))) if checked else []
+            gone = await self._delete(actor, org, list(dict.fromkeys(checked)), "batch delete") if checked else []
         errors += [(id, no_such_entity(id)) for id in dict.fromkeys(checked) if id not in set(gone)]
         return BatchResult([], gone, errors)
 
@@ -682,7 +685,9 @@ class ContextService:
                 errors.append((document["id"], error))
 
         def write(connection: sa.Connection) -> tuple[list[str], list[str], list[tuple[str, TulouError]], list[int]]:
-            return self._write_batch(self.store.cursor(connection), org, prepared, mode, now)
+            done = self._write_batch(self.store.cursor(connection), org, prepared, mode, now)
+            traces.batch(self.db, actor, CREATE if creates else WRITE, org, f"batch {mode}", created=done[0], updated=done[1])
+            return done
 
         created, updated, refused, touched = await self.db.write(write)
         self._announce(touched)
@@ -993,7 +998,7 @@ class ContextService:
             due = await self.db.read(partial(self._rows, sql, (now_us(),)))
             for id, org in due:
                 with contextlib.suppress(NotFound):
-                    await self._delete(org, [id])
+                    await self._delete(system("expiry"), org, [id], "expire")
 
 
 def page_of(found: list[Row], limit: int, place: Cursor | None, offset: int, count: int | None) -> Page:

@@ -432,7 +432,8 @@ class Subscriptions:
                     await self._intervals(now)
                 if not await self._round(client):
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), 0.5)
+                        async with asyncio.timeout(0.5):  # `wait_for` of Python 3.11 may lose a cancellation
+                            await self._wake.wait()
                     self._wake.clear()
                     await asyncio.sleep(0.02)
 

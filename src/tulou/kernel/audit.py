@@ -50,6 +50,7 @@ GENESIS = "0" * 64
 LOCK = 0x7475_6C6F_75
 """Key of the PostgreSQL advisory lock under which the chain grows."""
 
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str).encode
 _head = sa.select(audit_log.c.seq, audit_log.c.hash).order_by(audit_log.c.seq.desc()).limit(1)
 
 
@@ -57,9 +58,75 @@ def digest(
     seq: int, at: dt.datetime, actor: str, action: str, org: str, subject: str, outcome: str, detail: str, prev: str
 ) -> str:
     """Hex SHA-256 of the row: a JSON array of its columns, `at` in integer microseconds since the epoch, UTF-8."""
-    micros = (at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
-    row = [seq, micros, actor, action, org, subject, outcome, detail, prev]
+    return _hash(seq, _micros(at), actor, action, org, subject, outcome, detail, prev)
+
+
+def _micros(at: dt.datetime) -> int:
+    return (at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+
+
+def _hash(*row: int | str) -> str:
     return hashlib.sha256(orjson.dumps(row)).hexdigest()
+
+
+_NAMES = ",".join(column.name for column in audit_log.columns)
+_INSERT = f"INSERT INTO audit_log ({_NAMES}) VALUES ({','.join(['?'] * len(audit_log.columns))})"
+_INSERT_JSON = f"INSERT INTO audit_log ({_NAMES}) SELECT " + ",".join(
+    f"json_extract(value,'$[{at}]')" for at in range(len(audit_log.columns))
+) + " FROM json_each(?)"
+"""One step for all rows: SQLite's driver gives up the interpreter lock at every step, and has to win it back. Its
+functions end a text at a NUL."""
+
+
+class Entry(NamedTuple):
+    """A row before it has its place in the chain. `detail` is canonical JSON."""
+
+    actor: str
+    action: str
+    org: str
+    subject: str
+    outcome: str
+    detail: str
+
+
+def entry(
+    actor: Actor | str, action: str, org: str, subject: str = "", detail: dict[str, Any] | None = None,
+    outcome: str = "ok",
+) -> Entry:
+    """The entry of something that was done."""
+    who = actor if isinstance(actor, str) else actor.id
+    try:
+        text = orjson.dumps(detail or {}, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:
+        text = _canonical(detail)
+    return Entry(who[:128], action, org, subject, outcome, text)
+
+
+def chain(connection: sa.Connection, entries: Sequence[Entry]) -> int:
+    """Append rows inside the caller's transaction, all of this moment; returns the last one's sequence number."""
+    remote = connection.dialect.name == "postgresql"
+    if remote:
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+    head = connection.execute(_head).first()
+    seq, prev = (head.seq, head.hash) if head else (0, GENESIS)
+    at = utcnow()
+    micros = _micros(at)
+    stored = at if remote else at.replace(tzinfo=None).isoformat(" ", "microseconds")
+    rows = []
+    for own in entries:
+        seq += 1
+        found = _hash(seq, micros, *own, prev)
+        rows.append((seq, stored, *own, prev, found))
+        prev = found
+    if remote:
+        connection.exec_driver_sql(_INSERT.replace("?", "%s"), rows)
+        return int(seq)
+    together = orjson.dumps(rows).decode()
+    if "\\u0000" in together:
+        connection.exec_driver_sql(_INSERT, rows)
+    else:
+        connection.exec_driver_sql(_INSERT_JSON, (together,))
+    return int(seq)
 
 
 def record(
@@ -67,21 +134,17 @@ def record(
     detail: dict[str, Any] | None = None, outcome: str = "ok",
 ) -> int:
     """Append a row inside the caller's transaction (`db.write`); returns its sequence number."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-    head = connection.execute(_head).first()
-    seq, prev = (head.seq + 1, head.hash) if head else (1, GENESIS)
-    who = actor if isinstance(actor, str) else actor.id
-    at = utcnow()
-    text = json.dumps(detail or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
-    row = (seq, at, who[:128], action, org, subject, outcome, text, prev)
-    connection.execute(
-        audit_log.insert().values(
-            seq=seq, at=at, actor=who[:128], action=action, org=org, subject=subject, outcome=outcome, detail=text,
-            prev=prev, hash=digest(*row),
-        )
-    )
-    return int(seq)
+    return chain(connection, [entry(actor, action, org, subject, detail, outcome)])
+
+
+def _chain_all(connection: sa.Connection, entries: list[Entry]) -> None:
+    chain(connection, entries)
+
+
+def record_soon(db: Database, made: Entry) -> None:
+    """From inside a write: append a row before its transaction is committed, together with those of the other writes in
+    it. For what is changed thousands of times a second."""
+    db.at_end(_chain_all, made)
 
 
 async def note(

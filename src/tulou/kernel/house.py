@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +35,8 @@ log = logging.getLogger("tulou.house")
 S = TypeVar("S")
 ASGI = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
 ROLES = ("gateway", "api", "writer", "rules", "worker")
+PATIENCE = 12.0
+"""Seconds in which a task that is told to end may end what it has begun; the writer takes at most ten."""
 
 PLUGINS = (
     "tulou.kernel.organisations.hooks",
@@ -180,8 +182,9 @@ class House:
             self.readings = await readings
             await self.readings.ensure_schema(self.retention())
         self.open_services()
-        for hook in reversed(self.hooks.hook.started(house=self)):
-            await hook
+        async with self.db.alone():  # processes that start at the same moment seed one after the other
+            for hook in reversed(self.hooks.hook.started(house=self)):
+                await hook
         for task in flat(self.hooks.hook.tasks(house=self)):
             if task.role in roles:
                 self._begin(task)
@@ -199,6 +202,9 @@ class House:
             except asyncio.CancelledError:
                 raise
             except Exception:
+                if asked_to_end():
+                    log.exception("task %s failed while it ended", task.name)
+                    return
                 log.exception("task %s failed; starting it again in %.1f s", task.name, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 15.0)
@@ -210,23 +216,22 @@ class House:
     @contextlib.asynccontextmanager
     async def paused(self, role: str) -> AsyncIterator[None]:
         """Without the background tasks of `role` in this process: each ends what it has begun, and begins anew after."""
-        mine = [running for running, task in self._tasks.items() if task.role == role]
-        tasks = [self._tasks.pop(running) for running in mine]
-        for running in mine:
-            running.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
+        mine = {running: task for running, task in self._tasks.items() if task.role == role}
         try:
+            await end(mine)
             yield
         finally:
-            for task in tasks:
-                self._begin(task)
+            for running, task in mine.items():  # one that we were not let wait for begins anew when it has ended
+                running.add_done_callback(lambda ended, task=task: self._again(ended, task))  # type: ignore[misc]
+
+    def _again(self, ended: asyncio.Task[None], task: Task) -> None:
+        if self._tasks.pop(ended, None) is not None:
+            self._begin(task)
 
     async def stop(self) -> None:
         """Stop tasks, then close everything, in the reverse order of opening."""
         self._stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         for child in reversed(self.children):
             if self.nats is None or child is not self.nats.child:
                 await child.stop()
@@ -245,6 +250,28 @@ class House:
         for part in self.hooks.hook.status(house=self):
             merged.update(part)
         return merged
+
+
+def asked_to_end() -> bool:
+    """Whether the task that runs now was cancelled, be it that the cancellation was lost since."""
+    running = asyncio.current_task()
+    return running is not None and running.cancelling() > 0
+
+
+async def end(tasks: Iterable[asyncio.Task[None]], patience: float | None = None) -> None:
+    """Cancel `tasks` and wait until they have ended.
+
+    Asked again each `patience` (`PATIENCE`) seconds: `asyncio.wait_for` of Python 3.11, on which the NATS client rests,
+    loses a cancellation that comes in the moment in which what it waits for is there (python/cpython#86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        done, left = await asyncio.wait(left, timeout=PATIENCE if patience is None else patience)
+        for task in done:
+            if not task.cancelled() and (error := task.exception()):
+                log.debug("%s ended with %r", task.get_name(), error)
 
 
 def rss_bytes(pid: int) -> int:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 
+LOCK = 0x7475_6C6F_76
+"""Key of the PostgreSQL advisory lock under which tables are made and changed."""
+
+
 def configuration(folders: Iterable[Path]) -> Config:
     """An Alembic configuration over the given revision folders."""
     from alembic.config import Config
@@ -42,5 +46,7 @@ def upgrade(db: Database, folders: Iterable[Path]) -> None:
             if current == heads:
                 return
     with db.engine.begin() as connection:
+        if db.dialect == "postgresql":  # processes that start at the same moment; SQLite's begin is a lock itself
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         config.attributes["connection"] = connection
         command.upgrade(config, "heads")

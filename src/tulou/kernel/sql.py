@@ -12,7 +12,7 @@ import datetime as dt
 import queue
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from tulou.kernel.errors import Unavailable
+
 T = TypeVar("T")
+
+ALONE = 0x7475_6C6F_77
+"""Key of the PostgreSQL advisory lock of `Database.alone`."""
 
 metadata = sa.MetaData(
     naming_convention={
@@ -75,6 +80,8 @@ class _Waiting:
 
 
 _Waiter = Future[Any] | _Waiting
+Finish = Callable[[sa.Connection, list[Any]], None]
+"""What `Database.at_end` calls."""
 
 
 def _finish(results: list[tuple[_Waiter, Any, BaseException | None]]) -> None:
@@ -120,6 +127,8 @@ class Database:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="sql-read")
         self._local = threading.local()
         self._queue: queue.SimpleQueue[tuple[Callable[[sa.Connection], Any], _Waiter] | None] = queue.SimpleQueue()
+        self._ended = False
+        self._last: dict[Finish, list[Any]] = {}
         self._writer = threading.Thread(target=self._write_loop, name="sql-write", daemon=True)
         self._writer.start()
 
@@ -145,11 +154,13 @@ class Database:
         """Run `fn(connection)` in the writer thread; returns its result after the commit.
 
         `fn` may run twice (a neighbour in the same transaction failed), so it must have no effect but on the store.
-        What `fn` raises is raised here, and only its own changes are rolled back.
+        What `fn` raises is raised here, and only its own changes are rolled back. Raises `Unavailable` once closed.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(loop, loop.create_future())
         self._queue.put((fn, waiting))
+        if self._ended:
+            self._refuse()
         result: T = await waiting.future
         return result
 
@@ -157,7 +168,18 @@ class Database:
         """As `write`, for threads: a `concurrent.futures.Future` of the committed result."""
         future: Future[T] = Future()
         self._queue.put((fn, future))
+        if self._ended:
+            self._refuse()
         return future
+
+    def at_end(self, finish: Finish, item: Any) -> None:
+        """From inside a write: `finish(connection, items)` runs once before the commit of the transaction under way,
+        with the items of every write that succeeded in it, in order. What it raises fails the whole transaction."""
+        self._last.setdefault(finish, []).append(item)
+
+    def _finish_all(self, connection: sa.Connection) -> None:
+        for finish, items in self._last.items():
+            finish(connection, items)
 
     async def read(self, fn: Callable[[sa.Connection], T]) -> T:
         """Run `fn(connection)` in a reader thread, in one snapshot."""
@@ -200,7 +222,35 @@ class Database:
             self._local.connection = connection
         return connection
 
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While no other process of the house is within: for what is made once. An SQLite file has one process."""
+        if self.dialect != "postgresql":
+            yield
+            return
+        connection = await asyncio.to_thread(self._read_engine.connect)
+        try:
+            await asyncio.to_thread(connection.execute, sa.text("SELECT pg_advisory_lock(:key)"), {"key": ALONE})
+            yield
+        finally:
+            await asyncio.to_thread(connection.invalidate)  # the lock ends with its session
+            connection.close()
+
     def _write_loop(self) -> None:
+        self._work()
+        self._ended = True
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Nobody waits for ever: what comes after the end is told so."""
+        error = Unavailable("关系库已关闭", "the relational store is closed", rule="open")
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not None:
+                    _finish([(item[1], None, error)])
+
+    def _work(self) -> None:
         stopping = False
         while not stopping:
             first = self._queue.get()
@@ -221,10 +271,12 @@ class Database:
     def _commit(self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]]) -> None:
         group = [item for item in group if item[1].set_running_or_notify_cancel()]
         results: list[tuple[_Waiter, Any, BaseException | None]] = []
+        self._last = {}
         try:
             with self.engine.begin() as connection:
                 for fn, future in group:
                     results.append((future, fn(connection), None))
+                self._finish_all(connection)
         except BaseException as failure:
             results = [(group[0][1], None, failure)] if len(group) == 1 else self._commit_apart(group)
         _finish(results)
@@ -233,14 +285,22 @@ class Database:
         self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]]
     ) -> list[tuple[_Waiter, Any, BaseException | None]]:
         results: list[tuple[_Waiter, Any, BaseException | None]] = []
+        kept: list[tuple[Finish, Any]] = []
         try:
             with self.engine.begin() as connection:
                 for fn, future in group:
+                    self._last = {}
                     try:
                         with connection.begin_nested():
                             results.append((future, fn(connection), None))
                     except Exception as error:
                         results.append((future, None, error))
+                    else:
+                        kept += [(finish, item) for finish, items in self._last.items() for item in items]
+                self._last = {}
+                for finish, item in kept:
+                    self.at_end(finish, item)
+                self._finish_all(connection)
         except BaseException as failure:
             return [(future, None, failure) for _, future in group]
         return results

@@ -78,7 +78,8 @@ class System:
 
         async def run(check: Check) -> dict[str, Any]:
             try:
-                ok, zh, en = await asyncio.wait_for(check.run(), 10)
+                async with asyncio.timeout(10):
+                    ok, zh, en = await check.run()
             except TimeoutError:
                 ok, zh, en = False, "十秒内没有回答", "no answer in ten seconds"
             except TulouError as error:

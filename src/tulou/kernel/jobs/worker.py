@@ -68,7 +68,8 @@ class Worker:
                     pass
                 self.service.wake.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.service.wake.wait(), 1.0)
+                    async with asyncio.timeout(1.0):
+                        await self.service.wake.wait()
         finally:
             for task, _, child in list(self._running.values()):
                 child.kill()
