@@ -47,7 +47,15 @@ class Stewards:
         # Deleting from a tenant, or reading it, must not make it.
         if scope["method"] in ("POST", "PUT", "PATCH") or org == DEFAULT:
             await self.admit(org)
+        return self.steward(org if org in self.organisations.rows else DEFAULT)
+
+    @staticmethod
+    def steward(org: str) -> Actor:
         return Actor(f"user:{org}", org, org, "user", frozenset({Binding(org, "steward")}), None, f"user:{org}")
+
+    async def actor_named(self, id: str) -> Actor | None:
+        org = id.removeprefix("user:")
+        return self.steward(org) if org in self.organisations.rows else None
 
     async def admit(self, org: str) -> None:
         async with self.lock:

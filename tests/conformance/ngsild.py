@@ -55,12 +55,15 @@ def contexts(suite: Path) -> dict[str, str]:
     return found
 
 
-def house(stack: ExitStack, folder: Path, port: int, suite: Path) -> str:
-    """Start one; returns the address of its NGSI-LD door."""
+def house(stack: ExitStack, folder: Path, port: int, suite: Path, context_server: int) -> str:
+    """Start one; returns the address of its NGSI-LD door. It may fetch contexts from the suite's own server."""
+    settings = {
+        "context_fetch": f"http://127.0.0.1:{context_server}", **json.loads(os.environ.get("ETSI_SETTINGS", "{}")),
+    }
     log = (folder.parent / f"{folder.name}.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.conformance.broker", "--home", folder, "--port", str(port),
-         "--contexts", json.dumps(contexts(suite)), "--settings", os.environ.get("ETSI_SETTINGS", "{}")],
+         "--contexts", json.dumps(contexts(suite)), "--settings", json.dumps(settings)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
     )
     stack.callback(process.wait, 30)
@@ -122,7 +125,7 @@ def main() -> None:
         notify, source, server, mqtt = (free_port() for _ in range(4))
         mosquitto(stack, folder, [1883, mqtt])
         interop = options.parts == ["IOP"]
-        url = house(stack, folder / "house", free_port(), suite)
+        url = house(stack, folder / "house", free_port(), suite, server)
         variables = {
             "url": url, "temporal_api_url": url, "notification_server_host": "127.0.0.1",
             "notification_server_port": notify, "mqtt_broker_host": "127.0.0.1", "mqtt_broker_non_default_port": mqtt,
@@ -131,7 +134,7 @@ def main() -> None:
         }
         if interop:
             for number in range(1, 6):
-                variables[f"b{number}_url"] = house(stack, folder / f"house-{number}", free_port(), suite)
+                variables[f"b{number}_url"] = house(stack, folder / f"house-{number}", free_port(), suite, server)
         paths = ["IOP_TP/NGSI-LD"] if interop else [f"TP/NGSI-LD/{part}".rstrip("/") for part in options.parts or [""]]
         run: list[Any] = [program, "--outputdir", output, "--console", "dotted", "--log", "NONE", "--report", "NONE"]
         for name, value in variables.items():

@@ -84,6 +84,10 @@ class Authenticator(Protocol):
         """The actor of a request's token or session; None without credentials. Raises `Unauthenticated`."""
         ...
 
+    async def actor_named(self, id: str) -> Actor | None:
+        """Whom this actor's id stands for now, for work that he left to the house; None for one who may do nothing."""
+        ...
+
 
 def plugins() -> pluggy.PluginManager:
     """The plugin manager with the house's own plugins and those of installed packages."""
