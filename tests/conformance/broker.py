@@ -82,7 +82,8 @@ async def serve(options: argparse.Namespace) -> None:
         stored = running.house.service(StoredContexts)
         for url, path in json.loads(options.contexts).items():
             with contextlib.suppress(Exception):
-                await stored.add(_admin("clerk"), json.loads(Path(path).read_text()), tenant=ROOT, url=url)
+                document = json.loads(Path(path).read_text()) if path else {"@context": {}}  # noqa: ASYNC240
+                await stored.add(_admin("clerk"), document, tenant=ROOT, url=url)
         print("ready", flush=True)
         await stop.wait()
     finally:

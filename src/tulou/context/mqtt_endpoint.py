@@ -87,7 +87,7 @@ def _publish(broker: Broker, payloads: list[bytes]) -> tuple[int, str | None]:
     state: dict[str, Any] = {"connected": None, "refused": {}}
 
     def connected(_client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        state["connected"] = reason
+        state["connected"] = reason  # of a refusal the loop makes an error of its own
 
     def published(_client: Any, _data: Any, mid: int, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
@@ -108,8 +108,6 @@ def _publish(broker: Broker, payloads: list[bytes]) -> tuple[int, str | None]:
         client.connect(broker.address, broker.port, keepalive=60)
         while state["connected"] is None:
             _step(client, deadline)
-        if state["connected"].is_failure:
-            return 0, f"MQTT: {state['connected']}"
         for payload in payloads:
             deadline = time.monotonic() + broker.timeout
             info = client.publish(broker.topic, payload, broker.qos)
@@ -121,7 +119,8 @@ def _publish(broker: Broker, payloads: list[bytes]) -> tuple[int, str | None]:
         client.disconnect()
         client.loop(0.01)
     except (OSError, ValueError, RuntimeError) as error:
-        return done, f"MQTT: {type(error).__name__}: {error}"
+        refused = state["connected"] is not None and state["connected"].is_failure
+        return done, f"MQTT: {state['connected']}" if refused else f"MQTT: {type(error).__name__}: {error}"
     return done, None
 
 

@@ -35,7 +35,9 @@ def datum(subscription: Active, change: Changed, now: int) -> Json | None:
     gone = _gone(subscription, change, names)
     if form.keep is not None and not any(name in form.keep for name in (*forms.attributes(document), *gone)):
         return None
-    times = change.times or {"@": [now, now], "*": [now, now]}
+    times = {"@": [now, now], "*": [now, now]} if change.times is None else {
+        **change.times, "@": [change.times["@"][0], now],
+    }
     written = entity(subscription, document, times)
     if subscription.show_changes and change.before is not None:
         for name in names:

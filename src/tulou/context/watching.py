@@ -229,7 +229,7 @@ class Index:
         document = change.document
         kind = document["type"]
         groups = [self._groups.get(name) for name in ((kind, None) if isinstance(kind, str) else (*kind, None))]
-        names = change.names if change.names is not None else forms.attributes(document)
+        names = change.names if change.names is not None else list(forms.attributes(document))
         found = {item.no: item for group in groups if group is not None for item in group.offered(document, names)}
         return [found[no] for no in sorted(found)]
 

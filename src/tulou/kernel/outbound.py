@@ -209,12 +209,12 @@ class Outbound:
                 ssl_context=ssl.create_default_context(), max_connections=CONNECTIONS,
                 max_keepalive_connections=CONNECTIONS // 4, keepalive_expiry=30.0, network_backend=_Judged(self),
             )
-        own = {name.lower(): value for name, value in (headers or {}).items()}
+        own = {name: value for name, value in (headers or {}).items() if name.lower() not in ("host", "content-length")}
         default = DEFAULT_PORTS[target.scheme] == target.port
         host = f"[{target.host}]" if ":" in target.host else target.host
-        own["host"] = host if default else f"{host}:{target.port}"
+        own["Host"] = host if default else f"{host}:{target.port}"
         if content is not None:
-            own["content-length"] = str(len(content))
+            own["Content-Length"] = str(len(content))
         try:
             request = httpcore.Request(
                 method, httpcore.URL(scheme=target.scheme.encode(), host=target.host.encode(), port=target.port,
