@@ -266,6 +266,7 @@ async def test_who_may_no_longer_read_is_told_nothing(ground: House, owned: dict
     await until(lambda: waiting(ground) == 0)
     assert len(receiver.bodies) == 1
     assert execute(ground, "SELECT blocked FROM subscriptions")[0][0]
+    await until(lambda: not service.watches(XIAMEN))
     await entities.append(ADMIN, "urn:x:1", {"a": {"type": "Property", "value": 3}}, tenant=XIAMEN)
     assert waiting(ground) == 0  # nothing is even queued for him
 

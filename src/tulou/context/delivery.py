@@ -155,8 +155,9 @@ class Delivery:
                     await each_second()
                 self._found(await self._new())
                 self._start()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), 0.5)
+                with contextlib.suppress(TimeoutError):  # not wait_for, which can swallow a cancellation (Python 3.11)
+                    async with asyncio.timeout(0.5):
+                        await self._wake.wait()
                 self._wake.clear()
                 await asyncio.sleep(0.005)
         finally:
@@ -205,6 +206,8 @@ class Delivery:
                 while True:
                     state.again = False
                     waiting = await self._waiting(no)
+                    if waiting is None:
+                        await self._forget(no)
                     if waiting is None or not waiting.rows:
                         if not state.again:
                             del self._states[no]
@@ -257,6 +260,11 @@ class Delivery:
             return _Waiting(org, owner, body, named, bool(active), cursor.execute(rows, (no,)).fetchall())
 
         return await self.db.read(read)
+
+    async def _forget(self, no: int) -> None:
+        """Delete what a change queued for a subscription while it was being deleted."""
+        sql = self.store.sql("DELETE FROM notification_outbox WHERE subscription=?")
+        await self.db.write(lambda c: self.store.cursor(c).execute(sql, (no,)) and None)
 
     # ---- the owner's rights
 

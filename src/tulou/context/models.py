@@ -100,7 +100,7 @@ contexts = sa.Table(
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("org", sa.String(64), nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),  # Hosted: made here; ImplicitlyCreated: for a subscription; Cached: a remote one
+    sa.Column("kind", sa.String(32), nullable=False),  # Hosted: made here; ImplicitlyCreated: for a subscription; Cached: a remote one
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("doc", Json, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),

@@ -223,7 +223,10 @@ def joined(subscription: Active, data: list[Json], documents: list[Json], find: 
 
     if kind == "flat":
         shown = {document["id"] for document in documents}
-        return [*data, *(written(id) for id in known if id not in shown)]
+        more = {id: written(id) for id in known if id not in shown}
+        if subscription.feature:
+            more = {id: forms.feature(known[id][0], item, form) for id, item in more.items()}
+        return [*data, *more.values()]
 
     def fill(out: Json, document: Json, left: int, *, top: bool) -> None:
         if not left:
