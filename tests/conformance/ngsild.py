@@ -80,14 +80,14 @@ def house(stack: ExitStack, folder: Path, port: int, suite: Path, context_server
     return f"http://127.0.0.1:{port}/ngsi-ld/v1"
 
 
-def mosquitto(stack: ExitStack, folder: Path, ports: list[int]) -> None:
+def mosquitto(stack: ExitStack, folder: Path, port: int) -> None:
     """The broker that MQTT notifications go to, in place of the suite's container."""
     program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
     if not Path(program).exists():
         print("mosquitto is not installed; the MQTT cases will fail", file=sys.stderr)
         return
-    config = folder / "mosquitto.conf"
-    config.write_text("".join(f"listener {port} 127.0.0.1\n" for port in ports) + "allow_anonymous true\n")
+    config = folder / f"mosquitto-{port}.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     process = subprocess.Popen([program, "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(process.wait, 10)
     stack.callback(process.terminate)
@@ -129,7 +129,8 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tulou-etsi-")))
         output = options.output.absolute() if options.output else folder / "results"
         notify, source, server, mqtt = (free_port() for _ in range(4))
-        mosquitto(stack, folder, [1883, mqtt])
+        for port in (1883, mqtt):  # apart, for another run beside this one may hold 1883
+            mosquitto(stack, folder, port)
         interop = options.parts == ["IOP"]
         url = house(stack, folder / "house", free_port(), suite, server)
         variables = {

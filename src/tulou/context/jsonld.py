@@ -208,6 +208,7 @@ class Contexts:
     def remove(self, url: str) -> None:
         """Forget the context at `url`."""
         self._documents.pop(url, None)
+        self.uses.pop(url, None)
         self._compiled.clear()
 
     def __contains__(self, url: str) -> bool:
