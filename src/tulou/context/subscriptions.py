@@ -72,6 +72,7 @@ class Subscriptions:
         self._indexes: dict[str, Index] = {}
         self._periodic: list[Active] = []
         self._seconds = 0
+        self._queued = False
 
     def attach(self, entities: ContextService) -> None:
         """Give it the entities' service, which is made after it."""
@@ -121,6 +122,7 @@ class Subscriptions:
         if subscription.join is not None:
             find = partial(self._linked, cursor, subscription.org, now)
             data = notifications.joined(subscription, data, documents, find)
+        self._queued = True
         enqueue(
             cursor, self.store, subscription.no, subscription.id, data, now, feature=subscription.feature,
             throttling_us=subscription.throttling_us,
@@ -290,7 +292,6 @@ class Subscriptions:
         values = (dumped(document), dumped(own), bool(document.get("isActive", True)), expires, now, actor.id, row[0])
         await self.db.write(lambda c: self.store.cursor(c).execute(sql, values) and None)
         await self.changed()
-        self.wake()
 
     @operation(DELETE)
     async def delete(self, actor: Actor, id: str, *, tenant: str | None = None) -> None:
@@ -371,8 +372,10 @@ class Subscriptions:
     # ---- delivery
 
     def wake(self) -> None:
-        """Tell the worker of this process, if it runs here, that there may be something to deliver."""
-        self.delivery.wake()
+        """After a commit: tell the worker of this process, if it runs here, when something was queued."""
+        if self._queued:
+            self._queued = False
+            self.delivery.wake()
 
     async def deliver(self, _house: House) -> None:
         """The worker: deliver what is due, for ever."""
