@@ -48,7 +48,15 @@ class Stewards:
         # Deleting from a tenant, or reading it, must not make it.
         if scope["method"] in ("POST", "PUT", "PATCH") or org == DEFAULT:
             await self.admit(org)
+        return self.steward(org if org in self.organisations.rows else DEFAULT)
+
+    @staticmethod
+    def steward(org: str) -> Actor:
         return Actor(f"user:{org}", org, org, "user", frozenset({Binding(org, "steward")}), None, f"user:{org}")
+
+    async def actor_named(self, id: str) -> Actor | None:
+        org = id.removeprefix("user:")
+        return self.steward(org) if org in self.organisations.rows else None
 
     async def admit(self, org: str) -> None:
         async with self.lock:
@@ -61,7 +69,8 @@ class Stewards:
 
 async def serve(options: argparse.Namespace) -> None:
     settings = Settings(home=options.home, http_port=options.port, mqtt_port=0, admin_password="not-used-here-1308",
-                        public_url=options.public_url, **json.loads(options.settings))
+                        public_url=options.public_url,
+                        **{"outbound_allow": "127.0.0.0/8,localhost", **json.loads(options.settings)})
     running = Running(settings, ("api", "writer", "worker"))
     await running.start()
     stop = asyncio.Event()
@@ -73,7 +82,7 @@ async def serve(options: argparse.Namespace) -> None:
         running.house.authenticator = stewards
         stored = running.house.service(StoredContexts)
         for url, path in json.loads(options.contexts).items():
-            document = json.loads(await asyncio.to_thread(Path(path).read_text))
+            document = json.loads(await asyncio.to_thread(Path(path).read_text)) if path else {"@context": {}}
             with contextlib.suppress(AlreadyExists):
                 await stored.add(_admin("clerk"), document, tenant=ROOT, url=url)
         print("ready", flush=True)

@@ -33,6 +33,11 @@ LIBRARIES = (
 )
 """What the suite's own requirements say, less its linters."""
 
+EMPTY = (
+    "https://fiware.github.io/NGSI-LD_TestSuite/ldContext/testContext.jsonld",
+    "https://fiware.github.io/data-models/context.jsonld",
+)
+"""Contexts that cases only name, without using a term of theirs, and that the checkout does not hold."""
 REMOTE = "https://raw.githubusercontent.com/marek-mraz/ngsi-ld-test-suite/main/resources/jsonld-contexts/"
 
 
@@ -48,19 +53,23 @@ def robot(suite: Path, folder: Path) -> Path:
 
 
 def contexts(suite: Path) -> dict[str, str]:
-    """Contexts that the suite expects on the web -> files of the checkout."""
+    """Contexts that the suite expects on the web -> files of the checkout; no file: an empty context stands in."""
     found = {REMOTE + path.name: str(path) for path in (suite / "resources" / "jsonld-contexts").glob("*.jsonld")}
     easy = "https://easy-global-market.github.io/ngsild-api-data-models/ngsildTestSuite/"
     found[easy + "ngsildTestSuiteV1.8-compound.jsonld"] = found[REMOTE + "ngsi-ld-test-suite-compound.jsonld"]
+    found.update(dict.fromkeys(EMPTY, ""))
     return found
 
 
-def house(stack: ExitStack, folder: Path, port: int, suite: Path) -> str:
-    """Start one; returns the address of its NGSI-LD door."""
+def house(stack: ExitStack, folder: Path, port: int, suite: Path, context_server: int) -> str:
+    """Start one; returns the address of its NGSI-LD door. It may fetch contexts from the suite's own server."""
+    settings = {
+        "context_fetch": f"http://127.0.0.1:{context_server}", **json.loads(os.environ.get("ETSI_SETTINGS", "{}")),
+    }
     log = (folder.parent / f"{folder.name}.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.conformance.broker", "--home", folder, "--port", str(port),
-         "--contexts", json.dumps(contexts(suite)), "--settings", os.environ.get("ETSI_SETTINGS", "{}")],
+         "--contexts", json.dumps(contexts(suite)), "--settings", json.dumps(settings)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=log, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
     )
     stack.callback(process.wait, 30)
@@ -71,14 +80,14 @@ def house(stack: ExitStack, folder: Path, port: int, suite: Path) -> str:
     return f"http://127.0.0.1:{port}/ngsi-ld/v1"
 
 
-def mosquitto(stack: ExitStack, folder: Path, ports: list[int]) -> None:
+def mosquitto(stack: ExitStack, folder: Path, port: int) -> None:
     """The broker that MQTT notifications go to, in place of the suite's container."""
     program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
     if not Path(program).exists():
         print("mosquitto is not installed; the MQTT cases will fail", file=sys.stderr)
         return
-    config = folder / "mosquitto.conf"
-    config.write_text("".join(f"listener {port} 127.0.0.1\n" for port in ports) + "allow_anonymous true\n")
+    config = folder / f"mosquitto-{port}.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     process = subprocess.Popen([program, "-c", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(process.wait, 10)
     stack.callback(process.terminate)
@@ -120,9 +129,10 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tulou-etsi-")))
         output = options.output.absolute() if options.output else folder / "results"
         notify, source, server, mqtt = (free_port() for _ in range(4))
-        mosquitto(stack, folder, [1883, mqtt])
+        for port in (1883, mqtt):  # apart, for another run beside this one may hold 1883
+            mosquitto(stack, folder, port)
         interop = options.parts == ["IOP"]
-        url = house(stack, folder / "house", free_port(), suite)
+        url = house(stack, folder / "house", free_port(), suite, server)
         variables = {
             "url": url, "temporal_api_url": url, "notification_server_host": "127.0.0.1",
             "notification_server_port": notify, "mqtt_broker_host": "127.0.0.1", "mqtt_broker_non_default_port": mqtt,
@@ -131,7 +141,7 @@ def main() -> None:
         }
         if interop:
             for number in range(1, 6):
-                variables[f"b{number}_url"] = house(stack, folder / f"house-{number}", free_port(), suite)
+                variables[f"b{number}_url"] = house(stack, folder / f"house-{number}", free_port(), suite, server)
         paths = ["IOP_TP/NGSI-LD"] if interop else [f"TP/NGSI-LD/{part}".rstrip("/") for part in options.parts or [""]]
         run: list[Any] = [program, "--outputdir", output, "--console", "dotted", "--log", "NONE", "--report", "NONE"]
         for name, value in variables.items():

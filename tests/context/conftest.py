@@ -51,6 +51,9 @@ class ByName:
                 return ACTORS[value.decode().removeprefix("Bearer ")]
         return None
 
+    async def actor_named(self, id: str) -> Actor | None:
+        return next((actor for actor in ACTORS.values() if actor.id == id), None)
+
 
 def plugins() -> pluggy.PluginManager:
     """The ground floor with the context engine."""
@@ -64,7 +67,7 @@ def plugins() -> pluggy.PluginManager:
 @pytest.fixture
 async def ground(database_url: str, tmp_path: Path) -> AsyncIterator[House]:
     """A house of the ground floor and the context engine, on SQLite and PostgreSQL; no bus, no readings."""
-    house = House(Settings(home=tmp_path / "home", database_url=database_url), plugins())
+    house = House(Settings(home=tmp_path / "home", database_url=database_url, outbound_allow="127.0.0.0/8"), plugins())
     await house.start((), bus=False)
     assert {XIAMEN, FUZHOU} <= house.service(Organisations).rows.keys()
     house.authenticator = ByName()  # type: ignore[assignment]

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tulou.context import Subscriptions
-from tulou.context.subscriptions import ATTEMPTS
+from tulou.context.delivery import QUEUE
 from tulou.kernel.house import House
 
 from .conftest import execute
@@ -120,13 +120,15 @@ async def test_delivery(api: httpx.AsyncClient, receiver: Receiver, worker: None
     body = receiver.bodies[0]
     assert body["type"] == "Notification"
     assert body["subscriptionId"] == made.headers["location"].rpartition("/")[2]
-    assert body["data"] == [{"id": "urn:x:1", "type": "T", "a": 1}]
-    assert body["@context"]
+    # 6.3.8: as JSON-LD every entity is a document of its own, with its @context
+    assert body["data"] == [{"id": "urn:x:1", "type": "T", "a": 1, "@context": body["@context"]}]
+    assert body["@context"].endswith("/ngsi-ld/contexts/tulou.jsonld")
+    assert b"ngsild-tenant: xiamen" in receiver.headers[0].lower()
     assert b"x-key: secret" in receiver.headers[0].lower()
     async with asyncio.timeout(10):
         while True:
             shown = (await api.get(made.headers["location"].replace("/ngsi-ld/v1", ""))).json()
-            if shown["notification"]["timesSent"]:
+            if shown["notification"].get("timesSent"):
                 break
             await asyncio.sleep(0.05)
     assert shown["status"] == "active"
@@ -164,16 +166,36 @@ async def test_a_refused_change_notifies_nobody(api: httpx.AsyncClient, ground: 
 
 
 async def test_giving_up_is_bounded_and_counted(api: httpx.AsyncClient, ground: House, receiver: Receiver) -> None:
+    """What cannot be delivered is given up when it is older than `notification_hours`, or one of more than `QUEUE`."""
     made = await api.post("/subscriptions", json=subscription(receiver.uri))
-    await api.post("/entities", json={"id": "urn:x:1", "type": "T", "a": 1})
-    receiver.refuse = 1
+    for n in range(3):
+        await api.post("/entityOperations/upsert", json=[{"id": "urn:x:1", "type": "T", "a": n}])
+    delivery = ground.service(Subscriptions).delivery
+    await delivery.bound()
+    assert waiting(ground) == 3
     with ground.db.engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE notification_outbox SET attempts={ATTEMPTS - 1}")
-    async with httpx.AsyncClient() as client:
-        await ground.service(Subscriptions)._round(client)
-    assert waiting(ground) == 0
+        day = ground.settings.notification_hours * 3_600_000_000
+        connection.exec_driver_sql(
+            f"UPDATE notification_outbox SET created_at=created_at-{day} WHERE no=(SELECT min(no) FROM notification_outbox)"
+        )
+    await delivery.bound()
+    assert waiting(ground) == 2
+    with ground.db.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO notification_outbox (subscription,body,created_at) "
+            f"SELECT o.subscription,o.body,o.created_at FROM notification_outbox o, ({numbers(QUEUE // 2)}) n"
+        )
+    assert waiting(ground) == QUEUE + 2
+    await delivery.bound()
+    assert waiting(ground) == QUEUE
     shown = (await api.get(made.headers["location"].replace("/ngsi-ld/v1", ""))).json()["notification"]
-    assert (shown["timesFailed"], shown["status"]) == (1, "failed")
+    assert (shown["timesFailed"], shown["status"]) == (3, "failed")
+    assert "more than 10000 waiting" in shown["lastFailureReason"]
+
+
+def numbers(count: int) -> str:
+    """SQL of `count` rows, on both stores."""
+    return f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{count}) SELECT i FROM n"
 
 
 async def test_reading_and_changing_subscriptions(api: httpx.AsyncClient) -> None:
@@ -188,7 +210,10 @@ async def test_reading_and_changing_subscriptions(api: httpx.AsyncClient) -> Non
         await api.post("/subscriptions", json={"id": f"urn:s:{n}", **subscription("http://127.0.0.1:9/x")})
     page = await api.get("/subscriptions?limit=3&count=true")
     assert (len(page.json()), page.headers["ngsild-results-count"]) == (3, "5")
-    assert len((await api.get("http://tulou.test" + page.links["next"]["url"])).json()) == 2
+    assert page.links["next"]["url"] == "/ngsi-ld/v1/subscriptions?limit=3&offset=3&count=true"
+    rest = await api.get("http://tulou.test" + page.links["next"]["url"])
+    assert len(rest.json()) == 2
+    assert rest.links["prev"]["url"] == "/ngsi-ld/v1/subscriptions?limit=3&offset=0&count=true"
     assert (await api.delete("/subscriptions/urn:s:1")).status_code == 204
     assert (await api.get("/subscriptions/urn:s:1")).status_code == 404
     base = subscription("http://127.0.0.1:9/x")
@@ -198,6 +223,14 @@ async def test_reading_and_changing_subscriptions(api: httpx.AsyncClient) -> Non
         subscription("file:///etc/passwd"), subscription("http://user:pw@e.org/"), subscription("x"), {**base, "watchedAttributes": []},
         {**base, "notificationTrigger": [{}]}, {**base, "entities": [{"type": "T", "idPattern": "("}]}, {**base, "timeInterval": 5, "throttling": 5},
         subscription("http://e.org/", notification={"endpoint": {"uri": "http://e.org/", "receiverInfo": [{"key": "a\r\nb", "value": "x"}]}}),
+        subscription("http://e.org/", notification={"endpoint": {"uri": "http://e.org/", "notifierInfo": [{"key": "a", "value": 1}]}}),
+        subscription("http://e.org/", notification={"showChanges": True, "format": "keyValues"}),  # 5.2.14
+        subscription("http://e.org/", notification={"pick": ["a"], "omit": ["a"]}), subscription("http://e.org/", notification={"pick": ["a"], "attributes": ["b"]}),
+        subscription("http://e.org/", notification={"nonsense": 1}), subscription("http://e.org/", notification={"join": "x"}),
+        subscription("http://e.org/", notification={"join": "flat", "joinLevel": 99}), {**base, "csf": "(("}, {**base, "datasetId": [1]},
+        subscription("mqtt://e.org"), subscription("mqtt://e.org/a/#"), subscription("ws://e.org/"),
+        subscription("mqtt://e.org/a", notification={"endpoint": {"uri": "mqtt://e.org/a", "notifierInfo": [{"key": "MQTT-QoS", "value": "3"}]}}),
+        subscription("http://169.254.169.254/latest"), subscription("http://[::1]:9/"), subscription("mqtt://[::1]/t"),
     ):
         answer = await api.post("/subscriptions", json=bad)
         assert answer.status_code == 400, bad

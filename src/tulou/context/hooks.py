@@ -27,7 +27,9 @@ def services(house: House) -> Sequence[object]:
     subscriptions = Subscriptions(house)
     entities = ContextService(house, subscriptions)
     subscriptions.attach(entities)
-    return [entities, subscriptions, StoredContexts(house, entities), Temporal(house, entities)]
+    stored = StoredContexts(house, entities)
+    subscriptions.imply = stored.imply
+    return [entities, subscriptions, stored, Temporal(house, entities)]
 
 
 @hookimpl
@@ -41,6 +43,7 @@ def tasks(house: House) -> Sequence[Task]:
 
     entities, subscriptions = house.service(ContextService), house.service(Subscriptions)
     return [
+        Task("context.usage", "api", house.service(StoredContexts).keep_usage),
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.expire", "worker", entities.expire),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],

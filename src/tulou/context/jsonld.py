@@ -12,6 +12,7 @@ Sources: ETSI GS CIM 009 v1.9.1 clauses 4.4, 5.5.5, 5.5.7 and Annex B; JSON-LD 1
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -195,6 +196,8 @@ class Contexts:
     def __init__(self, *, origins: Iterable[str] = ()) -> None:
         self._documents: dict[str, Any] = {}
         self._compiled: dict[Any, Context] = {}
+        self.uses: dict[str, int] = {}
+        """How often clients named each stored address since the counts were last taken."""
         self.origins = tuple(o.rstrip("/") for o in origins if o)
 
     def put(self, url: str, document: Any) -> None:
@@ -205,6 +208,7 @@ class Contexts:
     def remove(self, url: str) -> None:
         """Forget the context at `url`."""
         self._documents.pop(url, None)
+        self.uses.pop(url, None)
         self._compiled.clear()
 
     def __contains__(self, url: str) -> bool:
@@ -228,9 +232,30 @@ class Contexts:
             self._compiled[key] = found
         return found
 
+    def use(self, spec: Any) -> Context:
+        """As `get`, for a context that a client named: its use is counted (5.13.3.5)."""
+        found = self.get(spec)
+        for address in spec if isinstance(spec, list) else (spec,):
+            if isinstance(address, str) and self._local(address) in self._documents:
+                local = self._local(address)
+                self.uses[local] = self.uses.get(local, 0) + 1
+        return found
+
     def check(self, spec: Any) -> None:
-        """Raise as `get` does, without keeping the compiled form."""
-        self._collect(spec, {}, 0)
+        """Raise `BadRequestData` for what cannot be a context. Addresses in it need not be stored (yet)."""
+        if isinstance(spec, list):
+            for item in spec:
+                self.check(item)
+        elif isinstance(spec, str) and not _CORE_URLS.fullmatch(spec) and self._local(spec) not in self._documents:
+            if not is_iri(spec) and not spec.startswith("/"):
+                raise bad("@context 应为 URI", "@context must be a URI", field="@context", value=spec, rule="URI")
+        else:
+            with contextlib.suppress(LdContextNotAvailable):
+                self._collect(spec, {}, 0)
+
+    def is_core(self, url: str) -> bool:
+        """Whether this is an address of the core context, of whatever version."""
+        return _CORE_URLS.fullmatch(url) is not None
 
     def _local(self, url: str) -> str:
         for origin in self.origins:

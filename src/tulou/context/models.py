@@ -76,6 +76,7 @@ subscriptions = sa.Table(
     sa.Column("last_success", sa.BigInteger),
     sa.Column("last_failure", sa.BigInteger),
     sa.Column("last_error", sa.Text),
+    sa.Column("blocked", sa.Text),  # why it stands still although its owner wants it to run: he may no longer read
     sa.Column("queued_at", sa.BigInteger),  # when a notification was last written to the outbox: for throttling
     sa.UniqueConstraint("id", "org"),
     sa.Index(None, "org", "no"),
@@ -89,9 +90,6 @@ outbox = sa.Table(
     sa.Column("subscription", sa.BigInteger, nullable=False),
     sa.Column("body", Json, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.Column("due_at", sa.BigInteger, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Index(None, "due_at"),
     sa.Index(None, "subscription", "no"),
     sqlite_autoincrement=True,
 )
@@ -102,10 +100,12 @@ contexts = sa.Table(
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("org", sa.String(64), nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),  # Hosted: made here; Cached: a remote one that was put here
+    sa.Column("kind", sa.String(32), nullable=False),  # Hosted: made here; ImplicitlyCreated: for a subscription; Cached: a remote one
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("doc", Json, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.Column("hits", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("last_usage", sa.BigInteger),
     sa.UniqueConstraint("url", "org"),
 )

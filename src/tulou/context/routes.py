@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote
 
 import orjson
 
-from tulou.context import forms, geo, query, temporal
+from tulou.context import forms, geo, ldcontext_routes, query, subscription_routes, temporal
 from tulou.context import selection as selecting
+from tulou.context.delivery import ld_context
 from tulou.context.errors import (
     InvalidRequest,
+    LdContextNotAvailable,
     LengthRequired,
     MethodNotAllowed,
     NotAcceptable,
@@ -30,12 +33,12 @@ from tulou.context.errors import (
 )
 from tulou.context.forms import Form, Json, Reader, entity_id
 from tulou.context.jsonld import CORE, CORE_URL, LINK_REL, Context, is_iri, link_context
-from tulou.context.ldcontexts import KINDS, PATH, StoredContexts
+from tulou.context.ldcontexts import StoredContexts
 from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, link, whole_number
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page
 from tulou.context.store import Row
-from tulou.context.subscriptions import Subscriptions, ld_context
+from tulou.context.subscriptions import Subscriptions
 from tulou.kernel.errors import NotFound, Throttled, TooLarge, TulouError
 from tulou.kernel.policy import Actor
 
@@ -46,6 +49,7 @@ log = logging.getLogger("tulou.context.routes")
 
 ROOT = "/ngsi-ld/v1/"
 MAX_BODY = 16 << 20
+MAX_FETCHES = 10
 
 JSON, LD, GEO = "application/json", "application/ld+json", "application/geo+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -72,11 +76,12 @@ _TEMPORAL = frozenset(
 class Ask:
     """A request: method, headers, parameters, who asks, and the context of the names in it."""
 
-    __slots__ = ("actor", "headers", "method", "parameters", "path", "receive", "scope")
+    __slots__ = ("_body", "actor", "headers", "method", "parameters", "path", "receive", "scope")
 
     def __init__(self, scope: Any, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
+        self._body: bytes | None = None
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = {}
@@ -133,6 +138,8 @@ class Ask:
 
     async def body(self) -> bytes:
         """The whole body. Raises `LengthRequired`, `TooLarge`."""
+        if self._body is not None:
+            return self._body
         length = self.headers.get(b"content-length")
         if length is None:
             raise LengthRequired("缺少 Content-Length", "Content-Length is missing", field="Content-Length", rule="6.3.4")
@@ -147,6 +154,7 @@ class Ask:
             if len(data) > MAX_BODY:
                 raise TooLarge(f"正文超过 {MAX_BODY} 字节", f"the body exceeds {MAX_BODY} bytes", field="body",
                                rule=f"<= {MAX_BODY}")
+        self._body = data
         return data
 
 
@@ -226,7 +234,7 @@ class Door:
         try:
             ask = Ask(scope, receive)
             ask.actor = await self.house.actor(scope)
-            answer = await self.dispatch(ask)
+            answer = await self.answered(ask)
         except (LengthRequired, NotAcceptable, UnsupportedMediaType) as error:
             answer = Answer(error.status)
         except TulouError as error:
@@ -240,6 +248,16 @@ class Door:
             headers = [*headers, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if head else body})
+
+    async def answered(self, ask: Ask) -> Answer:
+        """Dispatch; and again for each @context that was missing and may be fetched (setting `context_fetch`)."""
+        for _ in range(MAX_FETCHES):
+            try:
+                return await self.dispatch(ask)
+            except LdContextNotAvailable as error:
+                if not await self.stored.fetch(ask.actor, error.value, ask.tenant):
+                    raise
+        return await self.dispatch(ask)
 
     async def dispatch(self, ask: Ask) -> Answer:
         path = ask.path
@@ -293,9 +311,12 @@ class Door:
                 table = {"GET": self.attribute}
                 arguments = [name]
             case ["subscriptions"]:
-                table = {"GET": self.list_subscriptions, "POST": self.subscribe}
+                table = {"GET": partial(subscription_routes.search, self), "POST": partial(subscription_routes.create, self)}
             case ["subscriptions", id]:
-                table = {"GET": self.subscription, "PATCH": self.resubscribe, "DELETE": self.unsubscribe}
+                table = {
+                    "GET": partial(subscription_routes.retrieve, self), "PATCH": partial(subscription_routes.update, self),
+                    "DELETE": partial(subscription_routes.delete, self),
+                }
                 arguments = [id]
             case ["temporal", "entities"]:
                 table = {"GET": self.query_history}
@@ -305,9 +326,9 @@ class Door:
             case ["temporal", "entityOperations", "query"]:
                 table = {"POST": self.query_history_by_post}
             case ["jsonldContexts"]:
-                table = {"GET": self.list_contexts, "POST": self.add_context}
+                table = {"GET": partial(ldcontext_routes.search, self), "POST": partial(ldcontext_routes.add, self)}
             case ["jsonldContexts", *rest] if rest:
-                table = {"GET": self.serve_context, "DELETE": self.delete_context}
+                table = {"GET": partial(ldcontext_routes.retrieve, self), "DELETE": partial(ldcontext_routes.delete, self)}
                 arguments = ["/".join(rest)]
             case _:
                 raise NotFound("没有这个地址", "no such address", field="path", value="/".join(parts))
@@ -328,7 +349,7 @@ class Door:
         if url is None:
             return self.house_names, None
         url = self._local(ask, url)
-        return (self.house_names, None) if url == HOUSE_CONTEXT else (self.contexts.get(url), url)
+        return (self.house_names, None) if url == HOUSE_CONTEXT else (self.contexts.use(url), url)
 
     def _local(self, ask: Ask, url: str) -> str:
         """An address at this house as a path."""
@@ -408,6 +429,7 @@ class Door:
                 raise bad("application/ld+json 不可再用 Link 给出 @context", "with application/ld+json the @context is in the body",
                           field="Link", rule="CIM 009, 6.3.5")
             if many and isinstance(body, list):
+                await self.stored.fetch_all(ask.actor, [item.get("@context") for item in body if isinstance(item, dict)], ask.tenant)
                 return body, self.house_names, LD
             if body == {}:
                 raise InvalidRequest("正文为空对象", "the body is an empty object", field="body", rule="CIM 009, 6.3.4")
@@ -415,7 +437,7 @@ class Door:
                 raise bad("application/ld+json 的正文缺少 @context", "the JSON-LD body has no @context",
                           field="@context", rule="CIM 009, 6.3.5")
             spec = self._spec(ask, body["@context"])
-            return body, self.contexts.get(spec), spec
+            return body, self.contexts.use(spec), spec
         if isinstance(body, dict) and "@context" in body:
             raise bad("application/json 的正文不可含 @context", "a JSON body must not contain @context",
                       field="@context", rule="CIM 009, 6.3.5")
@@ -1031,103 +1053,6 @@ class Door:
             if neighbour is not None and ask.method == "GET":
                 more.append((b"link", link(ask.path, pairs, neighbour, relation).encode()))
         return self._history_answer(ask, found, cut, media, spec, more)
-
-    # ---- subscriptions
-
-    async def subscribe(self, ask: Ask) -> Answer:
-        """POST subscriptions (6.10.3.1)."""
-        ask.only(frozenset({"local"}))
-        body, _, spec = await self.read(ask)
-        id = await self.subscriptions.create(ask.actor, body, spec, tenant=ask.tenant)
-        return Answer(201, None, [(b"location", f"{ROOT}subscriptions/{quote(id, safe=':')}".encode()), *self._tenant(ask)])
-
-    async def list_subscriptions(self, ask: Ask) -> Answer:
-        """GET subscriptions (6.10.3.2)."""
-        ask.only(_PAGE | {"options", "local"})
-        media, (_, spec) = negotiate(ask.header(b"accept")), self.context(ask)
-        limit, place, offset, count = self.paging(ask)
-        found, following, total = await self.subscriptions.search(
-            ask.actor, tenant=ask.tenant, limit=limit, cursor=place, offset=offset
-        )
-        more: Headers = [(b"ngsild-results-count", str(total).encode())] if count else []
-        if following is not None:
-            more.append((b"link", link(ask.path, list(ask.parameters.items()), following, "next").encode()))
-        return self.answer(ask, [self._stamped(ask, item) for item in found], media, spec, more=more)
-
-    def _stamped(self, ask: Ask, document: Json) -> Json:
-        if "sysAttrs" not in ask.parameters.get("options", ""):
-            document.pop("createdAt", None)
-            document.pop("modifiedAt", None)
-        if document.get("jsonldContext", "").startswith("/"):
-            document["jsonldContext"] = self.address(ask, document["jsonldContext"])
-        return document
-
-    async def subscription(self, ask: Ask, id: str) -> Answer:
-        """GET subscriptions/{id} (6.11.3.1)."""
-        ask.only(frozenset({"options", "local"}))
-        media, (_, spec) = negotiate(ask.header(b"accept")), self.context(ask)
-        found = await self.subscriptions.retrieve(ask.actor, id, tenant=ask.tenant)
-        return self.answer(ask, self._stamped(ask, found), media, spec)
-
-    async def resubscribe(self, ask: Ask, id: str) -> Answer:
-        """PATCH subscriptions/{id} (6.11.3.2)."""
-        ask.only(frozenset({"local"}))
-        body, _, spec = await self.read(ask, patch=True)
-        await self.subscriptions.update(ask.actor, id, body, spec, tenant=ask.tenant)
-        return Answer(204)
-
-    async def unsubscribe(self, ask: Ask, id: str) -> Answer:
-        """DELETE subscriptions/{id} (6.11.3.3)."""
-        ask.only(frozenset({"local"}))
-        await self.subscriptions.delete(ask.actor, id, tenant=ask.tenant)
-        return Answer(204)
-
-    # ---- stored contexts
-
-    async def add_context(self, ask: Ask) -> Answer:
-        """POST jsonldContexts (6.29.3.1). `?url=` stores it in the place of a remote one, which is never fetched."""
-        ask.only(frozenset({"url", "local"}))
-        data = await ask.body()
-        kind = (ask.header(b"content-type") or "").partition(";")[0].strip().lower()
-        if kind not in (JSON, LD):
-            raise UnsupportedMediaType("正文应为 JSON", "the body must be JSON", field="Content-Type", value=kind)
-        try:
-            document = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise InvalidRequest(f"正文不是有效的 JSON：{error}", f"the body is not JSON: {error}", field="body") from None
-        id = await self.stored.add(ask.actor, document, tenant=ask.tenant, url=ask.parameters.get("url"))
-        return Answer(201, None, [(b"location", (PATH + id).encode())])
-
-    async def list_contexts(self, ask: Ask) -> Answer:
-        """GET jsonldContexts (6.29.3.2)."""
-        ask.only(frozenset({"details", "kind", "local"}))
-        kind = ask.parameters.get("kind")
-        if kind is not None and kind not in KINDS:
-            raise bad(f"kind 应为 {', '.join(KINDS)}", f"kind must be among {', '.join(KINDS)}", field="kind", value=kind)
-        found = await self.stored.search(ask.actor, kind=kind, tenant=ask.tenant)
-        details = ask.flag("details")
-        body = [
-            {**about, "URL": self.address(ask, about["URL"])} if details else self.address(ask, url)
-            for url, about in found
-        ]
-        return Answer(200, orjson.dumps(body), list(_PLAIN))
-
-    async def serve_context(self, ask: Ask, id: str) -> Answer:
-        """GET jsonldContexts/{id} (6.30.3.1)."""
-        ask.only(frozenset({"details", "local"}))
-        document, about = await self.stored.retrieve(ask.actor, self._local(ask, id))
-        if ask.flag("details"):
-            return Answer(200, orjson.dumps({**about, "URL": self.address(ask, about["URL"])}), list(_PLAIN))
-        media = negotiate(ask.header(b"accept")) if ask.headers.get(b"accept") else LD
-        return Answer(200, orjson.dumps(document), [(b"content-type", media.encode())])
-
-    async def delete_context(self, ask: Ask, id: str) -> Answer:
-        """DELETE jsonldContexts/{id} (6.30.3.2)."""
-        ask.only(frozenset({"reload", "local"}))
-        if ask.flag("reload"):
-            raise bad("本系统从不下载 @context", "the house never fetches a @context", field="reload", rule="no fetching")
-        await self.stored.delete(ask.actor, self._local(ask, id))
-        return Answer(204)
 
 
 def picked(chosen: Selection, form: Form) -> Selection:

@@ -32,7 +32,8 @@ from tulou.context.jsonld import CORE_URL, Context, Contexts, house_document
 from tulou.context.paging import MAX_LIMIT, Cursor
 from tulou.context.selection import Selection
 from tulou.context.store import Row, Store, driver_of, dumped, insertion, replacement, times_text
-from tulou.context.subscriptions import Changed, Subscriptions
+from tulou.context.subscriptions import Subscriptions
+from tulou.context.watching import Changed
 from tulou.kernel.errors import Invalid, NotFound, TulouError
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, Orgs, operation, system
@@ -433,7 +434,7 @@ class ContextService:
             if not done.updated:
                 return done, False, row.no
             heavy = self._rewrite(cursor, row, before, document, text, times, now)
-            changed = Changed(org, document, set(done.updated), "entityUpdated", before)
+            changed = Changed(org, document, set(done.updated), "entityUpdated", before, times)
             self.subscriptions.queue(cursor, [changed], now)
             traces.changed(self.db, actor, action, org, id, done.updated)
             return done, heavy, row.no
@@ -593,7 +594,7 @@ class ContextService:
             rows = self.store.get_many(cursor, ids, org)
             self.store.delete(cursor, [row.no for row in rows.values()])
             if self.subscriptions.watches(org):
-                gone = [Changed(org, row.document, None, "entityDeleted") for row in rows.values()]
+                gone = [Changed(org, row.document, None, "entityDeleted", None, row.times) for row in rows.values()]
                 self.subscriptions.queue(cursor, gone, now)
             traces.batch(self.db, actor, DELETE, org, operation, deleted=list(rows))
             return [(row.id, row.no) for row in rows.values()]
@@ -780,7 +781,7 @@ class ContextService:
                 updated.append(id)
             if watched:
                 names = set(done.updated) if mode != "replace" else {*forms.attributes(before), *forms.attributes(after)}
-                changes.append(Changed(org, after, names, "entityUpdated", before))
+                changes.append(Changed(org, after, names, "entityUpdated", before, times))
         self.store.insert(cursor, [inserting for _, inserting in fresh.values()])
         self.store.update(cursor, list(replaced.values()))
         self.store.update_in_place(cursor, list(in_place.values()))
@@ -901,7 +902,7 @@ class ContextService:
                     if names:
                         rows.append((dumped(document), dumped(times), now, no))
                         if watched:
-                            changes.append(Changed(row.org, document, names, "entityUpdated", before))
+                            changes.append(Changed(row.org, document, names, "entityUpdated", before, {**times, "@": [row.created_at, now]}))
                 self.store.update_values(cursor, rows)
                 count += len(rows)
             if changes:

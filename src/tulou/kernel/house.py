@@ -24,6 +24,7 @@ from tulou.kernel import hookspecs
 from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec
 from tulou.kernel.errors import Unauthenticated
 from tulou.kernel.http import Scope, header
+from tulou.kernel.outbound import Outbound
 from tulou.kernel.packs import Packs
 from tulou.kernel.policy import ANONYMOUS, Actor, Policy, system
 from tulou.kernel.readings import Readings, open_readings
@@ -85,6 +86,10 @@ class Authenticator(Protocol):
         """The actor of a request's token or session; None without credentials. Raises `Unauthenticated`."""
         ...
 
+    async def actor_named(self, id: str) -> Actor | None:
+        """Whom this actor's id stands for now, for work that he left to the house; None for one who may do nothing."""
+        ...
+
 
 def plugins() -> pluggy.PluginManager:
     """The plugin manager with the house's own plugins and those of installed packages."""
@@ -111,6 +116,7 @@ class House:
             [*flat(self.hooks.hook.packs()), *[Path(p) for p in settings.packs.split(":") if p]]
         )
         self.policy = Policy(reversed(self.hooks.hook.policies()))
+        self.outbound = Outbound(settings)
         self.roles: tuple[str, ...] = ()
         self.began = time.time()
         self.db: Database
@@ -235,6 +241,7 @@ class House:
         for child in reversed(self.children):
             if self.nats is None or child is not self.nats.child:
                 await child.stop()
+        await self.outbound.close()
         if hasattr(self, "bus"):
             await self.bus.close()
         if hasattr(self, "readings"):

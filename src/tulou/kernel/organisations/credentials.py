@@ -178,26 +178,67 @@ class Credentials:
         parts = secret.split("_", 2)
         if len(parts) != 3:
             raise invalid_token()
+        row = await self._token_row(parts[1])
+        if row is None or not secrets.compare_digest(row.digest, fingerprint(secret)):
+            raise invalid_token()
+        entry = await self._token_entry(row)
+        if entry is None:
+            raise invalid_token()
+        self._used[row.id] = time.time()
+        return entry
+
+    async def _token_row(self, prefix: str) -> Any:
         query = (
             sa.select(tokens, users.c.name.label("user"), users.c.org.label("home"), users.c.state.label("user_state"))
             .join(users, users.c.id == tokens.c.user_id)
-            .where(tokens.c.prefix == parts[1])
+            .where(tokens.c.prefix == prefix)
         )
-        row = await self.house.db.read(lambda c: c.execute(query).first())
+        return await self.house.db.read(lambda c: c.execute(query).first())
+
+    async def _token_entry(self, row: Any) -> _Entry | None:
+        """The actor of a token's row; None for a token that is not in force."""
         now = utcnow()
-        if row is None or not secrets.compare_digest(row.digest, fingerprint(secret)):
-            raise invalid_token()
         if row.revoked_at is not None or row.user_state != "active" or (row.expires_at and row.expires_at <= now):
-            raise invalid_token()
+            return None
         bindings = await self._bindings(row.user_id)
         if not self._admitted(row.org, bindings) or not self._admitted(row.home, bindings):
-            raise invalid_token()
+            return None
         actor = Actor(
             f"token:{row.prefix}", row.name, row.org, "token", limited(bindings, row.org, self.policy.ancestors(row.org)),
             frozenset(row.scopes), f"user:{row.user}",
         )
-        self._used[row.id] = time.time()
         return _Entry(actor, row.expires_at.timestamp() if row.expires_at else float("inf"), row.id)
+
+    async def actor_named(self, id: str) -> Actor | None:
+        """The actor that someone is at this moment, for work that he left to the house: None for a person who is
+        disabled or whose organisation is, and for a token that is revoked, expired or unknown.
+
+        Remembered as long as a presented credential is, and forgotten with it.
+        """
+        key = id.encode()
+        entry = self._cache.get(key)
+        if entry is not None and time.time() < entry.fresh_until:
+            return entry.actor
+        generation = self._generation
+        kind, _, name = id.partition(":")
+        if kind == "system":
+            return system(name)
+        if kind == "token":
+            row = await self._token_row(name)
+            entry = await self._token_entry(row) if row is not None else None
+        elif kind == "user":
+            row = await self.house.db.read(lambda c: c.execute(sa.select(users).where(users.c.name == name)).first())
+            if row is None or row.state != "active":
+                return None
+            bindings = await self._bindings(row.id)
+            if not self._admitted(row.org, bindings):
+                return None
+            roles = frozenset() if row.must_change_password else bindings
+            entry = _Entry(Actor(id, row.display, row.org, "user", roles, None, id), float("inf"), None)
+        if entry is None:
+            return None
+        self._remember(key, entry, generation)
+        return entry.actor
 
     def _admitted(self, org: str, bindings: frozenset[Binding]) -> bool:
         return self.orgs.active(org) or any(b.role == "platform_admin" for b in bindings)
