@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tulou.context.ldcontexts import StoredContexts
+from tulou.context.linked import LinkedEntities
 from tulou.context.routes import Door
 from tulou.context.service import ContextService
+from tulou.context.snapshots import Snapshots
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
 from tulou.kernel.hookspecs import hookimpl
@@ -27,7 +29,8 @@ def services(house: House) -> Sequence[object]:
     subscriptions = Subscriptions(house)
     entities = ContextService(house, subscriptions)
     subscriptions.attach(entities)
-    return [entities, subscriptions, StoredContexts(house, entities), Temporal(house, entities)]
+    return [entities, subscriptions, StoredContexts(house, entities), Temporal(house, entities),
+            LinkedEntities(house, entities), Snapshots(house, entities)]
 
 
 @hookimpl
@@ -43,6 +46,7 @@ def tasks(house: House) -> Sequence[Task]:
     return [
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.expire", "worker", entities.expire),
+        Task("context.snapshots", "worker", house.service(Snapshots).expire),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
 
