@@ -8,6 +8,7 @@ import httpx
 import orjson
 
 from tulou.context import ContextService
+from tulou.context.jsonld import CORE as CORE_CONTEXT
 from tulou.kernel.house import House
 
 from .conftest import execute
@@ -130,13 +131,14 @@ async def test_updates(api: httpx.AsyncClient) -> None:
     assert kept == {"type": "Property", "value": 9, "observedAt": "2026-01-01T00:00:00Z", "unitCode": "GQ"}  # 5.6.4 merges
     assert (await api.patch(path() + "/attrs", json={"pm25": {"type": "Property", "value": 10}})).status_code == 204
     assert (await api.get(path())).json()["pm25"] == {"type": "Property", "value": 10}  # 5.6.2 replaces
-    refused = await api.patch(path() + "/attrs", json={"unknown": 1, "pm25": 11})
+    refused = await api.patch(path() + "/attrs", json={"added": 1, "pm25": 11, "scope": "/Fujian"})  # 5.6.2
     assert refused.status_code == 207
-    assert refused.json()["notUpdated"][0]["attributeName"] == "unknown"
+    assert refused.json()["notUpdated"][0]["attributeName"] == CORE_CONTEXT.expand("scope")
+    assert (await api.get(path())).json()["added"] == {"type": "Property", "value": 1}
     assert (await api.post(path() + "/attrs", json={"extra": 1})).status_code == 204
     once = await api.post(path() + "/attrs?options=noOverwrite", json={"extra": 2, "more": 3})
     assert once.status_code == 207
-    assert once.json()["updated"] == ["more"]
+    assert once.json()["updated"] == [CORE_CONTEXT.expand("more")]
     assert (await api.patch(path(), json={"extra": {"value": {"a": 1, "b": 2}}, "more": "urn:ngsi-ld:null"})).status_code == 204
     assert (await api.patch(path(), json={"extra": {"value": {"b": 3}}})).status_code == 204
     merged = (await api.get(path())).json()

@@ -353,8 +353,8 @@ class Reader:
                       rule="CIM 009, 4.5.2.2")
         return entity_id(value) if member == "entityIdSealed" else self.types(value)
 
-    def _value(self, name: str, value: Any) -> None:
-        """Refuse values that the stores cannot hold: nested too deeply, or text with U+0000; and Null inside them."""
+    def _value(self, name: str, value: Any, *, null: bool = False) -> None:
+        """Refuse values that the stores cannot hold (nested too deeply, text with U+0000), and Null inside them but for `null`."""
         if isinstance(value, int | float):
             return
         if isinstance(value, str):
@@ -378,7 +378,7 @@ class Reader:
             elif isinstance(item, str):
                 if "\x00" in item:
                     raise bad(f"{name} 含有 U+0000", f"{name} contains U+0000", field=name, rule="no U+0000")
-                if item == NULL and not self.merging:
+                if item == NULL and not self.merging and not null:
                     raise bad(f"{name} 的值之内不可有 urn:ngsi-ld:null", f"NGSI-LD Null is not allowed inside {name}",
                               field=name, value=NULL, rule="CIM 009, 5.5.4")
 
@@ -406,7 +406,7 @@ class Reader:
                     if not _LANG.fullmatch(tag) or not _texts(text, null=self.nulls):
                         break
                 else:
-                    self._value(name, value)
+                    self._value(name, value, null=self.nulls)
                     return value
             raise bad(f"{name}.languageMap 应为 语言->文本", f"{name}.languageMap must map language tags to texts",
                       field=f"{name}.languageMap", value=value, rule="RFC 5646")

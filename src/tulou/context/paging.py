@@ -51,7 +51,7 @@ def link(
     kept = [(k, v) for k, v in parameters if k not in ("cursor", "offset")]
     kept.append(("offset", str(place)) if isinstance(place, int) else ("cursor", place.text()))
     query = "&".join(f"{quote(k, safe='')}={quote(v, safe=_LEGAL)}" for k, v in sorted(kept))
-    return f'<{path}?{query}>; rel="{relation}"; type="{media}"'
+    return f'<{path.rstrip("/")}?{query}>; rel="{relation}"; type="{media}"'
 
 
 _LEGAL = ":/?@!$'()*;"

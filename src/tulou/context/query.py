@@ -19,7 +19,7 @@ import re2
 
 from tulou.context.errors import BadRequestData, bad
 from tulou.context.forms import VALUE_OF, datetime_text
-from tulou.context.jsonld import Context
+from tulou.context.jsonld import CORE, Context, check_name
 
 MAX_LENGTH = 8_192
 MAX_TERMS = 200
@@ -289,7 +289,7 @@ class _Parser:
                 raise self.fail("文本不是有效的 JSON 文本", "not a JSON string") from None
             if "\x00" in word:
                 raise self.fail("文本中不可有 U+0000", "a text cannot contain U+0000")
-            return Value("text", self.context.stored(word) if vocab else word)
+            return Value("text", self.expanded(word) if vocab else word)
         text = self.take(_TIME)
         if text is not None:
             return Value("time", datetime_text(text, "q") if "T" in text else text)
@@ -305,14 +305,19 @@ class _Parser:
                 cut = text.index("..")
                 self.at -= len(text) - cut
                 text = text[:cut]
-            return Value("text", self.context.stored(text) if vocab else text)
+            return Value("text", self.expanded(text) if vocab else text)
         text = self.take(_BARE)
         if text in ("true", "false"):
             return Value("bool", text == "true")
         if text is not None:
-            return Value("text", self.context.stored(text) if vocab else text)
+            return Value("text", self.expanded(text) if vocab else text)
         raise self.fail("应为数字、带双引号的文本、时间、true、false 或 URI",
                         "expected a number, a quoted text, a time, true, false or a URI")
+
+    def expanded(self, word: str) -> str:
+        """The IRI of a vocabulary word."""
+        check_name(word)
+        return self.context.expand(word)
 
     def pattern(self) -> str:
         quoted = self.take(_STRING)
@@ -493,6 +498,8 @@ def _targets(path: Path, operator: str, document: dict[str, Any], times: Times |
             continue  # "any operator different than equal or unequal shall result in not matching"
         if kind == "ListRelationship":
             value = [entry["object"] for entry in value]
+        if kind == "VocabProperty" and operator in ("==", "!="):
+            value = [CORE.expand(word) for word in (value if isinstance(value, list) else [value])]
         if kind == "LanguageProperty":
             if not path.trail or path.trail == ("*",):
                 found.extend(value.values())
@@ -540,6 +547,21 @@ def _one(operator: str, wanted: Value | Range, item: Any) -> bool:
     if operator == "<":
         return bool(left < right)
     return bool(left <= right)
+
+
+def of_vocabulary(term: Term) -> Term:
+    """The condition as it is put to stored vocabulary words: these are IRIs (4.5.20), stored as `jsonld` says.
+
+    So a text equals one only if it is its IRI, as `expandValues` makes it.
+    """
+    if term.operator not in ("==", "!="):
+        return term
+    values = tuple(
+        Value("text", CORE.compact(str(value.value)) if ":" in str(value.value) else f"@{value.value}")
+        if isinstance(value, Value) and value.kind == "text" else value
+        for value in term.values
+    )
+    return Term(term.path, term.operator, values)
 
 
 # ---- SQLite -------------------------------------------------------------------------------------------------------
@@ -665,10 +687,12 @@ def _sqlite_instance(term: Term, source: str, base: str) -> Sql:
 
     when("'Property'", _sqlite_value(term, source, f"{base}.value{trail}"))
     equality = term.operator in ("==", "!=")
+    words = of_vocabulary(term)
     for kind in ("Relationship", "VocabProperty", "ListProperty", "JsonProperty", "GeoProperty"):
         if kind == "Relationship" and not equality:
             continue
-        when(f"'{kind}'", _sqlite_value(term, source, f"{base}.{VALUE_OF[kind]}{trail}"))
+        wanted = words if kind == "VocabProperty" else term
+        when(f"'{kind}'", _sqlite_value(wanted, source, f"{base}.{VALUE_OF[kind]}{trail}"))
     if len(path.trail) == 1 and path.trail != ("*",):
         when("'LanguageProperty'", _sqlite_value(term, source, f"{base}.languageMap{trail}"))
     elif len(path.trail) < 2:
@@ -865,6 +889,11 @@ def _postgres_term(term: Term, column: str) -> Sql:
         return exists, parameters
     elements = "jsonb_array_elements(CASE jsonb_typeof(t.t) WHEN 'array' THEN t.t ELSE jsonb_build_array(t.t) END) v(v)"
     condition, wanted = _postgres_any(term)
+    words = of_vocabulary(term)
+    if words.values != term.values:
+        other, of_words = _postgres_any(words)
+        condition = f"CASE WHEN s.s->>'type'='VocabProperty' THEN ({other}) ELSE ({condition}) END"
+        wanted = [*of_words, *wanted]
     positive = f"EXISTS (SELECT 1 FROM {found} CROSS JOIN LATERAL {elements} WHERE t.t IS NOT NULL AND ({condition}))"
     if term.operator == "!=":
         return f"({exists} AND NOT {positive})", [*parameters, *parameters, *wanted]

@@ -618,6 +618,9 @@ class Door:
             )
         attrs = parameters.get("attrs")
         names = tuple(context.stored(name) for name in attrs.split(",")) if attrs else ()
+        if "id" in names or "type" in names:
+            raise bad("id 与 type 不是属性，请用 pick", "id and type are no attributes; use pick", field="attrs", value=attrs,
+                      rule="CIM 009, 5.7.2.4")
         q = parameters.get("q")
         expand = parameters.get("expandValues")
         node = None
