@@ -54,8 +54,8 @@ def link(
     return f'<{path.rstrip("/")}?{query}>; rel="{relation}"; type="{media}"'
 
 
-_LEGAL = ":/?@!$'()*;"
-"""What a query may hold unquoted (RFC 3986, 3.4), less what parts parameters and header values."""
+_LEGAL = ":/?@!$'()*"
+"""What a query may hold unquoted (RFC 3986, 3.4), less what parts parameters and the members of a `Link` header."""
 
 
 def neighbours(

@@ -452,8 +452,23 @@ def _term(term: Term, document: dict[str, Any], times: Times | None) -> bool:
         if term.operator == "!~=":
             texts = [item for item in _flat(targets) if isinstance(item, str)]
             return bool(texts) and not any(_one("~=", term.values[0], item) for item in texts)
-        return not any(_one("==", value, item) for value in term.values for item in _flat(targets))
+        return not _equal(term, targets)
+    if term.operator == "==":
+        return _equal(term, targets)
     return any(_one(term.operator, value, item) for value in term.values for item in _flat(targets))
+
+
+class _Words(list[Any]):
+    """Vocabulary words, to which texts are put as `of_vocabulary` says."""
+
+
+def _equal(term: Term, targets: list[Any]) -> bool:
+    words = of_vocabulary(term).values
+    return any(
+        _one("==", value, item)
+        for target in targets for item in _flat([target])
+        for value in (words if isinstance(target, _Words) else term.values)
+    )
 
 
 def _flat(targets: list[Any]) -> Iterator[Any]:
@@ -498,8 +513,8 @@ def _targets(path: Path, operator: str, document: dict[str, Any], times: Times |
             continue  # "any operator different than equal or unequal shall result in not matching"
         if kind == "ListRelationship":
             value = [entry["object"] for entry in value]
-        if kind == "VocabProperty" and operator in ("==", "!="):
-            value = [CORE.expand(word) for word in (value if isinstance(value, list) else [value])]
+        if kind == "VocabProperty":
+            value = _Words(value if isinstance(value, list) else [value])
         if kind == "LanguageProperty":
             if not path.trail or path.trail == ("*",):
                 found.extend(value.values())

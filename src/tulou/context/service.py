@@ -504,7 +504,7 @@ class ContextService:
             row = self.store.get(cursor, id, org)
             if row is None or _expired(row):
                 return no_such_entity(id)
-            document, times = row.document, row.times
+            document, times = row.alive(), row.times
             before = dict(document)
             try:
                 done = change(document, times, now)
@@ -887,7 +887,7 @@ class ContextService:
                     done = Change(["type"], [])
                     before = orjson.loads(row.text) if watched else {}
                 else:
-                    before, after, times = state.get(id) or (row.document, row.document, row.times)
+                    before, after, times = state.get(id) or (row.document, row.alive(), row.times)
                     work, work_times = dict(after), dict(times)
                     if mode == "merge":
                         done = forms.merge(work, work_times, document, now)
