@@ -280,6 +280,10 @@ async def test_discovery(api: httpx.AsyncClient) -> None:
 async def test_a_type_selector_gates_every_write(api: httpx.AsyncClient) -> None:
     """5.6.2 to 5.6.6, 5.6.17, 5.6.18 with 4.17: an entity of another type is not found."""
     await api.post("/entities", json=station(extra=1))
+    await api.post("/entities", json={"id": "urn:x:plain", "type": "Plain"})
+    for url in (path(), "/entities/urn:x:plain"):
+        assert (await api.get(url, params={"type": "Landmark"})).status_code == 404
+        assert (await api.get(url, params={"type": f"{KIND},Plain"})).status_code == 200
     for method, url, body in (
         ("PATCH", path(), {"pm25": 2}), ("PUT", path(), {"type": KIND, "pm25": 2}), ("POST", path() + "/attrs", {"pm25": 2}),
         ("PATCH", path() + "/attrs", {"pm25": 2}), ("PATCH", path() + "/attrs/pm25", {"value": 2}),
@@ -397,3 +401,18 @@ async def test_vocabulary_words_are_iris(api: httpx.AsyncClient) -> None:
                             ("category!=commercial", "category", 0), ("category!=commercial", None, 1)):
         parameters = {"type": KIND, "q": q, **({"expandValues": expand} if expand else {})}
         assert len((await api.get("/entities", params=parameters)).json()) == hits, q
+
+
+async def test_an_earlier_version_is_preferred(api: httpx.AsyncClient) -> None:
+    """4.3.6.8: kinds that the version does not know become Properties, and the answer says so."""
+    await api.post("/entities", json=station(
+        word={"vocab": "x", "sub": {"json": {"a": 1}}}, row={"type": "ListRelationship", "objectList": ["urn:x:1"]}, text={"languageMap": {"zh": "y"}}))
+    old = await api.get(path(), headers={"prefer": "return=representation, ngsi-ld=1.5"})
+    assert (old.status_code, old.headers["preference-applied"]) == (203, "ngsi-ld=1.5")
+    assert old.json()["word"] == {"type": "Property", "value": "x", "sub": {"type": "Property", "value": {"a": 1}}}
+    assert old.json()["row"] == {"type": "Relationship", "object": ["urn:x:1"]}
+    assert old.json()["text"]["type"] == "LanguageProperty"
+    listed = await api.get("/entities", params={"type": KIND}, headers={"prefer": "ngsi-ld=1.3"})
+    assert (listed.status_code, listed.json()[0]["text"]) == (203, {"type": "Property", "value": {"zh": "y"}})
+    new = await api.get(path(), headers={"prefer": "ngsi-ld=1.9"})
+    assert (new.status_code, new.headers["preference-applied"], new.json()["word"]["type"]) == (200, "ngsi-ld=1.9", "VocabProperty")

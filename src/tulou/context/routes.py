@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import orjson
 
-from tulou.context import forms, geo, linked, ordering, projection, query, snapshot_routes, temporal
+from tulou.context import compatibility, forms, geo, linked, ordering, projection, query, snapshot_routes, temporal
 from tulou.context import selection as selecting
 from tulou.context.errors import (
     InvalidRequest,
@@ -79,7 +79,7 @@ _TEMPORAL = frozenset(
 class Ask:
     """A request: method, headers, parameters, who asks, and the context of the names in it."""
 
-    __slots__ = ("actor", "headers", "method", "parameters", "path", "receive", "scope", "snapshot")
+    __slots__ = ("actor", "amended", "headers", "method", "parameters", "path", "receive", "scope", "snapshot")
 
     def __init__(self, scope: Any, receive: Receive) -> None:
         self.scope = scope
@@ -103,6 +103,8 @@ class Ask:
             self.parameters = dict(pairs)
         self.actor: Actor
         self.snapshot: int | None = None
+        self.amended: bool | None = None
+        """Whether the answer was changed for an earlier version of the standard, None where none was preferred."""
 
     def header(self, name: bytes) -> str | None:
         """A header's text."""
@@ -248,6 +250,10 @@ class Door:
             answer = refusal(TulouError("内部错误，已记入日志", "internal error; it has been logged"))
         body = answer.body or b""
         headers = answer.headers
+        if ask is not None and ask.amended is not None and answer.status == 200:  # 4.3.6.8
+            version = compatibility.preferred(ask.header(b"prefer")) or (1, 9)
+            headers = [*headers, (b"preference-applied", f"ngsi-ld={version[0]}.{version[1]}".encode())]
+            answer.status = 203 if ask.amended else 200
         if ask is not None and b"ngsild-tenant" in ask.headers:
             headers = [*headers, (b"ngsild-tenant", ask.headers[b"ngsild-tenant"])]  # 6.3.14
         if body or answer.status not in (204, 304):
@@ -360,7 +366,10 @@ class Door:
     def naming(self, context: Context, spec: Any, stored: Iterable[str]) -> tuple[Context, Any]:
         """The context of an answer, as `context` gives it. Where the client gave none and none of these names, or texts of
         documents, needs the house's, it is the core context: then the stored names are what it shows."""
-        if spec is None and not any(map(self.entities.of_the_house, stored)):
+        if spec is None:
+            for text in stored:
+                if self.entities.of_the_house(text):
+                    return context, None
             return CORE, CORE_URL
         return context, spec
 
@@ -515,10 +524,15 @@ class Door:
             if not found:
                 raise no_such_entity(id)
             row = found[0]
-        if form.whole and media == JSON:
+        if "type" in ask.parameters:
+            tree = selecting.type_tree(ask.parameters["type"], context)
+            if not selecting.type_matches(tree, forms.types_of(row.document)):
+                raise no_such_entity(id)
+        if form.whole and media == JSON and b"prefer" not in ask.headers:
             context, spec = self.naming(context, spec, (row.text,))
-            if context.identity and '"expiresAt"' not in row.text:
-                return Answer(200, row.text.encode(), [*_PLAIN, self.link_header(ask, spec)])
+            if '"expiresAt"' not in row.text:
+                body = row.text.encode() if context.identity else orjson.dumps(forms.write(row.document, context, form))
+                return Answer(200, body, [*_PLAIN, self.link_header(ask, spec)])
         document = row.alive()
         keep = form.keep
         if keep is not None and not ("*" in keep and keep & projection.HEAD & document.keys()):
@@ -526,10 +540,6 @@ class Door:
             if missing:
                 raise NotFound(f"实体 {id} 没有所要的属性", f"entity {id} has none of these attributes", field="attrs",
                                value=ask.parameters.get("attrs") or ask.parameters.get("pick"))
-        if "type" in ask.parameters:
-            tree = selecting.type_tree(ask.parameters["type"], context)
-            if not selecting.type_matches(tree, forms.types_of(document)):
-                raise no_such_entity(id)
         items, context, spec = await self.written(ask, [(row, document)], context, spec, form, media)
         if len(items) > 1 or (media == GEO and form.join is not None and form.join.style == "flat"):
             return self.list_answer(ask, items, media, spec)
@@ -541,6 +551,11 @@ class Door:
         self, ask: Ask, rows: Sequence[tuple[Row, Json]], context: Context, spec: Any, form: Form, media: str
     ) -> tuple[list[Json], Context, Any]:
         """Entities as the request wants them, with those that they are linked to; and the context that names them."""
+        version = compatibility.preferred(ask.header(b"prefer"))
+        if version is not None:
+            amended = [(row, compatibility.amend(document, version)) for row, document in rows]
+            ask.amended = any(new[1] is not old[1] for new, old in zip(amended, rows, strict=True))
+            rows = amended
         if form.join is None:
             context, spec = self.naming(context, spec, (row.text for row, _ in rows))
             items = [self.write(row, document, context, form) for row, document in rows]
@@ -694,10 +709,13 @@ class Door:
         """A page of entities, with `links` to its neighbours and the count where asked for."""
         if page.count is not None:
             links = [(b"ngsild-results-count", str(page.count).encode()), *links]
-        if form.whole and media == JSON:
+        if form.whole and media == JSON and b"prefer" not in ask.headers:
             context, spec = self.naming(context, spec, (row.text for row in page.rows))
-            if context.identity and all('"expiresAt"' not in row.text for row in page.rows):
-                body = b"[" + b",".join(row.text.encode() for row in page.rows) + b"]"
+            if all('"expiresAt"' not in row.text for row in page.rows):
+                if context.identity:
+                    body = b"[" + b",".join(row.text.encode() for row in page.rows) + b"]"
+                else:
+                    body = orjson.dumps([forms.write(row.document, context, form) for row in page.rows])
                 return Answer(200, body, [*_PLAIN, self.link_header(ask, spec), *links])
         rows = [(row, row.alive()) for row in page.rows]
         items, context, spec = await self.written(ask, rows, context, spec, form, media)

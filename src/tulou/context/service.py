@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,7 +114,7 @@ class ContextService:
         self.contexts.put(HOUSE_CONTEXT, self.document)
         self.names: Context = self.contexts.get(HOUSE_CONTEXT)
         """The house context: what is used where a client gives none (clause 5.5.5)."""
-        self._namespaces = namespaces(self.document)
+        self._of_the_house = re.compile("|".join(map(re.escape, namespaces(self.document))) or "(?!)").search
         self._by_id = self.db.point(self.store.by_id)
         self._units: dict[tuple[str, str], tuple[str, str | None, str]] = {}
         self._changed: set[int] = set()
@@ -136,7 +137,7 @@ class ContextService:
     def of_the_house(self, stored: str) -> bool:
         """Whether a stored name, or the JSON text of a stored document, may hold a name that only the house's context
         shortens: if not, the core context shows it just as well."""
-        return any(base in stored for base in self._namespaces)
+        return self._of_the_house(stored) is not None
 
     def known(self, org: str) -> bool:
         """Whether the organisation exists."""
