@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 import shapely
 from shapely.geometry import shape
@@ -25,7 +26,9 @@ from tulou.context.jsonld import Context
 
 MAX_KEYS = 10
 MAX_SORTED = 100_000
-"""Most entities that are sorted by what only their documents hold."""
+"""Most entities that SQL sorts by what only their documents hold."""
+MAX_RANKED = 20_000
+"""Most entities that are sorted here, by distance or a collation: it holds the interpreter while it lasts."""
 
 _DIRECTIONS = frozenset({"asc", "desc", "dist-asc", "dist-desc"})
 _COLUMNS = frozenset({"id", "type", "createdAt", "modifiedAt"})
@@ -65,6 +68,11 @@ class Ordering:
     def by_columns(self) -> bool:
         """Whether no document has to be read to sort."""
         return self.in_sql and all(key.column is not None for key in self.keys)
+
+    @property
+    def most(self) -> int:
+        """How many entities can be put into this order."""
+        return MAX_SORTED if self.in_sql else MAX_RANKED
 
 
 def parse(
@@ -292,8 +300,6 @@ def ranked(ordering: Ordering, rows: list[tuple[Any, ...]], dialect: str) -> lis
 
         def sort_key(row: tuple[Any, ...], key: Key = key, at: int = at) -> tuple[Any, ...]:
             kind, value = row[at], row[at + width - 1]
-            if key.distance:
-                return (0, metres) if (metres := _metres(ordering.place, kind, value)) is not None else _LAST
             if key.column is not None:
                 return kind, value
             if kind == 0 and width == 3 and row[at + 1] is not None:
@@ -302,7 +308,11 @@ def ranked(ordering: Ordering, rows: list[tuple[Any, ...]], dialect: str) -> lis
                 value = ordering.collation(value)
             return (kind, value) if kind != 9 else _LAST
 
-        keyed = [(sort_key(row), row) for row in rows]
+        if key.distance:
+            metres = _metres(ordering.place, [row[at + width - 1] if row[at] == 2 else None for row in rows])
+            keyed = [(_LAST if far is None else (0, far), row) for far, row in zip(metres, rows, strict=True)]
+        else:
+            keyed = [(sort_key(row), row) for row in rows]
         present = [pair for pair in keyed if pair[0] is not _LAST]
         present.sort(key=lambda pair: pair[0], reverse=key.descending)
         rows = [row for _, row in present] + [row for pair, row in keyed if pair is _LAST]
@@ -312,13 +322,24 @@ def ranked(ordering: Ordering, rows: list[tuple[Any, ...]], dialect: str) -> lis
 _LAST = (9,)
 
 
-def _metres(place: Any, kind: int, value: Any) -> float | None:
-    """Metres from `place` to a geometry as JSON text, None if it is none."""
-    if kind != 2:
-        return None
-    geometry = orjson.loads(value)
-    try:
-        geo.check(geometry, "location")
-    except BadRequestData:
-        return None
-    return geo.distance(place, shape(geometry))
+def _metres(place: Any, texts: Sequence[str | None]) -> list[float | None]:
+    """Metres from `place` to geometries as JSON texts, None for what is none; points from a point all at once."""
+    found: list[float | None] = [None] * len(texts)
+    points: list[tuple[int, float, float]] = []
+    for at, text in enumerate(texts):
+        if text is None:
+            continue
+        geometry: dict[str, Any] = orjson.loads(text)
+        try:
+            geo.check(geometry, "location")
+        except BadRequestData:
+            continue
+        if geometry["type"] == "Point" and place.geom_type == "Point":
+            points.append((at, *geometry["coordinates"][:2]))
+        else:
+            found[at] = geo.distance(place, shape(geometry))
+    if points:
+        where, lon, lat = (np.asarray(column) for column in zip(*points, strict=True))
+        for at, far in zip(where.tolist(), geo.haversine(lon, lat, place.x, place.y).tolist(), strict=True):
+            found[at] = far
+    return found

@@ -1017,13 +1017,14 @@ class Door:
         ask.only(frozenset({"details", "local"}))
         media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
         found = await self.entities.types(ask.actor, tenant=ask.tenant)
+        attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant) if ask.flag("details") else {}
+        context, spec = self.naming(context, spec, [*found, *attributes])
         if not ask.flag("details"):
             body: Any = {
                 "id": _random_id("EntityTypeList"), "type": "EntityTypeList",
                 "typeList": sorted(context.shown(name) for name in found),
             }
             return self.answer(ask, body, media, spec)
-        attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant)
         body = [
             {
                 "id": CORE.expand(name), "type": "EntityType", "typeName": context.shown(name),
@@ -1042,6 +1043,7 @@ class Door:
         if stored not in found:
             raise NotFound(f"没有类型 {name}", f"there is no entity of type {name}", field="type", value=name)
         attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant, type=stored)
+        context, spec = self.naming(context, spec, [stored, *attributes])
         body = {
             "id": CORE.expand(stored), "type": "EntityTypeInfo", "typeName": context.shown(stored),
             "entityCount": found[stored],
@@ -1060,6 +1062,7 @@ class Door:
         ask.only(frozenset({"details", "local"}))
         media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
         found = await self.entities.attributes(ask.actor, tenant=ask.tenant)
+        context, spec = self.naming(context, spec, [*found, *(kind for entry in found.values() for kind in entry["types"])])
         if not ask.flag("details"):
             body: Any = {
                 "id": _random_id("AttributeList"), "type": "AttributeList",
@@ -1083,6 +1086,7 @@ class Door:
         entry = (await self.entities.attributes(ask.actor, tenant=ask.tenant)).get(stored)
         if entry is None:
             raise NotFound(f"没有属性 {name}", f"there is no attribute {name}", field="attribute", value=name)
+        context, spec = self.naming(context, spec, [stored, *entry["types"]])
         body = {
             "id": CORE.expand(stored), "type": "Attribute", "attributeName": context.shown(stored),
             "attributeCount": entry["count"], "attributeTypes": sorted(entry["kinds"]),

@@ -279,19 +279,20 @@ class ContextService:
         of places need it. Raises `TooManyResults` for more candidates than are sorted by what documents hold."""
         store, dialect, table = self.store, "postgresql" if self.store.postgres else "sqlite", selection.table
         total = None
+        most = order.most
         if selection.geo is None and (count or not order.by_columns):
-            bounded = "" if count else f" LIMIT {ordering.MAX_SORTED + 1}"
+            bounded = "" if count else f" LIMIT {most + 1}"
             sql = f"SELECT count(*) FROM (SELECT 1 FROM {table} e WHERE {condition}{bounded}) c"
             total = cursor.execute(store.sql(sql), parameters).fetchone()[0]
         hits: set[int] | None = None
         if selection.geo is not None:
             hits = {no for no, hit in self._candidates(cursor, selection, condition, parameters, None) if hit}
             total = len(hits)
-        if total is not None and total > ordering.MAX_SORTED and not order.by_columns:
+        if total is not None and total > most and not order.by_columns:
             raise TooManyResults(
-                f"超过 {ordering.MAX_SORTED} 个实体，无法按此排序；请缩小查询范围",
-                f"more than {ordering.MAX_SORTED} entities cannot be sorted by this; narrow the query", field="orderBy",
-                rule=f"<= {ordering.MAX_SORTED}",
+                f"超过 {most} 个实体，无法按此排序；请缩小查询范围",
+                f"more than {most} entities cannot be sorted by this; narrow the query", field="orderBy",
+                rule=f"<= {most}",
             )
         if limit == 0:
             return Page([], count=total)
