@@ -8,6 +8,7 @@ import httpx
 import orjson
 
 from tulou.context import ContextService
+from tulou.context.jsonld import CORE as CORE_CONTEXT
 from tulou.kernel.house import House
 
 from .conftest import execute
@@ -130,13 +131,14 @@ async def test_updates(api: httpx.AsyncClient) -> None:
     assert kept == {"type": "Property", "value": 9, "observedAt": "2026-01-01T00:00:00Z", "unitCode": "GQ"}  # 5.6.4 merges
     assert (await api.patch(path() + "/attrs", json={"pm25": {"type": "Property", "value": 10}})).status_code == 204
     assert (await api.get(path())).json()["pm25"] == {"type": "Property", "value": 10}  # 5.6.2 replaces
-    refused = await api.patch(path() + "/attrs", json={"unknown": 1, "pm25": 11})
+    refused = await api.patch(path() + "/attrs", json={"added": 1, "pm25": 11, "scope": "/Fujian"})  # 5.6.2
     assert refused.status_code == 207
-    assert refused.json()["notUpdated"][0]["attributeName"] == "unknown"
+    assert refused.json()["notUpdated"][0]["attributeName"] == CORE_CONTEXT.expand("scope")
+    assert (await api.get(path())).json()["added"] == {"type": "Property", "value": 1}
     assert (await api.post(path() + "/attrs", json={"extra": 1})).status_code == 204
     once = await api.post(path() + "/attrs?options=noOverwrite", json={"extra": 2, "more": 3})
     assert once.status_code == 207
-    assert once.json()["updated"] == ["more"]
+    assert once.json()["updated"] == [CORE_CONTEXT.expand("more")]
     assert (await api.patch(path(), json={"extra": {"value": {"a": 1, "b": 2}}, "more": "urn:ngsi-ld:null"})).status_code == 204
     assert (await api.patch(path(), json={"extra": {"value": {"b": 3}}})).status_code == 204
     merged = (await api.get(path())).json()
@@ -273,3 +275,144 @@ async def test_discovery(api: httpx.AsyncClient) -> None:
     assert (pm25["attributeCount"], pm25["attributeTypes"]) == (2, ["Property", "Relationship"])
     assert (await api.get("/types/None")).status_code == 404
     assert "location" in (await api.get("/attributes")).json()["attributeList"]
+
+
+async def test_a_type_selector_gates_every_write(api: httpx.AsyncClient) -> None:
+    """5.6.2 to 5.6.6, 5.6.17, 5.6.18 with 4.17: an entity of another type is not found."""
+    await api.post("/entities", json=station(extra=1))
+    await api.post("/entities", json={"id": "urn:x:plain", "type": "Plain"})
+    for url in (path(), "/entities/urn:x:plain"):
+        assert (await api.get(url, params={"type": "Landmark"})).status_code == 404
+        assert (await api.get(url, params={"type": f"{KIND},Plain"})).status_code == 200
+    for method, url, body in (
+        ("PATCH", path(), {"pm25": 2}), ("PUT", path(), {"type": KIND, "pm25": 2}), ("POST", path() + "/attrs", {"pm25": 2}),
+        ("PATCH", path() + "/attrs", {"pm25": 2}), ("PATCH", path() + "/attrs/pm25", {"value": 2}),
+        ("PUT", path() + "/attrs/pm25", {"type": "Property", "value": 2}), ("DELETE", path() + "/attrs/pm25", None), ("DELETE", path(), None),
+    ):
+        assert (await api.request(method, url, params={"type": "Landmark"}, json=body)).status_code == 404, (method, url)
+        assert (await api.get(path())).json()["pm25"]["value"] == 1
+        answer = await api.request(method, url, params={"type": f"{KIND},Landmark"}, json=body)
+        assert answer.status_code == 204, answer.text
+        await api.post("/entityOperations/upsert", json=[station()])
+
+
+async def test_purge_of_attributes(api: httpx.AsyncClient) -> None:
+    """5.6.21: `drop` names what goes, `keep` what stays; the entities stay either way."""
+    await api.post("/entityOperations/create", json=[station(n) for n in range(3)] + [{"id": "urn:x:1", "type": "Other", "pm25": 1}])
+    assert (await api.delete("/entities", params={"type": KIND, "drop": "pm25", "q": "pm25>0"})).status_code == 204
+    assert ["pm25" in (await api.get(path(n))).json() for n in range(3)] == [True, False, False]
+    assert (await api.delete("/entities", params={"type": KIND, "keep": "name"})).status_code == 204
+    assert (await api.get(path(0))).json().keys() == {"id", "type", "name"}
+    assert "pm25" in (await api.get("/entities/urn:x:1")).json()
+    assert (await api.get("/entities", params={"georel": "near;maxDistance==9000000", "geometry": "Point", "coordinates": "[118,24]"})).json() == []
+    for bad in ({"type": KIND, "keep": "a", "drop": "b"}, {"drop": "a"}, {"attrs": "createdAt"}, {"q": 'modifiedAt>"2020-01-01T00:00:00Z"'}):
+        assert (await api.delete("/entities", params=bad)).status_code == 400, bad
+
+
+async def test_null_is_refused_but_where_it_deletes(api: httpx.AsyncClient) -> None:
+    """5.5.4: not in creations, and inside values only where an entity is merged."""
+    null = "urn:ngsi-ld:null"
+    for bad in ({"id": null}, {"scope": null}, {"pm25": null}, {"a": {"value": {"k": {"m": null}}}}, {"a": {"json": {"k": null}}},
+                {"a": {"languageMap": {"@none": null}}}, {"a": {"value": 1, "datasetId": null}}):
+        assert (await api.post("/entities", json=station(**bad))).status_code == 400, bad
+    await api.post("/entities", json=station(address={"value": {"a": 1, "b": 2}}, words={"languageMap": {"zh": "x"}}))
+    assert (await api.patch(path() + "/attrs/address", json={"value": {"a": null}})).status_code == 400
+    assert (await api.patch(path() + "/attrs/pm25", json={"datasetId": null})).status_code == 400
+    assert (await api.patch(path(), json={"address": {"value": {"a": null}}})).status_code == 204
+    assert (await api.get(path())).json()["address"]["value"] == {"b": 2}
+    assert (await api.patch(path() + "/attrs", json={"words": {"languageMap": {"@none": null}}})).status_code == 204
+    assert "words" not in (await api.get(path())).json()
+    mixed = await api.post("/entityOperations/create", json=[station(9), None])
+    assert (mixed.status_code, (await api.get(path(9))).status_code) == (400, 404)
+
+
+async def test_what_the_standard_defines_by_name(api: httpx.AsyncClient) -> None:
+    """4.5.2.2 ngsildproof, 4.7.1 location, 4.7.2 encoded geometries, 4.5.5.1 @none, 5.2.32 valueType."""
+    proof = {"type": "Property", "entityIdSealed": "urn:x:1", "entityTypeSealed": KIND, "value": {"type": "DataIntegrityProof"}}
+    text = '{"type": "Point", "coordinates": [117.5, 24]}'
+    made = await api.post("/entities", json=station(
+        ngsildproof=proof, observationSpace={"type": "GeoProperty", "value": text},
+        two=[{"type": "Property", "value": 1, "datasetId": "@none"}, {"type": "Property", "value": 2, "datasetId": "urn:d:1"}]))
+    assert made.status_code == 201, made.text
+    found = (await api.get(path())).json()
+    assert found["ngsildproof"] == proof
+    assert found["observationSpace"]["value"]["coordinates"] == [117.5, 24]
+    assert found["two"][0] == {"type": "Property", "value": 1}
+    for bad in ({"location": 5}, {"location": {"type": "Property", "value": 5}}, {"location": {"type": "GeoProperty", "value": "{"}},
+                {"ngsildproof": {"type": "Property", "value": "x"}}, {"ngsildproof": {**proof, "entityIdSealed": 5}},
+                {"a": {"type": "Property", "value": 1, "entityIdSealed": "urn:x:1"}}, {"type": "type"},
+                {"a": {"type": "LanguageProperty", "languageMap": {"en": "x"}, "valueType": "text"}},
+                {"a": [{"type": "Property", "value": 1}, {"type": "Property", "value": 1, "datasetId": "@none"}]}):
+        assert (await api.post("/entities", json={**station(2), **bad})).status_code == 400, bad
+
+
+async def test_transient_attributes(api: httpx.AsyncClient) -> None:
+    """4.22: an attribute, an instance and a sub-attribute are gone when their time has come; the others stay."""
+    past, future = "2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
+    await api.post("/entities", json=station(
+        gone={"value": 1, "expiresAt": past}, stays={"value": 1, "expiresAt": future, "sub": {"value": 2, "expiresAt": past}},
+        some=[{"type": "Property", "value": 1}, {"type": "Property", "value": 2, "datasetId": "urn:d:1", "expiresAt": past}]))
+    for parameters in ({}, {"format": "concise"}, {"options": "sysAttrs"}, {"pick": "gone,stays,some"}):
+        one = (await api.get(path(), params=parameters)).json()
+        listed = (await api.get("/entities", params={"type": KIND, **parameters})).json()[0]
+        assert listed == one
+        assert "gone" not in one
+        if parameters.get("format") == "concise":
+            assert one["stays"] == 1
+        else:
+            assert ("expiresAt" in one["stays"]) is ("options" in parameters)
+            assert "sub" not in one["stays"]
+        assert not isinstance(one["some"], list)
+    assert (await api.patch(path() + "/attrs/gone", json={"value": 2})).status_code == 404
+    assert (await api.post(path() + "/attrs?options=noOverwrite", json={"gone": 3})).status_code == 204
+    assert (await api.get(path())).json()["gone"]["value"] == 3
+
+
+async def test_the_context_of_an_answer(api: httpx.AsyncClient) -> None:
+    """5.5.5: the house's context serves where none is given; an answer names it only where a name of the house's needs it."""
+    await api.post("/entities", json=station())
+    await api.post("/entities", json={"id": "urn:x:plain", "type": "Plain", "colour": "red"})
+    house, core = (await api.get(path())).headers["link"], (await api.get("/entities/urn:x:plain")).headers["link"]
+    assert "tulou.jsonld" in house
+    assert core == f"<{CORE}>; {REL}"
+    for parameters in ({"options": "keyValues"}, {"attrs": "colour"}, {"options": "sysAttrs"}):
+        assert (await api.get("/entities/urn:x:plain", params=parameters)).headers["link"] == core
+    assert (await api.get("/entities", params={"type": "Plain"})).headers["link"] == core
+    assert "tulou.jsonld" in (await api.get("/entities", params={"type": f"Plain,{KIND}"})).headers["link"]
+    ld = await api.get("/entities/urn:x:plain", headers={"accept": "application/ld+json"})
+    assert ld.json()["@context"] == CORE
+    assert (await api.get("/entities/urn:x:plain", headers={"ngsild-tenant": "xiamen"})).headers["ngsild-tenant"] == "xiamen"
+
+
+async def test_offsets_lead_to_offsets(api: httpx.AsyncClient) -> None:
+    """6.3.10: who pages by offset is led on by offsets."""
+    await api.post("/entityOperations/create", json=[station(n) for n in range(5)])
+    middle = await api.get("/entities", params={"type": KIND, "limit": 2, "offset": 2})
+    assert middle.links["next"]["url"] == f"/ngsi-ld/v1/entities?limit=2&offset=4&type={KIND}"
+    assert middle.links["prev"]["url"] == f"/ngsi-ld/v1/entities?limit=2&offset=0&type={KIND}"
+    assert "cursor=" in (await api.get("/entities", params={"type": KIND, "limit": 2})).links["next"]["url"]
+
+
+async def test_vocabulary_words_are_iris(api: httpx.AsyncClient) -> None:
+    """4.9, EXAMPLE 12: a word equals a VocabProperty through expandValues, or as its IRI."""
+    await api.post("/entities", json=station(category={"vocab": "commercial"}))
+    whole = "https://uri.etsi.org/ngsi-ld/default-context/commercial"
+    for q, expand, hits in (("category==commercial", "category", 1), ("category==commercial", None, 0), (f'category=="{whole}"', None, 1),
+                            ("category!=commercial", "category", 0), ("category!=commercial", None, 1)):
+        parameters = {"type": KIND, "q": q, **({"expandValues": expand} if expand else {})}
+        assert len((await api.get("/entities", params=parameters)).json()) == hits, q
+
+
+async def test_an_earlier_version_is_preferred(api: httpx.AsyncClient) -> None:
+    """4.3.6.8: kinds that the version does not know become Properties, and the answer says so."""
+    await api.post("/entities", json=station(
+        word={"vocab": "x", "sub": {"json": {"a": 1}}}, row={"type": "ListRelationship", "objectList": ["urn:x:1"]}, text={"languageMap": {"zh": "y"}}))
+    old = await api.get(path(), headers={"prefer": "return=representation, ngsi-ld=1.5"})
+    assert (old.status_code, old.headers["preference-applied"]) == (203, "ngsi-ld=1.5")
+    assert old.json()["word"] == {"type": "Property", "value": "x", "sub": {"type": "Property", "value": {"a": 1}}}
+    assert old.json()["row"] == {"type": "Relationship", "object": ["urn:x:1"]}
+    assert old.json()["text"]["type"] == "LanguageProperty"
+    listed = await api.get("/entities", params={"type": KIND}, headers={"prefer": "ngsi-ld=1.3"})
+    assert (listed.status_code, listed.json()[0]["text"]) == (203, {"type": "Property", "value": {"zh": "y"}})
+    new = await api.get(path(), headers={"prefer": "ngsi-ld=1.9"})
+    assert (new.status_code, new.headers["preference-applied"], new.json()["word"]["type"]) == (200, "ngsi-ld=1.9", "VocabProperty")

@@ -48,8 +48,9 @@ def test_the_core_takes_precedence_wherever_it_stands(contexts: Contexts) -> Non
 
 def test_without_a_term_the_full_name_is_shown(contexts: Contexts) -> None:
     assert CORE.shown("https://example.org/#speed") == "https://example.org/#speed"
-    # the user's `name` is another one, so the default vocabulary's cannot be shortened to it
-    assert contexts.get(USER).shown("name") == DEFAULT_VOCAB + "name"
+    # the user's `name` is another one, so the default vocabulary's is a compact IRI (JSON-LD 1.1 API, 6.2.2)
+    assert contexts.get(USER).shown("name") == "ngsi-ld:default-context/name"
+    assert contexts.get(USER).expand("ngsi-ld:default-context/name") == DEFAULT_VOCAB + "name"
 
 
 def test_two_contexts_meet_in_the_stored_name(contexts: Contexts) -> None:

@@ -98,7 +98,7 @@ def test_a_vocabulary_word_is_compared_as_a_name() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", ";", "a==", "a==x", "==1", "a=1", "(a", "a)", "a;;b", "a|", "a[", "a[]", "a[b", "a..b", "a>true", "a>1..2", 'a=="x',
+        "", ";", "a==", "a=='x'", "==1", "a=1", "(a", "a)", "a;;b", "a|", "a[", "a[]", "a[b", "a..b", "a>true", "a>1..2", 'a=="x',
         "a==1..", 'a==1.."b"', "a~=", "a~=(", "a~=[", "a==\"\\u0000\"", "a b", "a;b c", "1a==1", "a{b}==1", "a==1e999",
         "temperature.observedAt.x", "a.observedAt[x]", "(" * 60 + "a" + ")" * 60, ";".join("a" * 300), "a" * 9000,
         "a==1;DROP TABLE entities", "a'==1", 'a"b==1', "a==2020-13-45T00:00:00Z", "a~=" + "x" * 2000,

@@ -71,6 +71,13 @@ class MethodNotAllowed(TulouError):
     title_zh, title_en = "不支持的方法", "Method not allowed"
 
 
+class OperationNotSupported(TulouError):
+    """The operation exists in the standard, and is not offered here: 422."""
+
+    status, code = 422, "OperationNotSupported"
+    title_zh, title_en = "不支持的操作", "Operation not supported"
+
+
 class TooManyResults(Forbidden):
     """The result would be larger than the house gives at once: 403."""
 
@@ -84,6 +91,7 @@ _TYPES: tuple[tuple[type[TulouError], str], ...] = (
     (NonexistentTenant, "NonexistentTenant"),
     (TooManyResults, "TooManyResults"),
     (LdContextNotAvailable, "LdContextNotAvailable"),
+    (OperationNotSupported, "OperationNotSupported"),
     (NotFound, "ResourceNotFound"),
     (Conflict, "AlreadyExists"),
     (TooLarge, "InvalidRequest"),

@@ -13,11 +13,16 @@ import datetime as dt
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from tulou.context import geo
 from tulou.context.errors import BadRequestData, bad
 from tulou.context.jsonld import Context, is_iri
+
+if TYPE_CHECKING:
+    from tulou.context.linked import Join
 
 Json = dict[str, Any]
 
@@ -48,16 +53,22 @@ _OUTPUT_ONLY = frozenset({
     "previousValue", "previousObject", "previousLanguageMap", "previousVocab", "previousJson", "previousValueList",
     "previousObjectList", "entity", "entityList", "@context",
 })
-MEMBERS = frozenset(
-    {"type", "datasetId", "observedAt", "unitCode", "objectType", "valueType", "lang", "expiresAt", *_KIND_OF}
-)
-"""Members of an attribute that are not sub-attributes."""
-_NAMELESS = MEMBERS - {"vocab", "objectType", "valueType", "expiresAt"}
+SEALED = frozenset({"entityIdSealed", "entityTypeSealed"})
+"""Members of the Property `ngsildproof` alone (4.5.2.2)."""
+MEMBERS = frozenset({
+    "type", "datasetId", "observedAt", "unitCode", "objectType", "valueType", "lang", "expiresAt", "entity", "entityList",
+    *_KIND_OF, *SEALED,
+})
+"""Members of an attribute that are not sub-attributes. `entity` and `entityList` are written already (see `linked`)."""
+_NAMELESS = MEMBERS - {"vocab", "objectType", "valueType", "expiresAt", "entityTypeSealed"}
 """Members that hold no names: an instance of these alone looks the same under every context."""
-_NEVER_ATTRIBUTES = frozenset({"datasetId", "instanceId", "observedAt", "unitCode", *_KIND_OF})
+_NEVER_ATTRIBUTES = frozenset({"datasetId", "instanceId", "observedAt", "unitCode", *_KIND_OF, *SEALED})
 ENTITY_MEMBERS = frozenset({"id", "type", "scope", "@context", "expiresAt"})
 
-_RESERVED = ENTITY_MEMBERS | SYSTEM | _NEVER_ATTRIBUTES
+PLACES = frozenset({"location", "observationSpace", "operationSpace"})
+"""Attributes that are GeoProperties by definition (4.7.1)."""
+PROOF = "ngsildproof"
+_NOT_PLAIN = ENTITY_MEMBERS | SYSTEM | _NEVER_ATTRIBUTES | PLACES | {PROOF}
 _COMMON = frozenset({"type", "value", "observedAt", "unitCode"})
 
 MAX_SUB_DEPTH = 16
@@ -121,16 +132,20 @@ def _second(seconds: int) -> str:
 class Reader:
     """Reads what a client sent under one context.
 
-    `nulls`: whether NGSI-LD Null (`urn:ngsi-ld:null`) is allowed, as in fragments that delete. `simplified`: values
-    are bare (clause 4.5.4), so an object without a `type` is a value.
+    `nulls`: whether NGSI-LD Null (`urn:ngsi-ld:null`) is allowed, as in fragments that delete; `merging`: also inside
+    values, as in fragments that are merged (clause 5.5.4). `simplified`: values are bare (clause 4.5.4), so an object
+    without a `type` is a value.
     """
 
-    __slots__ = ("context", "nulls", "simplified", "stored")
+    __slots__ = ("context", "merging", "nulls", "simplified", "stored")
 
-    def __init__(self, context: Context, *, nulls: bool = False, simplified: bool = False) -> None:
+    def __init__(
+        self, context: Context, *, nulls: bool = False, merging: bool = False, simplified: bool = False
+    ) -> None:
         self.context = context
         self.stored = context.stored
-        self.nulls = nulls
+        self.nulls = nulls or merging
+        self.merging = merging
         self.simplified = simplified
 
     def entity(self, raw: object) -> Json:
@@ -168,7 +183,7 @@ class Reader:
                             others -= 1
                     if not others:
                         key = known.get(name) or self.stored(name)
-                        if key not in document and key not in _RESERVED:
+                        if key not in document and key not in _NOT_PLAIN:
                             document[key] = value
                             continue
             if name == "id" or name == "@id":
@@ -181,13 +196,15 @@ class Reader:
                 document["expiresAt"] = value if self._null(value) else datetime_text(value, "expiresAt")
             elif name == "@context" or name in SYSTEM:
                 continue
-            elif name in _NEVER_ATTRIBUTES:
+            elif name in _NEVER_ATTRIBUTES and not (name in _KIND_OF and isinstance(value, dict) and value.get("type") in VALUE_OF):
                 raise bad(f"{name} 不可作属性名", f"{name} cannot be an attribute", field=name, rule="CIM 009, 4.5.1")
             else:
                 key = self.stored(name)
                 if key in document:
                     raise bad(f"属性 {name} 重复", f"attribute {name} is given twice", field=name, rule="unique")
                 document[key] = self.attribute(name, value)
+                if key in PLACES or key == PROOF:
+                    _defined(key, name, document[key])
         return document
 
     def types(self, raw: object) -> str | list[str]:
@@ -200,7 +217,7 @@ class Reader:
         raise bad("type 应为名称或名称的数组", "type must be a name or an array of names", field="type", value=raw)
 
     def _type(self, raw: object) -> str:
-        if not isinstance(raw, str) or raw == NULL:
+        if not isinstance(raw, str) or raw == NULL or raw in ("id", "type"):
             raise bad("type 应为名称", "type must be a name", field="type", value=raw, rule="CIM 009, 4.6.2")
         return self.stored(raw)
 
@@ -288,6 +305,9 @@ class Reader:
 
     def _members(self, name: str, kind: str, key: str, raw: Json, instance: Json, depth: int) -> None:
         for member, value in raw.items():
+            if member in SEALED:
+                instance[member] = self._sealed(name, member, value)
+                continue
             if member == key or member == "type":
                 continue
             if member == "observedAt" or member == "expiresAt":
@@ -300,14 +320,17 @@ class Reader:
                     )
                 instance[member] = value
             elif member == "datasetId":
-                if not is_iri(value):
+                if (not is_iri(value) and value != "@none") or value == NULL:
                     raise bad(
                         f"{name}.datasetId 应为 URI", f"{name}.datasetId must be a URI",
                         field=f"{name}.datasetId", value=value, rule="URI",
                     )
-                if value != "urn:ngsi-ld:default":
+                if value not in ("urn:ngsi-ld:default", "@none"):
                     instance[member] = value
             elif member in ("objectType", "valueType"):
+                if kind == "LanguageProperty" and member == "valueType" and value != "langString":
+                    raise bad(f"{name}.valueType 应为 langString", f"{name}.valueType must be langString",
+                              field=f"{name}.valueType", value=value, rule="CIM 009, 5.2.32")
                 instance[member] = value if self._null(value) else self.types(value)
             elif member == "lang":
                 instance[member] = value
@@ -323,8 +346,15 @@ class Reader:
                 stored = self.stored(member)
                 instance[stored] = self.attribute(f"{name}.{member}", value, depth + 1)
 
-    def _value(self, name: str, value: Any) -> None:
-        """Refuse values that the stores cannot hold: nested too deeply, or text with U+0000."""
+    def _sealed(self, name: str, member: str, value: Any) -> Any:
+        """What a proof was made of (4.5.2.2): the entity's id, or its types."""
+        if self.stored(name) != PROOF:
+            raise bad(f"{member} 只用于 {PROOF}", f"{member} belongs to {PROOF} alone", field=f"{name}.{member}",
+                      rule="CIM 009, 4.5.2.2")
+        return entity_id(value) if member == "entityIdSealed" else self.types(value)
+
+    def _value(self, name: str, value: Any, *, null: bool = False) -> None:
+        """Refuse values that the stores cannot hold (nested too deeply, text with U+0000), and Null inside them but for `null`."""
         if isinstance(value, int | float):
             return
         if isinstance(value, str):
@@ -345,8 +375,12 @@ class Reader:
                 pending.extend((child, depth + 1) for child in item.values() if not isinstance(child, int | float))
             elif isinstance(item, list):
                 pending.extend((child, depth + 1) for child in item if not isinstance(child, int | float))
-            elif isinstance(item, str) and "\x00" in item:
-                raise bad(f"{name} 含有 U+0000", f"{name} contains U+0000", field=name, rule="no U+0000")
+            elif isinstance(item, str):
+                if "\x00" in item:
+                    raise bad(f"{name} 含有 U+0000", f"{name} contains U+0000", field=name, rule="no U+0000")
+                if item == NULL and not self.merging and not null:
+                    raise bad(f"{name} 的值之内不可有 urn:ngsi-ld:null", f"NGSI-LD Null is not allowed inside {name}",
+                              field=name, value=NULL, rule="CIM 009, 5.5.4")
 
     def _checked(self, kind: str, name: str, value: Any) -> Any:
         if value is None:
@@ -357,6 +391,8 @@ class Reader:
             self._value(name, value)
             return value
         if kind == "GeoProperty":
+            if isinstance(value, str):
+                value = _decoded(value)
             geo.check(value, name)
             return value
         if kind == "Relationship":
@@ -370,7 +406,7 @@ class Reader:
                     if not _LANG.fullmatch(tag) or not _texts(text, null=self.nulls):
                         break
                 else:
-                    self._value(name, value)
+                    self._value(name, value, null=self.nulls)
                     return value
             raise bad(f"{name}.languageMap 应为 语言->文本", f"{name}.languageMap must map language tags to texts",
                       field=f"{name}.languageMap", value=value, rule="RFC 5646")
@@ -399,6 +435,28 @@ class Reader:
                 return [{"object": item} for item in uris]
         raise bad(f"{name}.objectList 应为 URI 的数组", f"{name}.objectList must be an array of URIs",
                   field=f"{name}.objectList", value=value, rule="CIM 009, 4.5.22")
+
+
+def _decoded(text: str) -> Any:
+    """A geometry that came as the text of its JSON (4.7.2); the text itself if it is none."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _defined(key: str, name: str, attribute: Any) -> None:
+    """Refuse a place that is no GeoProperty (4.7.1), and a proof that is no Property with an object (4.5.2.2)."""
+    for instance in instances(attribute):
+        value = instance.get(VALUE_OF[instance["type"]])
+        if value == NULL:
+            continue
+        if key in PLACES and instance["type"] != "GeoProperty":
+            raise bad(f"{name} 应为 GeoProperty", f"{name} is a GeoProperty", field=f"{name}.type", value=instance["type"],
+                      rule="CIM 009, 4.7.1")
+        if key == PROOF and not (instance["type"] == "Property" and isinstance(value, dict)):
+            raise bad(f"{name} 的值应为对象", f"the value of {name} must be an object", field=f"{name}.value", value=value,
+                      rule="CIM 009, 4.5.2.2")
 
 
 _SIMPLE_WRAPPED = frozenset({"languageMap", "vocab", "json", "valueList", "objectList"})
@@ -433,7 +491,7 @@ def _texts(value: object, null: bool) -> bool:
 
 def entity_id(value: object) -> str:
     """Check an entity id. Raises `BadRequestData` unless it is a URI."""
-    if isinstance(value, str) and is_iri(value):
+    if isinstance(value, str) and is_iri(value) and value != NULL:
         return value
     raise bad(f"id {str(value)[:100]!r} 不是 URI", f"id {str(value)[:100]!r} is not a URI",
               field="id", value=value, rule="URI (RFC 3986)")
@@ -502,11 +560,41 @@ def types_of(document: Json) -> list[str]:
     return [kind] if isinstance(kind, str) else kind
 
 
+def alive(document: Json, now: int) -> Json:
+    """The document without the attributes, instances and sub-attributes whose `expiresAt` is past (4.22)."""
+    out: Json = {}
+    for name, value in document.items():
+        if name in ENTITY_MEMBERS:
+            out[name] = value
+        elif (kept := _kept(value, now)) is not None:
+            out[name] = kept
+    return out
+
+
+def _kept(attribute: Any, now: int) -> Any:
+    """What is left of an attribute, None if nothing is."""
+    if isinstance(attribute, list):
+        found = [kept for item in attribute if (kept := _kept(item, now)) is not None]
+        return found[0] if len(found) == 1 else found or None
+    if "expiresAt" in attribute and micros(attribute["expiresAt"]) <= now:
+        return None
+    subs = [name for name in attribute if name not in MEMBERS]
+    if not subs:
+        return attribute
+    out = dict(attribute)
+    for name in subs:
+        out[name] = _kept(attribute[name], now)
+        if out[name] is None:
+            del out[name]
+    return out
+
+
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 
 class Form(NamedTuple):
-    """How to write entities. `keep` and `drop` are stored names (None: all); `lang` picks languages (4.5.18)."""
+    """How to write entities. `keep` and `drop` are stored names (None: all; with `*` in `keep`, `id` and `type` are kept
+    only if named); `lang` picks languages (4.5.18); `join` says which linked entities belong to the answer (4.5.23)."""
 
     style: str = "normalized"
     system: bool = False
@@ -515,13 +603,14 @@ class Form(NamedTuple):
     lang: str | None = None
     geometry: str = "location"
     datasets: frozenset[str] | None = None
+    join: Join | None = None
 
     @property
     def whole(self) -> bool:
         """Whether a stored document is answered as it is, apart from its names."""
         return (
             self.style == "normalized" and not self.system and self.keep is None and not self.drop
-            and self.lang is None and self.datasets is None
+            and self.lang is None and self.datasets is None and self.join is None
         )
 
 
@@ -535,7 +624,7 @@ def write(document: Json, context: Context, form: Form, times: Mapping[str, Any]
     out: Json = {}
     shown = context.shown
     if form.whole:
-        if context.identity and "expiresAt" not in document:
+        if context.identity and not _transient(document):
             return document
         for key, value in document.items():
             if key == "expiresAt":
@@ -577,10 +666,19 @@ def write(document: Json, context: Context, form: Form, times: Mapping[str, Any]
         elif style == "simplified":
             out[name] = simplified(value, context)
         else:
-            out[name] = _each_concise(value, context)
+            out[name] = _each_concise(value, context, form.system)
     if form.system and times is not None:
         out["createdAt"], out["modifiedAt"] = moment(times["@"][0]), moment(times["@"][1])
     return out
+
+
+def _transient(node: Any) -> bool:
+    """Whether an `expiresAt` is anywhere among the members of an entity or attribute."""
+    if isinstance(node, list):
+        return any(_transient(item) for item in node if isinstance(item, dict))
+    return "expiresAt" in node or any(
+        _transient(value) for name, value in node.items() if isinstance(value, dict | list) and name not in MEMBERS
+    )
 
 
 def _each(value: Any, change: Callable[[Json], Json]) -> Any:
@@ -621,7 +719,7 @@ def rename(instance: Json, context: Context, system: bool = False) -> Json:
         if key == "expiresAt" and not system:
             continue
         if key in MEMBERS or key in SYSTEM:
-            if key in ("objectType", "valueType") or (key == "vocab" and instance["type"] == "VocabProperty"):
+            if key in ("objectType", "valueType", "entityTypeSealed") or (key == "vocab" and instance["type"] == "VocabProperty"):
                 value = [shown(item) for item in value] if isinstance(value, list) else shown(value)
             out[key] = value
         else:
@@ -673,6 +771,9 @@ def simplified(attribute: Any, context: Context) -> Any:
     """The simplified value of an attribute (clause 4.5.4)."""
     if isinstance(attribute, list):
         return {"dataset": {item.get("datasetId", "@none"): simplified(item, context) for item in attribute}}
+    for inside in ("entity", "entityList"):
+        if inside in attribute:
+            return attribute[inside]
     kind = attribute["type"]
     key = VALUE_OF[kind]
     value = attribute[key]
@@ -685,17 +786,17 @@ def simplified(attribute: Any, context: Context) -> Any:
     return {key: value}
 
 
-def _each_concise(attribute: Any, context: Context) -> Any:
+def _each_concise(attribute: Any, context: Context, system: bool) -> Any:
     if isinstance(attribute, list):
-        return [concise(item, context, lone=False) for item in attribute]
-    return concise(attribute, context)
+        return [concise(item, context, lone=False, system=system) for item in attribute]
+    return concise(attribute, context, system=system)
 
 
-def concise(instance: Json, context: Context, *, lone: bool = True) -> Any:
+def concise(instance: Json, context: Context, *, lone: bool = True, system: bool = False) -> Any:
     """The concise form of one instance (clause 4.5.1)."""
     kind = instance["type"]
     key = VALUE_OF[kind]
-    named = instance if context.identity else rename(instance, context)
+    named = instance if context.identity and "expiresAt" not in instance else rename(instance, context, system)
     if lone and len(named) == 2 and kind in ("Property", "GeoProperty"):
         value = named[key]
         if kind == "GeoProperty" or not isinstance(value, dict | list):
@@ -704,7 +805,7 @@ def concise(instance: Json, context: Context, *, lone: bool = True) -> Any:
     for name, value in named.items():
         if name == "type":
             continue
-        out[name] = value if name in MEMBERS or name in SYSTEM else _each_concise(value, _AS_IS)
+        out[name] = value if name in MEMBERS or name in SYSTEM else _each_concise(value, _AS_IS, system)
     return out
 
 
@@ -745,6 +846,12 @@ class Change(NamedTuple):
 def attributes(document: Json) -> Iterable[str]:
     """The stored attribute names of a document."""
     return (key for key in document if key not in ENTITY_MEMBERS)
+
+
+def scopes(document: Json) -> list[str]:
+    """The scopes of a stored document as a list."""
+    scope = document.get("scope", [])
+    return scope if isinstance(scope, list) else [scope]
 
 
 def put_instance(document: Json, name: str, instance: Json) -> None:
@@ -815,8 +922,11 @@ def append(document: Json, times: Json, fragment: Json, now: int, *, overwrite: 
     refused: list[tuple[str, str]] = []
     if add_types(document, fragment):
         updated.append("type")
-    if "scope" in fragment and (overwrite or "scope" not in document):
-        document["scope"] = fragment["scope"]
+    if "scope" in fragment:
+        # Scopes are a set: without overwriting, the new ones join those that are there.
+        known_scopes = [] if overwrite else scopes(document)
+        both = list(dict.fromkeys([*known_scopes, *scopes(fragment)]))
+        document["scope"] = fragment["scope"] if not known_scopes else both
         updated.append("scope")
     for name in attributes(fragment):
         for instance in instances(fragment[name]):
@@ -835,20 +945,23 @@ def append(document: Json, times: Json, fragment: Json, now: int, *, overwrite: 
 
 
 def update(document: Json, times: Json, fragment: Json, now: int) -> Change:
-    """Update attributes (clause 5.6.2): replace those that exist, delete those given as Null, refuse unknown ones."""
+    """Update attributes (clause 5.6.2): replace those that exist, add those that do not, delete those given as Null.
+
+    A scope is only replaced where there is one.
+    """
     updated: list[str] = []
     refused: list[tuple[str, str]] = []
     if add_types(document, fragment):
         updated.append("type")
-    if "scope" in fragment:
+    if "scope" in fragment and "scope" not in document:
+        refused.append(("scope", "the entity has no scope"))
+    elif "scope" in fragment:
         _set_member(document, "scope", fragment["scope"])
         updated.append("scope")
     if "expiresAt" in fragment:
         _set_member(document, "expiresAt", fragment["expiresAt"])
+        updated.append("expiresAt")
     for name in attributes(fragment):
-        if name not in document:
-            refused.append((name, "the entity has no such attribute"))
-            continue
         for instance in instances(fragment[name]):
             dataset = instance.get("datasetId")
             known = find_instance(document.get(name), dataset)
@@ -912,7 +1025,7 @@ def merge_instance(known: Json, patch: Json, *, deep: bool = True) -> Json:
     for key, value in patch.items():
         if value == NULL or (key not in MEMBERS and isinstance(value, dict) and is_null(value)):
             out.pop(key, None)
-        elif key == "languageMap" or (deep and key in ("value", "json")):
+        elif deep and key in ("value", "json", "languageMap"):
             out[key] = _merge_value(out.get(key), value)
         elif deep and key not in MEMBERS and isinstance(value, dict) and isinstance(out.get(key), dict):
             out[key] = merge_instance(out[key], value)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tulou.context.ldcontexts import StoredContexts
+from tulou.context.linked import LinkedEntities
 from tulou.context.routes import Door
 from tulou.context.service import ContextService
+from tulou.context.snapshots import Snapshots
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
 from tulou.kernel.hookspecs import hookimpl
@@ -29,7 +31,8 @@ def services(house: House) -> Sequence[object]:
     subscriptions.attach(entities)
     stored = StoredContexts(house, entities)
     subscriptions.imply = stored.imply
-    return [entities, subscriptions, stored, Temporal(house, entities)]
+    return [entities, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
+            Snapshots(house, entities)]
 
 
 @hookimpl
@@ -46,6 +49,7 @@ def tasks(house: House) -> Sequence[Task]:
         Task("context.usage", "api", house.service(StoredContexts).keep_usage),
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.expire", "worker", entities.expire),
+        Task("context.snapshots", "worker", house.service(Snapshots).expire),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
 

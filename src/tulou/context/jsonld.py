@@ -32,6 +32,9 @@ _CORE_URLS = re.compile(r"https?://uri\.etsi\.org/ngsi-ld/v1/ngsi-ld-core-contex
 _TERM = re.compile(r"[^\W\d_][\w-]*")
 _IRI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s\x00-\x20\"<>\\^`{|}]+")
 
+_GEN_DELIMS = frozenset(":/?#[]@")
+"""A term may be a prefix when its IRI ends in one of these (JSON-LD 1.1, 9.15.1)."""
+
 _UNSEEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"})
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f" + "".join(map(chr, range(0xFE00, 0xFE10)))
                    + "".join(map(chr, range(0xE0100, 0xE01F0))))
@@ -53,7 +56,7 @@ def is_iri(text: object) -> bool:
 class Context:
     """A compiled context. `stored` and `shown` translate names; both remember what they have seen."""
 
-    __slots__ = ("_expanded", "_inverse", "_shown", "identity", "seen", "terms")
+    __slots__ = ("_expanded", "_inverse", "_prefixes", "_shown", "identity", "seen", "terms")
 
     def __init__(self, terms: Mapping[str, str]) -> None:
         self.terms = dict(terms)
@@ -62,6 +65,9 @@ class Context:
             known = self._inverse.get(iri)
             if known is None or (len(term), term) < (len(known), known):
                 self._inverse[iri] = term
+        self._prefixes = [
+            (iri, term) for term, iri in self.terms.items() if iri[-1:] in _GEN_DELIMS and iri != DEFAULT_VOCAB
+        ]
         self._expanded: dict[str, str] = {}
         self.seen: dict[str, str] = {}
         """Names that `stored` has checked, with their stored form: a look-up saves the call."""
@@ -94,6 +100,14 @@ class Context:
                 return short
         return iri
 
+    def _compact_iri(self, iri: str) -> str:
+        """The shortest compact IRI (`prefix:suffix`) that expands to `iri`, else `iri` (JSON-LD 1.1 API, 6.2.2)."""
+        found = [
+            f"{term}:{iri[len(base):]}" for base, term in self._prefixes
+            if iri.startswith(base) and len(iri) > len(base) and not iri.startswith("//", len(base))
+        ]
+        return min((name for name in found if name not in self.terms), key=lambda n: (len(n), n), default=iri)
+
     def stored(self, name: str) -> str:
         """The stored form of a name that a client used. Raises `BadRequestData` if it cannot be one."""
         found = self.seen.get(name)
@@ -110,6 +124,8 @@ class Context:
         found = self._shown.get(stored)
         if found is None:
             found = self.compact(CORE.expand(stored))
+            if ":" in found and self is not CORE:
+                found = self._compact_iri(found)
             if len(self._shown) >= MAX_MEMO:
                 self._shown.clear()
             self._shown[stored] = found

@@ -109,3 +109,35 @@ contexts = sa.Table(
     sa.Column("last_usage", sa.BigInteger),
     sa.UniqueConstraint("url", "org"),
 )
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("doc", Json, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.Column("used_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id", "org"),
+    sa.Index(None, "expires_at"),
+    sqlite_autoincrement=True,
+)
+
+snapshot_entities = sa.Table(
+    "snapshot_entities",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("snapshot", sa.BigInteger, nullable=False),
+    *[
+        sa.Column(column.name, column.type, nullable=column.nullable)
+        for column in entities.columns if column.name not in ("no", "name", "grade")
+    ],
+    sa.UniqueConstraint("snapshot", "id", "org"),
+    sa.Index(None, "snapshot", "type", "no"),
+    sqlite_autoincrement=True,
+)
+"""Copies of entities as they were: the same columns, so that the same queries run on them. Each keeps its organisation."""

@@ -44,11 +44,39 @@ def cursor(text: str | None) -> Cursor | None:
     raise bad("cursor 不是有效的游标", "cursor is not one of this list", field="cursor", value=text, rule="opaque")
 
 
-def link(path: str, parameters: Sequence[tuple[str, str]], place: Cursor, relation: str) -> str:
-    """A `Link` header value to another page of the same request."""
+def link(
+    path: str, parameters: Sequence[tuple[str, str]], place: Cursor | int, relation: str, media: str = "application/ld+json"
+) -> str:
+    """A `Link` header value to another page of the same request: after a cursor, or at an offset."""
     kept = [(k, v) for k, v in parameters if k not in ("cursor", "offset")]
-    query = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in [*kept, ("cursor", place.text())])
-    return f'<{path}?{query}>;rel="{relation}";type="application/ld+json"'
+    kept.append(("offset", str(place)) if isinstance(place, int) else ("cursor", place.text()))
+    query = "&".join(f"{quote(k, safe='')}={quote(v, safe=_LEGAL)}" for k, v in sorted(kept))
+    return f'<{path.rstrip("/")}?{query}>; rel="{relation}"; type="{media}"'
+
+
+_LEGAL = ":/?@!$'()*"
+"""What a query may hold unquoted (RFC 3986, 3.4), less what parts parameters and the members of a `Link` header."""
+
+
+def neighbours(
+    path: str, parameters: Mapping[str, str], following: Cursor | None, previous: Cursor | None, limit: int, media: str,
+    *, keyset: bool = True,
+) -> list[tuple[bytes, bytes]]:
+    """`Link` headers to the next and the previous page.
+
+    Who pages by `offset` is led on by offsets, as far as they reach; who says nothing of offsets, or comes with a cursor,
+    by cursors, which cost the same on every page and lose nothing. Without `keyset` (a list in an order of its own)
+    there are offsets alone.
+    """
+    offset = int(parameters.get("offset", "0"))
+    by_offset = not keyset or ("offset" in parameters and "cursor" not in parameters)
+    places: list[tuple[Cursor | int, str]] = []
+    if following is not None and (keyset or offset + limit <= MAX_OFFSET):
+        places.append((offset + limit if by_offset and offset + limit <= MAX_OFFSET else following, "next"))
+    if previous is not None:
+        places.append((max(0, offset - limit) if by_offset else previous, "prev"))
+    pairs = list(parameters.items())
+    return [(b"link", link(path, pairs, place, relation, media).encode()) for place, relation in places]
 
 
 def whole_number(parameters: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

@@ -12,14 +12,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import re2
 
 from tulou.context.errors import BadRequestData, bad
 from tulou.context.forms import VALUE_OF, datetime_text
-from tulou.context.jsonld import Context
+from tulou.context.jsonld import CORE, Context, check_name
 
 MAX_LENGTH = 8_192
 MAX_TERMS = 200
@@ -80,7 +80,19 @@ class Any_:
     parts: tuple[Node, ...]
 
 
-Node = Term | All | Any_
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """`relation{inner}`: some entity that a Relationship at `relation` links to satisfies `inner` (4.9, EXAMPLE 13).
+
+    `hint`: the stored name of the only type to be considered (`relation{Type:attribute}`).
+    """
+
+    relation: tuple[str, ...]
+    hint: str | None
+    inner: Term | Linked
+
+
+Node = Term | All | Any_ | Linked
 
 CORE_MEMBERS = frozenset(
     {"observedAt", "unitCode", "datasetId", "objectType", "valueType", "expiresAt", "createdAt", "modifiedAt"}
@@ -98,14 +110,16 @@ _TIME = re.compile(
     r"|\d\d:\d\d:\d\d(?:[.,]\d+)?Z"
 )
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\s;|,()<>\"]+")
-_BARE = re.compile(r"[^\W\d_]\w*")
+_BARE = re.compile(r"[^\W\d_][\w-]*")
+_HINT = re.compile(r"([^\W\d_]\w*):(?!//)(?=[^\W\d_])")
 
 
 # ---- parsing ------------------------------------------------------------------------------------------------------
 
 
 class _Parser:
-    def __init__(self, text: str, context: Context, vocab: frozenset[str]) -> None:
+    def __init__(self, text: str, context: Context, vocab: frozenset[str], levels: int) -> None:
+        self.levels = levels
         self.text = text
         self.at = 0
         self.context = context
@@ -163,6 +177,33 @@ class _Parser:
         if self.terms > MAX_TERMS:
             raise self.fail("条件过多", f"more than {MAX_TERMS} terms")
         path = self.path()
+        links: list[tuple[tuple[str, ...], str | None]] = []
+        while self.peek() == "{":
+            if path.core is not None or path.trail:
+                raise self.fail("花括号前应为 Relationship 的名称", "braces follow the name of a Relationship")
+            if len(links) >= self.levels:
+                raise self.fail(f"查询深入的关联实体多于 joinLevel（{self.levels}）",
+                                f"too deep query: it follows more links than join and joinLevel ({self.levels})")
+            self.at += 1
+            links.append((path.names, self.hint()))
+            path = self.path()
+        for _ in links:
+            self.expect("}")
+        found: Term | Linked = self.condition(path)
+        for relation, hint in reversed(links):
+            found = Linked(relation, hint, found)
+        return found
+
+    def hint(self) -> str | None:
+        """The entity type before a colon at the start of a linked path; a prefix of the context is none."""
+        match = _HINT.match(self.text, self.at)
+        if match is None or self.context.terms.get(match.group(1), "")[-1:] in ("/", "#", ":"):
+            return None
+        self.at = match.end()
+        return self.context.stored(match.group(1))
+
+    def condition(self, path: Path) -> Term:
+        """What follows a path: nothing (it exists), or an operator and its values."""
         operator = self.take(_OPERATOR) or ""
         if not operator:
             return Term(path)
@@ -211,8 +252,6 @@ class _Parser:
             if len(names) > 16:
                 raise self.fail("属性路径过长", "attribute path is too long")
         trail: list[str] = []
-        if self.peek() == "{":
-            raise self.fail("尚不支持关联实体路径", "linked entity paths are not supported yet")
         if self.peek() == "[":
             self.at += 1
             while True:
@@ -250,7 +289,7 @@ class _Parser:
                 raise self.fail("文本不是有效的 JSON 文本", "not a JSON string") from None
             if "\x00" in word:
                 raise self.fail("文本中不可有 U+0000", "a text cannot contain U+0000")
-            return Value("text", self.context.stored(word) if vocab else word)
+            return Value("text", self.expanded(word) if vocab else word)
         text = self.take(_TIME)
         if text is not None:
             return Value("time", datetime_text(text, "q") if "T" in text else text)
@@ -266,15 +305,19 @@ class _Parser:
                 cut = text.index("..")
                 self.at -= len(text) - cut
                 text = text[:cut]
-            return Value("text", self.context.stored(text) if vocab else text)
+            return Value("text", self.expanded(text) if vocab else text)
         text = self.take(_BARE)
         if text in ("true", "false"):
             return Value("bool", text == "true")
-        if text is not None and vocab:
-            return Value("text", self.context.stored(text))
-        self.at -= len(text or "")
+        if text is not None:
+            return Value("text", self.expanded(text) if vocab else text)
         raise self.fail("应为数字、带双引号的文本、时间、true、false 或 URI",
                         "expected a number, a quoted text, a time, true, false or a URI")
+
+    def expanded(self, word: str) -> str:
+        """The IRI of a vocabulary word."""
+        check_name(word)
+        return self.context.expand(word)
 
     def pattern(self) -> str:
         quoted = self.take(_STRING)
@@ -329,23 +372,55 @@ def regexp(pattern: str) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def parse(text: str, context: Context, *, expand: frozenset[str] = frozenset()) -> Node:
-    """Parse `q` under a context; `expand` are stored names whose values are vocabulary words (`expandValues`).
+def parse(text: str, context: Context, *, expand: frozenset[str] = frozenset(), levels: int = 0) -> Node:
+    """Parse `q` under a context; `expand` are stored names whose values are vocabulary words (`expandValues`), and
+    `levels` is how many links it may follow (`joinLevel`).
 
     Raises `BadRequestData` with the character's position.
     """
     if not text or len(text) > MAX_LENGTH:
         raise bad("q 为空或过长", "q is empty or too long", field="q", value=text, rule=f"1..{MAX_LENGTH} characters")
-    return _Parser(text, context, expand).parse()
+    return _Parser(text, context, expand, levels).parse()
+
+
+def parse_path(text: str, context: Context, field: str) -> Path:
+    """An attribute path alone, such as `a.b`, `a[member]` or `a.createdAt`. Raises `BadRequestData` naming `field`."""
+    parser = _Parser(text, context, frozenset(), 0)
+    try:
+        path = parser.path()
+    except BadRequestData as error:
+        raise bad(error.zh, error.en, field=field, value=text, rule="CIM 009, 4.9") from None
+    if parser.at < len(text):
+        raise bad(f"{field} 中的 {text!r} 不是属性路径", f"{text!r} in {field} is not an attribute path", field=field,
+                  value=text, rule="CIM 009, 4.9")
+    return path
+
+
+def terms(node: Node) -> Iterator[Term]:
+    """Every condition of a query, those on linked entities included."""
+    if isinstance(node, Term):
+        yield node
+    elif isinstance(node, Linked):
+        yield from terms(node.inner)
+    else:
+        for part in node.parts:
+            yield from terms(part)
 
 
 def paths(node: Node) -> Iterator[Path]:
-    """Every path that a query mentions."""
+    """Every path of the entity itself that a query mentions."""
     if isinstance(node, Term):
         yield node.path
+    elif isinstance(node, Linked):
+        yield Path(node.relation)
     else:
         for part in node.parts:
             yield from paths(part)
+
+
+def links(node: Node) -> bool:
+    """Whether a query follows relationships."""
+    return isinstance(node, Linked) or (not isinstance(node, Term) and any(links(part) for part in node.parts))
 
 
 # ---- evaluation in Python -----------------------------------------------------------------------------------------
@@ -355,9 +430,11 @@ Times = Callable[[str | None], tuple[str, str]]
 
 
 def matches(node: Node, document: dict[str, Any], times: Times | None = None) -> bool:
-    """Whether a stored document satisfies the query."""
+    """Whether a stored document satisfies the query. What needs a linked entity does not hold: it is in the store."""
     if isinstance(node, Term):
         return _term(node, document, times)
+    if isinstance(node, Linked):
+        return False
     if isinstance(node, All):
         return all(matches(part, document, times) for part in node.parts)
     return any(matches(part, document, times) for part in node.parts)
@@ -375,8 +452,23 @@ def _term(term: Term, document: dict[str, Any], times: Times | None) -> bool:
         if term.operator == "!~=":
             texts = [item for item in _flat(targets) if isinstance(item, str)]
             return bool(texts) and not any(_one("~=", term.values[0], item) for item in texts)
-        return not any(_one("==", value, item) for value in term.values for item in _flat(targets))
+        return not _equal(term, targets)
+    if term.operator == "==":
+        return _equal(term, targets)
     return any(_one(term.operator, value, item) for value in term.values for item in _flat(targets))
+
+
+class _Words(list[Any]):
+    """Vocabulary words, to which texts are put as `of_vocabulary` says."""
+
+
+def _equal(term: Term, targets: list[Any]) -> bool:
+    words = of_vocabulary(term).values
+    return any(
+        _one("==", value, item)
+        for target in targets for item in _flat([target])
+        for value in (words if isinstance(target, _Words) else term.values)
+    )
 
 
 def _flat(targets: list[Any]) -> Iterator[Any]:
@@ -421,6 +513,8 @@ def _targets(path: Path, operator: str, document: dict[str, Any], times: Times |
             continue  # "any operator different than equal or unequal shall result in not matching"
         if kind == "ListRelationship":
             value = [entry["object"] for entry in value]
+        if kind == "VocabProperty":
+            value = _Words(value if isinstance(value, list) else [value])
         if kind == "LanguageProperty":
             if not path.trail or path.trail == ("*",):
                 found.extend(value.values())
@@ -470,25 +564,82 @@ def _one(operator: str, wanted: Value | Range, item: Any) -> bool:
     return bool(left <= right)
 
 
+def of_vocabulary(term: Term) -> Term:
+    """The condition as it is put to stored vocabulary words: these are IRIs (4.5.20), stored as `jsonld` says.
+
+    So a text equals one only if it is its IRI, as `expandValues` makes it.
+    """
+    if term.operator not in ("==", "!="):
+        return term
+    values = tuple(
+        Value("text", CORE.compact(str(value.value)) if ":" in str(value.value) else f"@{value.value}")
+        if isinstance(value, Value) and value.kind == "text" else value
+        for value in term.values
+    )
+    return Term(term.path, term.operator, values)
+
+
 # ---- SQLite -------------------------------------------------------------------------------------------------------
 
 Sql = tuple[str, list[Any]]
+
+
+class Reach(NamedTuple):
+    """The entities that links may lead to: a condition with its parameters, `{e}` standing for the table's alias."""
+
+    condition: str = "1=1"
+    parameters: tuple[Any, ...] = ()
+    table: str = "entities"
+
+
+EVERYWHERE = Reach()
 
 _SCALAR_TYPES = {
     "bool": "('true','false')", "number": "('integer','real')", "text": "('text')", "time": "('text')",
 }
 
 
-def compile_sqlite(node: Node, column: str = "e.doc") -> Sql:
+def compile_sqlite(node: Node, column: str = "e.doc", reach: Reach = EVERYWHERE) -> Sql:
     """The query as an SQLite condition over the JSON text in `column`, with its parameters in order.
 
     Times of creation and modification are read from the columns `created_at`, `modified_at` and `times` beside it.
+    `reach` bounds the entities that links may lead to.
     """
     if isinstance(node, Term):
         return _sqlite_term(node, column)
-    parts = [compile_sqlite(part, column) for part in node.parts]
+    if isinstance(node, Linked):
+        first, rest = "$" + _quoted(node.relation[:1]), _quoted(node.relation[1:])
+        each = (
+            f"json_each(CASE json_type({column},?) WHEN 'array' THEN json_extract({column},?) "
+            f"ELSE json_array(json_extract({column},?)) END) i"
+        )
+        objects = (
+            "json_each(CASE WHEN json_type(i.value,?)='array' THEN json_extract(i.value,?) WHEN json_type(i.value,?)='array' "
+            "THEN json_extract(i.value,?) ELSE json_array(json_extract(i.value,?)) END) o"
+        )
+        ids = f"SELECT CASE o.type WHEN 'object' THEN json_extract(o.value,'$.object') ELSE o.value END FROM {each}, {objects}"
+        listed, single = f"${rest}.objectList", f"${rest}.object"
+        parameters: list[Any] = [first, first, first, listed, listed, single, single, single]
+        return _follow(node, column, ids, parameters, reach, compile_sqlite,
+                       "EXISTS (SELECT 1 FROM json_each({e}.doc,'$.type') t WHERE t.value=?)")
+    parts = [compile_sqlite(part, column, reach) for part in node.parts]
     word = " AND " if isinstance(node, All) else " OR "
     return "(" + word.join(sql for sql, _ in parts) + ")", [p for _, ps in parts for p in ps]
+
+
+def _follow(
+    node: Linked, column: str, ids: str, parameters: list[Any], reach: Reach, compiled: Callable[..., Sql], typed: str
+) -> Sql:
+    """EXISTS over the linked entities: `ids` selects what the relationship names, `typed` is the test of a type."""
+    alias = "l" + column.removesuffix(".doc").removeprefix("e")
+    inner, inner_parameters = compiled(node.inner, f"{alias}.doc", reach)
+    condition = f"{alias}.id IN ({ids}) AND {reach.condition.replace('{e}', alias)}"
+    parameters = [*parameters, *reach.parameters]
+    if node.hint is not None:
+        condition += f" AND {typed.replace('{e}', alias)}"
+        parameters.append(node.hint)
+    sql = f"EXISTS (SELECT 1 FROM {reach.table} {alias} WHERE {condition} AND {inner})"
+    return sql, [*parameters, *inner_parameters]
 
 
 def _quoted(names: tuple[str, ...]) -> str:
@@ -551,10 +702,12 @@ def _sqlite_instance(term: Term, source: str, base: str) -> Sql:
 
     when("'Property'", _sqlite_value(term, source, f"{base}.value{trail}"))
     equality = term.operator in ("==", "!=")
+    words = of_vocabulary(term)
     for kind in ("Relationship", "VocabProperty", "ListProperty", "JsonProperty", "GeoProperty"):
         if kind == "Relationship" and not equality:
             continue
-        when(f"'{kind}'", _sqlite_value(term, source, f"{base}.{VALUE_OF[kind]}{trail}"))
+        wanted = words if kind == "VocabProperty" else term
+        when(f"'{kind}'", _sqlite_value(wanted, source, f"{base}.{VALUE_OF[kind]}{trail}"))
     if len(path.trail) == 1 and path.trail != ("*",):
         when("'LanguageProperty'", _sqlite_value(term, source, f"{base}.languageMap{trail}"))
     elif len(path.trail) < 2:
@@ -696,11 +849,22 @@ def _system_time(term: Term, column: str, dialect: str) -> Sql:
 # ---- PostgreSQL ---------------------------------------------------------------------------------------------------
 
 
-def compile_postgres(node: Node, column: str = "e.doc") -> Sql:
+def compile_postgres(node: Node, column: str = "e.doc", reach: Reach = EVERYWHERE) -> Sql:
     """The query as a PostgreSQL condition over the jsonb in `column`; `?` marks, parameters in order."""
     if isinstance(node, Term):
         return _postgres_term(node, column)
-    parts = [compile_postgres(part, column) for part in node.parts]
+    if isinstance(node, Linked):
+        path = list(node.relation[1:])
+        ids = (
+            f"SELECT o.o #>> '{{}}' FROM jsonb_array_elements(CASE jsonb_typeof({column}->?) WHEN 'array' THEN {column}->? "
+            f"ELSE jsonb_build_array({column}->?) END) i(i), LATERAL jsonb_array_elements(CASE WHEN i.i #> ?::text[] IS NOT "
+            "NULL THEN jsonb_path_query_array(i.i #> ?::text[],'$[*].object') WHEN jsonb_typeof(i.i #> ?::text[])='array' "
+            "THEN i.i #> ?::text[] ELSE jsonb_build_array(i.i #> ?::text[]) END) o(o)"
+        )
+        objects, listed = [*path, "object"], [*path, "objectList"]
+        parameters = [*[node.relation[0]] * 3, listed, listed, objects, objects, objects]
+        return _follow(node, column, ids, parameters, reach, compile_postgres, "{e}.doc->'type' @> to_jsonb(?::text)")
+    parts = [compile_postgres(part, column, reach) for part in node.parts]
     word = " AND " if isinstance(node, All) else " OR "
     return "(" + word.join(sql for sql, _ in parts) + ")", [p for _, ps in parts for p in ps]
 
@@ -740,6 +904,11 @@ def _postgres_term(term: Term, column: str) -> Sql:
         return exists, parameters
     elements = "jsonb_array_elements(CASE jsonb_typeof(t.t) WHEN 'array' THEN t.t ELSE jsonb_build_array(t.t) END) v(v)"
     condition, wanted = _postgres_any(term)
+    words = of_vocabulary(term)
+    if words.values != term.values:
+        other, of_words = _postgres_any(words)
+        condition = f"CASE WHEN s.s->>'type'='VocabProperty' THEN ({other}) ELSE ({condition}) END"
+        wanted = [*of_words, *wanted]
     positive = f"EXISTS (SELECT 1 FROM {found} CROSS JOIN LATERAL {elements} WHERE t.t IS NOT NULL AND ({condition}))"
     if term.operator == "!=":
         return f"({exists} AND NOT {positive})", [*parameters, *parameters, *wanted]
@@ -785,7 +954,13 @@ def _postgres_any(term: Term) -> Sql:
     return " OR ".join(alternatives), parameters
 
 
+def compile_sql(node: Node, dialect: str, reach: Reach = EVERYWHERE) -> Sql:
+    """`compile_sqlite` or `compile_postgres` over `e.doc`; may be remembered, so the parameters must not be changed."""
+    if not links(node):
+        return _compiled(node, dialect)
+    return (compile_postgres if dialect == "postgresql" else compile_sqlite)(node, "e.doc", reach)
+
+
 @lru_cache(maxsize=1024)
-def compile_sql(node: Node, dialect: str, column: str = "e.doc") -> Sql:
-    """`compile_sqlite` or `compile_postgres`; remembered, so the parameters must not be changed."""
-    return compile_postgres(node, column) if dialect == "postgresql" else compile_sqlite(node, column)
+def _compiled(node: Node, dialect: str) -> Sql:
+    return compile_postgres(node) if dialect == "postgresql" else compile_sqlite(node)

@@ -10,14 +10,27 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote
 
 import orjson
 
-from tulou.context import forms, geo, ldcontext_routes, query, subscription_routes, temporal
+from tulou.context import (
+    compatibility,
+    forms,
+    geo,
+    ldcontext_routes,
+    linked,
+    ordering,
+    projection,
+    query,
+    snapshot_routes,
+    subscription_routes,
+    temporal,
+)
 from tulou.context import selection as selecting
 from tulou.context.delivery import ld_context
 from tulou.context.errors import (
@@ -26,6 +39,7 @@ from tulou.context.errors import (
     LengthRequired,
     MethodNotAllowed,
     NotAcceptable,
+    OperationNotSupported,
     TooManyResults,
     UnsupportedMediaType,
     bad,
@@ -34,9 +48,10 @@ from tulou.context.errors import (
 from tulou.context.forms import Form, Json, Reader, entity_id
 from tulou.context.jsonld import CORE, CORE_URL, LINK_REL, Context, is_iri, link_context
 from tulou.context.ldcontexts import StoredContexts
-from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, link, whole_number
+from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, link, neighbours, whole_number
 from tulou.context.selection import Selection, Selector
-from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page
+from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page, no_such_entity
+from tulou.context.snapshots import Snapshots
 from tulou.context.store import Row
 from tulou.context.subscriptions import Subscriptions
 from tulou.kernel.errors import NotFound, Throttled, TooLarge, TulouError
@@ -59,14 +74,18 @@ Send = Callable[[Any], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _PLAIN: Headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-_REPRESENTATION = frozenset({"options", "format", "attrs", "pick", "omit", "lang", "geometryProperty", "datasetId", "local"})
-_RETRIEVE = _REPRESENTATION | {"type", "join", "joinLevel", "containedBy", "jsonKeys", "entityMap", "via"}
+_JOIN = frozenset({"join", "joinLevel", "containedBy"})
+_REPRESENTATION = _JOIN | {"options", "format", "attrs", "pick", "omit", "lang", "geometryProperty", "datasetId", "local"}
+_RETRIEVE = _REPRESENTATION | {"type", "jsonKeys", "entityMap", "via"}
 _SELECT = frozenset(
     {"type", "id", "idPattern", "attrs", "q", "georel", "geometry", "coordinates", "geoproperty", "scopeQ", "csf",
      "expandValues", "jsonKeys"}
 )
 _PAGE = frozenset({"limit", "offset", "count", "cursor"})
-_QUERY = _SELECT | _REPRESENTATION | _PAGE
+_ORDER = frozenset({"orderBy", "orderFrom", "collation"})
+_QUERY = _SELECT | _REPRESENTATION | _PAGE | _ORDER
+_SNAPSHOTS = frozenset({"retrieve", "query", "query_by_post"})
+"""Handlers that look at a snapshot where NGSILD-Snapshot names one (6.3.22)."""
 _TEMPORAL = frozenset(
     {"timerel", "timeAt", "endTimeAt", "timeproperty", "lastN", "aggrMethods", "aggrPeriodDuration", "options", "format",
      "attrs", "pick", "omit", "lang", "local", "datasetId"}
@@ -76,7 +95,9 @@ _TEMPORAL = frozenset(
 class Ask:
     """A request: method, headers, parameters, who asks, and the context of the names in it."""
 
-    __slots__ = ("_body", "actor", "headers", "method", "parameters", "path", "receive", "scope")
+    __slots__ = (
+        "_body", "actor", "amended", "headers", "method", "parameters", "path", "receive", "scope", "snapshot",
+    )
 
     def __init__(self, scope: Any, receive: Receive) -> None:
         self.scope = scope
@@ -100,6 +121,9 @@ class Ask:
                                      field="query", rule="RFC 3986") from None
             self.parameters = dict(pairs)
         self.actor: Actor
+        self.snapshot: int | None = None
+        self.amended: bool | None = None
+        """Whether the answer was changed for an earlier version of the standard, None where none was preferred."""
 
     def header(self, name: bytes) -> str | None:
         """A header's text."""
@@ -186,7 +210,7 @@ def negotiate(accept: str | None, *, places: bool = False) -> str:
 
 
 def _ranges(accept: str) -> Iterator[tuple[str, float]]:
-    """(media range, weight) of an Accept value (RFC 9110, 12.5.1); one with an unreadable weight is left out."""
+    """(media range, weight) of an Accept value (RFC 9110, 12.5.1); an unreadable weight is none, that is 1."""
     for part in accept.split(","):
         media, *arguments = (item.strip().lower() for item in part.split(";"))
         weight = 1.0
@@ -195,7 +219,7 @@ def _ranges(accept: str) -> Iterator[tuple[str, float]]:
                 try:
                     weight = float(argument[2:])
                 except ValueError:
-                    weight = -1.0
+                    weight = 1.0
         if 0.0 <= weight <= 1.0:
             yield media, weight
 
@@ -224,13 +248,17 @@ class Door:
         self.subscriptions = house.service(Subscriptions)
         self.stored = house.service(StoredContexts)
         self.history = house.service(temporal.Temporal)
+        self.linked = house.service(linked.LinkedEntities)
+        self.snapshots = house.service(Snapshots)
         self.contexts = self.entities.contexts
         self.house_names = self.entities.names
         self._links: dict[bytes, tuple[bytes, bytes]] = {}
         self.origin = house.settings.public_url.rstrip("/").encode()
+        self._core_link = (b"link", f'<{CORE_URL}>; rel="{LINK_REL}"; type="application/ld+json"'.encode())
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         head = scope["method"] == "HEAD"
+        ask: Ask | None = None
         try:
             ask = Ask(scope, receive)
             ask.actor = await self.house.actor(scope)
@@ -244,6 +272,12 @@ class Door:
             answer = refusal(TulouError("内部错误，已记入日志", "internal error; it has been logged"))
         body = answer.body or b""
         headers = answer.headers
+        if ask is not None and ask.amended is not None and answer.status == 200:  # 4.3.6.8
+            version = compatibility.preferred(ask.header(b"prefer")) or (1, 9)
+            headers = [*headers, (b"preference-applied", f"ngsi-ld={version[0]}.{version[1]}".encode())]
+            answer.status = 203 if ask.amended else 200
+        if ask is not None and b"ngsild-tenant" in ask.headers:
+            headers = [*headers, (b"ngsild-tenant", ask.headers[b"ngsild-tenant"])]  # 6.3.14
         if body or answer.status not in (204, 304):
             headers = [*headers, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -266,7 +300,7 @@ class Door:
                 return self.house_document(ask)
             raise NotFound("没有这个地址", "no such address", field="path", value=path)
         rest = path[len(ROOT) :]
-        if rest.startswith("entities/") and "%" not in rest:
+        if rest.startswith("entities/") and "%" not in rest and b"ngsild-snapshot" not in ask.headers:
             raw = ask.scope.get("raw_path")
             if raw is None or b"%" not in raw:
                 key = rest[9:].rstrip("/")
@@ -276,8 +310,19 @@ class Door:
         text = raw.decode("latin-1").partition("?")[0] if raw else quote(path, safe="/:%")
         parts = [unquote(part) for part in text[len(ROOT) :].strip("/").split("/")]
         method = "GET" if ask.method == "HEAD" else ask.method
+        if parts == ["entities"] and text.endswith("/") and method in ("PATCH", "PUT"):
+            raise bad("缺少实体 id", "the entity's id is missing", field="id", rule="CIM 009, 5.6.17: URI")
         handler, arguments = self.find(method, parts)
-        return await handler(ask, *arguments)
+        snapshot = ask.header(b"ngsild-snapshot")
+        if snapshot is None:
+            return await handler(ask, *arguments)
+        if getattr(handler, "__name__", "") not in _SNAPSHOTS:
+            raise OperationNotSupported("快照上不提供此操作", "this operation is not offered on a snapshot",
+                                        field="NGSILD-Snapshot", value=snapshot, rule="CIM 009, 6.3.22")
+        ask.snapshot = await self.snapshots.use(ask.actor, snapshot.strip(), tenant=ask.tenant)
+        answer = await handler(ask, *arguments)
+        answer.headers = [*answer.headers, (b"ngsild-snapshot", snapshot.strip().encode("latin-1"))]
+        return answer
 
     def find(self, method: str, parts: list[str]) -> tuple[Callable[..., Awaitable[Answer]], list[str]]:
         """The handler of a path. Raises `NotFound`, `MethodNotAllowed`."""
@@ -300,6 +345,8 @@ class Door:
             case ["entityOperations", ("create" | "upsert" | "update" | "merge" | "delete") as kind]:
                 table = {"POST": self.batch}
                 arguments = [kind]
+            case ["snapshots", *rest] if (found := snapshot_routes.find(self, rest)) is not None:
+                table, arguments = found
             case ["types"]:
                 table = {"GET": self.types}
             case ["types", name]:
@@ -351,6 +398,16 @@ class Door:
         url = self._local(ask, url)
         return (self.house_names, None) if url == HOUSE_CONTEXT else (self.contexts.use(url), url)
 
+    def naming(self, context: Context, spec: Any, stored: Iterable[str]) -> tuple[Context, Any]:
+        """The context of an answer, as `context` gives it. Where the client gave none and none of these names, or texts of
+        documents, needs the house's, it is the core context: then the stored names are what it shows."""
+        if spec is None:
+            for text in stored:
+                if self.entities.of_the_house(text):
+                    return context, None
+            return CORE, CORE_URL
+        return context, spec
+
     def _local(self, ask: Ask, url: str) -> str:
         """An address at this house as a path."""
         host = ask.headers.get(b"host")
@@ -386,7 +443,7 @@ class Door:
                     self._links.clear()
                 found = self._links[host] = self._link(ask, None)
             return found
-        return self._link(ask, spec)
+        return self._core_link if spec == CORE_URL else self._link(ask, spec)
 
     def _link(self, ask: Ask, spec: Any) -> tuple[bytes, bytes]:
         text = f'<{self.address(ask, spec)}>; rel="{LINK_REL}"; type="application/ld+json"'
@@ -431,9 +488,9 @@ class Door:
             if many and isinstance(body, list):
                 await self.stored.fetch_all(ask.actor, [item.get("@context") for item in body if isinstance(item, dict)], ask.tenant)
                 return body, self.house_names, LD
-            if body == {}:
-                raise InvalidRequest("正文为空对象", "the body is an empty object", field="body", rule="CIM 009, 6.3.4")
-            if not isinstance(body, dict) or "@context" not in body:
+            if not isinstance(body, dict):
+                raise InvalidRequest("正文应为 JSON 对象", "the body must be a JSON object", field="body", rule="CIM 009, 5.5.4")
+            if "@context" not in body:
                 raise bad("application/ld+json 的正文缺少 @context", "the JSON-LD body has no @context",
                           field="@context", rule="CIM 009, 6.3.5")
             spec = self._spec(ask, body["@context"])
@@ -463,18 +520,19 @@ class Door:
                                      field="format", value=parameters["format"], rule=", ".join(forms.STYLES))
             style = forms.STYLES[parameters["format"]]
         names = context.stored
-        attrs, pick, omit = ask.names("attrs"), ask.names("pick"), ask.names("omit")
+        attrs = ask.names("attrs")
+        join = linked.join_of(parameters.get("join"), parameters.get("joinLevel"), ask.names("containedBy") or ())
+        pick, omit = (
+            projection.parse(parameters[field], context, field) if field in parameters else None for field in ("pick", "omit")
+        )
         if attrs is not None and (pick is not None or omit is not None):
             raise bad("attrs 不可与 pick、omit 同用", "attrs excludes pick and omit", field="attrs", rule="6.4.3.2")
-        keep = None
+        projection.check(pick, omit, join.levels if join else 0)
+        if join is not None:
+            join = join._replace(pick=pick, omit=omit)
+        keep, drop = kept(pick, omit)
         if attrs is not None:
             keep = frozenset(names(name) for name in attrs) | {"id", "type", "scope"}
-        if pick is not None:
-            keep = frozenset(name if name in _HEAD else names(name) for name in pick) | {"*"}
-        drop = frozenset(name if name in _HEAD else names(name) for name in omit or ())
-        if keep is not None and keep & drop:
-            raise bad("同一成员不可既在 pick 又在 omit", "a member cannot be in both pick and omit", field="omit",
-                      value=parameters["omit"], rule="CIM 009, 4.21")
         datasets = ask.names("datasetId")
         if datasets is not None and not all(d == "@none" or is_iri(d) for d in datasets):
             raise bad("datasetId 应为 URI 或 @none", "datasetId must be a URI or @none", field="datasetId",
@@ -484,7 +542,7 @@ class Door:
                       rule="CIM 009, 6.4.3.2")
         geometry = names(parameters["geometryProperty"]) if "geometryProperty" in parameters else "location"
         return Form(style, system, keep, drop, parameters.get("lang"), geometry,
-                    frozenset(datasets) if datasets is not None else None)
+                    frozenset(datasets) if datasets is not None else None, join)
 
     # ---- reading entities
 
@@ -495,24 +553,65 @@ class Door:
         if ask.parameters:
             ask.only(_RETRIEVE)
         form = self.form(ask, context, places=media == GEO)
-        row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
-        if form.whole and media == JSON and context.identity and '"expiresAt"' not in row.text:
-            return Answer(200, row.text.encode(), [*_PLAIN, self.link_header(ask, spec)])
-        document = row.document
+        if ask.snapshot is None:
+            row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
+        else:
+            found = await self.linked.find(ask.actor, [entity_id(id)], tenant=ask.tenant, snapshot=ask.snapshot)
+            if not found:
+                raise no_such_entity(id)
+            row = found[0]
+        if "type" in ask.parameters:
+            tree = selecting.type_tree(ask.parameters["type"], context)
+            if not selecting.type_matches(tree, forms.types_of(row.document)):
+                raise no_such_entity(id)
+        if form.whole and media == JSON and b"prefer" not in ask.headers:
+            context, spec = self.naming(context, spec, (row.text,))
+            if '"expiresAt"' not in row.text:
+                body = row.text.encode() if context.identity else orjson.dumps(forms.write(row.document, context, form))
+                return Answer(200, body, [*_PLAIN, self.link_header(ask, spec)])
+        document = row.alive()
         keep = form.keep
-        if keep is not None and not ("*" in keep and keep & _HEAD & document.keys()):
-            missing = keep.isdisjoint(document.keys() - _HEAD)
+        if keep is not None and not ("*" in keep and keep & projection.HEAD & document.keys()):
+            missing = keep.isdisjoint(document.keys() - projection.HEAD)
             if missing:
                 raise NotFound(f"实体 {id} 没有所要的属性", f"entity {id} has none of these attributes", field="attrs",
                                value=ask.parameters.get("attrs") or ask.parameters.get("pick"))
-        if "type" in ask.parameters:
-            tree = selecting.type_tree(ask.parameters["type"], context)
-            if not selecting.type_matches(tree, forms.types_of(document)):
-                raise NotFound(f"没有实体 {id}", f"there is no entity {id}", field="id", value=id)
-        written = self.write(row, document, context, form)
-        if not written:
+        items, context, spec = await self.written(ask, [(row, document)], context, spec, form, media)
+        if len(items) > 1 or (media == GEO and form.join is not None and form.join.style == "flat"):
+            return self.list_answer(ask, items, media, spec)
+        if not items[0]:
             raise NotFound(f"实体 {id} 没有所要的成员", f"entity {id} has none of these members", field="omit")
-        return self.entity_answer(ask, written, document, form, media, spec)
+        return self.one_answer(ask, items[0], media, spec)
+
+    async def written(
+        self, ask: Ask, rows: Sequence[tuple[Row, Json]], context: Context, spec: Any, form: Form, media: str
+    ) -> tuple[list[Json], Context, Any]:
+        """Entities as the request wants them, with those that they are linked to; and the context that names them."""
+        version = compatibility.preferred(ask.header(b"prefer"))
+        if version is not None:
+            amended = [(row, compatibility.amend(document, version)) for row, document in rows]
+            ask.amended = any(new[1] is not old[1] for new, old in zip(amended, rows, strict=True))
+            rows = amended
+        if form.join is None:
+            context, spec = self.naming(context, spec, (row.text for row, _ in rows))
+            items = [self.write(row, document, context, form) for row, document in rows]
+            if media == GEO:
+                items = [forms.feature(row[1], item, form) for row, item in zip(rows, items, strict=True)]
+            return items, context, spec
+        graph = await self.linked.follow(ask.actor, rows, form.join, tenant=ask.tenant, snapshot=ask.snapshot)
+        every = (row.text for found in graph.known.values() for row, _ in found)
+        context, spec = self.naming(context, spec, [*(row.text for row, _ in rows), *every])
+        first = set(map(id, graph.first))
+        flat = form.join.style == "flat"
+
+        def write(item: linked.Linked, document: Json) -> Json:
+            keep, drop = kept(item.pick, item.omit)
+            outer = id(item) in first
+            own = form if outer else form._replace(keep=keep, drop=drop, datasets=None)
+            found = self.write(item.row, document, context, own)
+            return forms.feature(document, found, own) if media == GEO and (flat or outer) else found
+
+        return (linked.flat if flat else linked.inline)(graph, write), context, spec
 
     def write(self, row: Row, document: Json, context: Context, form: Form) -> Json:
         """An entity as the request wants it."""
@@ -525,24 +624,38 @@ class Door:
             written.pop(name, None)
         return written
 
-    def entity_answer(self, ask: Ask, written: Json, document: Json, form: Form, media: str, spec: Any) -> Answer:
-        """One entity in the media type asked for."""
+    def one_answer(self, ask: Ask, item: Json, media: str, spec: Any) -> Answer:
+        """One entity, or Feature, in the media type asked for."""
         headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store")]
+        if media == LD or (media == GEO and "body=json" not in (ask.header(b"prefer") or "")):
+            item = {**item, "@context": self.ld(ask, spec)}
+        else:
+            headers.append(self.link_header(ask, spec))
+        return Answer(200, orjson.dumps(item), headers)
+
+    def list_answer(self, ask: Ask, items: list[Json], media: str, spec: Any, headers: Headers | None = None) -> Answer:
+        """Entities, or Features, in the media type asked for."""
+        headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store"), *(headers or [])]
+        body: Any = items
         if media == GEO:
-            written = forms.feature(document, written, form)
+            body = {"type": "FeatureCollection", "features": items}
             if "body=json" not in (ask.header(b"prefer") or ""):
-                written["@context"] = self.ld(ask, spec)
+                body["@context"] = self.ld(ask, spec)
             else:
                 headers.append(self.link_header(ask, spec))
         elif media == LD:
-            written = {**written, "@context": self.ld(ask, spec)}
+            shown = self.ld(ask, spec)
+            body = [{**item, "@context": shown} for item in items]
         else:
             headers.append(self.link_header(ask, spec))
-        return Answer(200, orjson.dumps(written), headers)
+        return Answer(200, orjson.dumps(body), headers)
 
     def selection(self, parameters: Mapping[str, Any], context: Context, *, free: bool = False) -> Selection:
         """What GET parameters select (6.4.3.2). Raises `BadRequestData` for none, unless `free`."""
         types = parameters.get("type")
+        if types == "*" and parameters.get("local") == "false":
+            raise bad("type=* 只用于本系统之内（local）", "type=* is for local queries", field="type", value=types,
+                      rule="CIM 009, 4.17")
         ids = parameters.get("id")
         pattern = parameters.get("idPattern")
         selectors: tuple[Selector, ...] = ()
@@ -556,11 +669,18 @@ class Door:
             )
         attrs = parameters.get("attrs")
         names = tuple(context.stored(name) for name in attrs.split(",")) if attrs else ()
+        if "id" in names or "type" in names:
+            raise bad("id 与 type 不是属性，请用 pick", "id and type are no attributes; use pick", field="attrs", value=attrs,
+                      rule="CIM 009, 5.7.2.4")
         q = parameters.get("q")
         expand = parameters.get("expandValues")
         node = None
         if q is not None:
-            node = query.parse(q, context, expand=frozenset(map(context.stored, expand.split(","))) if expand else frozenset())
+            join = linked.join_of(parameters.get("join"), parameters.get("joinLevel"), ())
+            words = frozenset(map(context.stored, expand.split(","))) if expand else frozenset()
+            node = query.parse(q, context, expand=words, levels=join.levels if join else 0)
+        if parameters.get("csf") is not None:
+            query.parse(parameters["csf"], context)
         place = None
         if any(name in parameters for name in ("georel", "geometry", "coordinates")):
             place = geo.parse(
@@ -571,7 +691,8 @@ class Door:
         if scope is not None:
             selecting.scope_patterns(scope)
         found = Selection(selectors, names, node, place, scope)
-        if not free and types is None and not names and node is None and place is None:
+        narrow = not forms.SYSTEM.issuperset(names) or (node is not None and any(path.names for path in query.paths(node)))
+        if not free and types is None and not narrow and place is None:
             raise bad("须给出 type、attrs、q 或地理条件之一", "one of type, attrs, q or a geoquery is needed",
                       field="type", rule="CIM 009, 6.4.3.2")
         return found
@@ -596,46 +717,45 @@ class Door:
         limit, place, offset, count = self.paging(ask)
         chosen = self.selection(ask.parameters, context, free=ask.flag("local"))
         form = self.form(ask, context, places=media == GEO)
-        chosen = picked(chosen, form)
+        order = None
+        if "orderBy" in ask.parameters:
+            order = ordering.parse(
+                ordering.split(ask.parameters["orderBy"]), context, coordinates=ask.parameters.get("orderFrom"),
+                geometry=ask.parameters.get("geometry") if "georel" not in ask.parameters else None,
+                collation=ask.parameters.get("collation"),
+            )
+            if place is not None:
+                raise bad("排好序的结果按 offset 翻页", "an ordered result is paged by offset", field="cursor", rule="offset")
         page = await self.entities.query(
-            ask.actor, chosen, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
+            ask.actor, self.chosen(ask, chosen, form), tenant=ask.tenant, limit=limit, cursor=place, offset=offset,
+            count=count, order=order,
         )
-        return self.page_answer(ask, page, context, spec, form, media)
+        links = neighbours(ask.path, ask.parameters, page.next, page.prev, limit, media, keyset=order is None)
+        return await self.page_answer(ask, page, context, spec, form, media, links)
 
-    def page_answer(
-        self, ask: Ask, page: Page, context: Context, spec: Any, form: Form, media: str, *, links: bool = True
+    def chosen(self, ask: Ask, selection: Selection, form: Form) -> Selection:
+        """The selection narrowed to entities that have one of the picked attributes (6.4.3.2), in the snapshot asked for."""
+        if form.keep is not None and "*" in form.keep and not form.keep & projection.HEAD and not selection.attributes:
+            selection = replace(selection, attributes=tuple(sorted(form.keep - {"*"})))
+        return selection if ask.snapshot is None else replace(selection, snapshot=ask.snapshot)
+
+    async def page_answer(
+        self, ask: Ask, page: Page, context: Context, spec: Any, form: Form, media: str, links: Headers
     ) -> Answer:
-        """A page of entities, with its neighbours in `Link` and the count where asked for."""
-        headers: Headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store")]
-        if media == JSON:
-            headers.append(self.link_header(ask, spec))
+        """A page of entities, with `links` to its neighbours and the count where asked for."""
         if page.count is not None:
-            headers.append((b"ngsild-results-count", str(page.count).encode()))
-        if links:
-            pairs = list(ask.parameters.items())
-            for place, relation in ((page.next, "next"), (page.prev, "prev")):
-                if place is not None:
-                    headers.append((b"link", link(ask.path, pairs, place, relation).encode()))
-        if form.whole and media == JSON and context.identity and all('"expiresAt"' not in row.text for row in page.rows):
-            return Answer(200, b"[" + b",".join(row.text.encode() for row in page.rows) + b"]", headers)
-        items: list[Json] = []
-        for row in page.rows:
-            document = row.document
-            written = self.write(row, document, context, form)
-            if media == GEO:
-                written = forms.feature(document, written, form)
-            items.append(written)
-        body: Any = items
-        if media == GEO:
-            body = {"type": "FeatureCollection", "features": items}
-            if "body=json" not in (ask.header(b"prefer") or ""):
-                body["@context"] = self.ld(ask, spec)
-            else:
-                headers.append(self.link_header(ask, spec))
-        elif media == LD:
-            shown = self.ld(ask, spec)
-            body = [{**item, "@context": shown} for item in items]
-        return Answer(200, orjson.dumps(body), headers)
+            links = [(b"ngsild-results-count", str(page.count).encode()), *links]
+        if form.whole and media == JSON and b"prefer" not in ask.headers:
+            context, spec = self.naming(context, spec, (row.text for row in page.rows))
+            if all('"expiresAt"' not in row.text for row in page.rows):
+                if context.identity:
+                    body = b"[" + b",".join(row.text.encode() for row in page.rows) + b"]"
+                else:
+                    body = orjson.dumps([forms.write(row.document, context, form) for row in page.rows])
+                return Answer(200, body, [*_PLAIN, self.link_header(ask, spec), *links])
+        rows = [(row, row.alive()) for row in page.rows]
+        items, context, spec = await self.written(ask, rows, context, spec, form, media)
+        return self.list_answer(ask, items, media, spec, links)
 
     async def query_by_post(self, ask: Ask) -> Answer:
         """POST entityOperations/query (6.23.3.1)."""
@@ -644,12 +764,16 @@ class Door:
         ask.only(_PAGE | {"options", "format", "local"})
         limit, place, offset, count = self.paging(ask)
         chosen, parameters = self.query_document(body, context)
+        if "temporalQ" in body:
+            raise bad("temporalQ 只用于查询历史", "temporalQ is for queries of the history", field="temporalQ",
+                      rule="CIM 009, 5.2.23")
         ask.parameters = {**ask.parameters, **parameters}
         form = self.form(ask, context, places=media == GEO)
         page = await self.entities.query(
-            ask.actor, picked(chosen, form), tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
+            ask.actor, self.chosen(ask, chosen, form), tenant=ask.tenant, limit=limit, cursor=place, offset=offset,
+            count=count, order=ordering_of(body, context),
         )
-        return self.page_answer(ask, page, context, spec, form, media, links=False)
+        return await self.page_answer(ask, page, context, spec, form, media, [])
 
     def query_document(self, body: Any, context: Context) -> tuple[Selection, dict[str, str]]:
         """A Query (5.2.23) as a selection, and its parameters of representation."""
@@ -686,7 +810,19 @@ class Door:
                 if not isinstance(body[name], str):
                     raise bad(f"{name} 应为文本", f"{name} must be a text", field=name, value=body[name])
                 texts[name] = body[name]
-        parameters: dict[str, Any] = {k: v for k, v in texts.items() if k in ("q", "scopeQ", "attrs")}
+        for name in ("containedBy", "datasetId", "expandValues", "jsonKeys"):
+            if name in body:
+                listed = body[name] if isinstance(body[name], list) else [body[name]]
+                if not listed or not all(isinstance(item, str) for item in listed):
+                    raise bad(f"{name} 应为文本的数组", f"{name} must be texts", field=name, value=body[name],
+                              rule="CIM 009, 5.2.23")
+                texts[name] = ",".join(listed)
+        join = linked.join_of(body.get("join"), body.get("joinLevel"), ())
+        if join is not None:
+            texts |= {"join": join.style, "joinLevel": str(join.levels)}
+        parameters: dict[str, Any] = {k: v for k, v in texts.items() if k in _SELECTING}
+        if "csf" in body:
+            parameters["csf"] = body["csf"] if isinstance(body["csf"], str) else ""
         place = body.get("geoQ")
         if place is not None:
             if not isinstance(place, dict):
@@ -698,7 +834,7 @@ class Door:
             parameters.setdefault("georel", None)
         chosen = self.selection(parameters, context, free=bool(selectors))
         chosen = Selection(tuple(selectors), chosen.attributes, chosen.q, chosen.geo, chosen.scope)
-        return chosen, {k: v for k, v in texts.items() if k in ("attrs", "pick", "omit", "lang")}
+        return chosen, {k: v for k, v in texts.items() if k in _REPRESENTATION}
 
     # ---- writing entities
 
@@ -708,10 +844,15 @@ class Door:
         body, context, _ = await self.read(ask)
         document = Reader(context).entity(body)
         id = await self.entities.create(ask.actor, document, tenant=ask.tenant)
-        return Answer(201, None, [(b"location", f"{ROOT}entities/{quote(id, safe=':')}".encode()), *self._tenant(ask)])
+        return Answer(201, None, [(b"location", f"{ROOT}entities/{quote(id, safe=':')}".encode())])
 
-    def _tenant(self, ask: Ask) -> Headers:
-        return [(b"ngsild-tenant", ask.tenant.encode("latin-1"))] if ask.tenant else []
+    async def gate(self, ask: Ask, id: str, context: Context) -> None:
+        """Refuse the entity as not found when a `type` parameter selects none of its types (4.17, 5.6.2 to 5.6.6)."""
+        if "type" in ask.parameters:
+            tree = selecting.type_tree(ask.parameters["type"], context)
+            row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
+            if not selecting.type_matches(tree, forms.types_of(row.document)):
+                raise no_such_entity(id)
 
     async def merge(self, ask: Ask, id: str) -> Answer:
         """PATCH entities/{id} (6.5.3.4)."""
@@ -721,8 +862,9 @@ class Door:
         observed = ask.parameters.get("observedAt")
         if observed is not None:
             observed = forms.datetime_text(observed, "observedAt")
-        fragment = Reader(context, nulls=True, simplified=form.style == "simplified").fragment(body)
+        fragment = Reader(context, merging=True, simplified=form.style == "simplified").fragment(body)
         _same_id(fragment, id)
+        await self.gate(ask, id, context)
         await self.entities.merge(ask.actor, entity_id(id), fragment, tenant=ask.tenant, observed_at=observed)
         return Answer(204)
 
@@ -732,21 +874,32 @@ class Door:
         body, context, _ = await self.read(ask)
         document = Reader(context).fragment(body)
         _same_id(document, id)
+        await self.gate(ask, id, context)
         await self.entities.replace(ask.actor, entity_id(id), document, tenant=ask.tenant)
         return Answer(204)
 
     async def delete(self, ask: Ask, id: str) -> Answer:
         """DELETE entities/{id} (6.5.3.2)."""
         ask.only(frozenset({"local", "type"}))
+        await self.gate(ask, id, self.context(ask)[0])
         await self.entities.delete(ask.actor, entity_id(id), tenant=ask.tenant)
         return Answer(204)
 
     async def purge(self, ask: Ask) -> Answer:
-        """DELETE entities (6.4.3.3): delete every entity that the parameters select."""
-        ask.only(_SELECT | {"local"})
+        """DELETE entities (6.4.3.3): delete every entity that the parameters select, or attributes of them."""
+        ask.only(_SELECT | {"local", "keep", "drop"})
         context, _ = self.context(ask)
         chosen = self.selection(ask.parameters, context, free=ask.flag("local"))
-        await self.entities.purge(ask.actor, chosen, tenant=ask.tenant)
+        keep, drop = (
+            None if (names := ask.names(field)) is None else frozenset(map(context.stored, names))
+            for field in ("keep", "drop")
+        )
+        if keep is not None and drop is not None:
+            raise bad("keep 与 drop 不可同用", "keep excludes drop", field="keep", rule="CIM 009, 6.4.3.3")
+        if keep is None and drop is None:
+            await self.entities.purge(ask.actor, chosen, tenant=ask.tenant)
+        else:
+            await self.entities.purge_attributes(ask.actor, chosen, tenant=ask.tenant, keep=keep, drop=drop)
         return Answer(204)
 
     async def append(self, ask: Ask, id: str) -> Answer:
@@ -755,11 +908,12 @@ class Door:
         body, context, _ = await self.read(ask)
         fragment = Reader(context, nulls=True).fragment(body)
         _same_id(fragment, id)
+        await self.gate(ask, id, context)
         overwrite = "noOverwrite" not in ask.parameters.get("options", "").split(",")
         done = await self.entities.append(
             ask.actor, entity_id(id), fragment, tenant=ask.tenant, overwrite=overwrite
         )
-        return self.change_answer(done, context)
+        return self.change_answer(done)
 
     async def update(self, ask: Ask, id: str) -> Answer:
         """PATCH entities/{id}/attrs (6.6.3.2)."""
@@ -767,16 +921,17 @@ class Door:
         body, context, _ = await self.read(ask, patch=True)
         fragment = Reader(context, nulls=True).fragment(body)
         _same_id(fragment, id)
+        await self.gate(ask, id, context)
         done = await self.entities.update(ask.actor, entity_id(id), fragment, tenant=ask.tenant)
-        return self.change_answer(done, context)
+        return self.change_answer(done)
 
-    def change_answer(self, done: forms.Change, context: Context) -> Answer:
-        """204, or 207 with an UpdateResult (5.2.18) where something was refused."""
+    def change_answer(self, done: forms.Change) -> Answer:
+        """204, or 207 with an UpdateResult (5.2.18) where something was refused; its names are IRIs, for it has no context."""
         if not done.unchanged:
             return Answer(204)
         body = {
-            "updated": [context.shown(name) for name in dict.fromkeys(done.updated)],
-            "notUpdated": [{"attributeName": context.shown(name), "reason": why} for name, why in done.unchanged],
+            "updated": [CORE.expand(name) for name in dict.fromkeys(done.updated)],
+            "notUpdated": [{"attributeName": CORE.expand(name), "reason": why} for name, why in done.unchanged],
         }
         return Answer(207, orjson.dumps(body), list(_PLAIN))
 
@@ -798,6 +953,10 @@ class Door:
         if not fragment:
             raise bad("正文为空", "the body is empty", field="body")
         stored = context.stored(name)
+        if stored in forms.ENTITY_MEMBERS:
+            raise bad(f"{name} 不是属性，不可部分更新", f"{name} is no attribute; it cannot be changed by itself", field="attribute",
+                      value=name, rule="CIM 009, 5.6.4.4")
+        await self.gate(ask, id, context)
         reader = Reader(context, nulls=not replace)
 
         def read(known: Json) -> Json:
@@ -824,6 +983,7 @@ class Door:
         dataset = ask.parameters.get("datasetId")
         if dataset is not None and not is_iri(dataset):
             raise bad("datasetId 应为 URI", "datasetId must be a URI", field="datasetId", value=dataset)
+        await self.gate(ask, id, context)
         await self.entities.delete_attribute(
             ask.actor, entity_id(id), context.stored(name), tenant=ask.tenant, dataset=dataset,
             all_instances=ask.flag("deleteAll"),
@@ -841,15 +1001,15 @@ class Door:
             if not isinstance(body, list) or not body:
                 raise bad("正文应为非空的 id 数组", "the body must be a non-empty array of ids", field="body")
             return self.batch_answer(await self.entities.delete_many(ask.actor, body, tenant=ask.tenant), kind)
-        nulls = kind in ("merge", "update")
+        nulls, merging = kind in ("merge", "update"), kind == "merge"
         needs_type = kind in ("create", "upsert")
         if spec == LD:
             def read(raw: Any) -> Json:
                 if not isinstance(raw, dict) or "@context" not in raw:
                     raise bad("application/ld+json 的实体缺少 @context", "the JSON-LD entity has no @context", field="@context")
-                return _with_id(Reader(self.contexts.get(self._spec(ask, raw["@context"])), nulls=nulls).fragment(raw), needs_type)
+                return _with_id(Reader(self.contexts.get(self._spec(ask, raw["@context"])), nulls=nulls, merging=merging).fragment(raw), needs_type)
         else:
-            reader = Reader(context, nulls=nulls)
+            reader = Reader(context, nulls=nulls, merging=merging)
 
             def read(raw: Any) -> Json:
                 if isinstance(raw, dict) and "@context" in raw:
@@ -893,13 +1053,14 @@ class Door:
         ask.only(frozenset({"details", "local"}))
         media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
         found = await self.entities.types(ask.actor, tenant=ask.tenant)
+        attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant) if ask.flag("details") else {}
+        context, spec = self.naming(context, spec, [*found, *attributes])
         if not ask.flag("details"):
             body: Any = {
                 "id": _random_id("EntityTypeList"), "type": "EntityTypeList",
                 "typeList": sorted(context.shown(name) for name in found),
             }
             return self.answer(ask, body, media, spec)
-        attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant)
         body = [
             {
                 "id": CORE.expand(name), "type": "EntityType", "typeName": context.shown(name),
@@ -918,6 +1079,7 @@ class Door:
         if stored not in found:
             raise NotFound(f"没有类型 {name}", f"there is no entity of type {name}", field="type", value=name)
         attributes = await self.entities.attributes(ask.actor, tenant=ask.tenant, type=stored)
+        context, spec = self.naming(context, spec, [stored, *attributes])
         body = {
             "id": CORE.expand(stored), "type": "EntityTypeInfo", "typeName": context.shown(stored),
             "entityCount": found[stored],
@@ -936,6 +1098,7 @@ class Door:
         ask.only(frozenset({"details", "local"}))
         media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
         found = await self.entities.attributes(ask.actor, tenant=ask.tenant)
+        context, spec = self.naming(context, spec, [*found, *(kind for entry in found.values() for kind in entry["types"])])
         if not ask.flag("details"):
             body: Any = {
                 "id": _random_id("AttributeList"), "type": "AttributeList",
@@ -959,6 +1122,7 @@ class Door:
         entry = (await self.entities.attributes(ask.actor, tenant=ask.tenant)).get(stored)
         if entry is None:
             raise NotFound(f"没有属性 {name}", f"there is no attribute {name}", field="attribute", value=name)
+        context, spec = self.naming(context, spec, [stored, *entry["types"]])
         body = {
             "id": CORE.expand(stored), "type": "Attribute", "attributeName": context.shown(stored),
             "attributeCount": entry["count"], "attributeTypes": sorted(entry["kinds"]),
@@ -1055,16 +1219,31 @@ class Door:
         return self._history_answer(ask, found, cut, media, spec, more)
 
 
-def picked(chosen: Selection, form: Form) -> Selection:
-    """The selection narrowed to entities that have one of the picked attributes (6.4.3.2)."""
-    if form.keep is None or "*" not in form.keep or form.keep & _HEAD or chosen.attributes:
-        return chosen
-    names = tuple(sorted(form.keep - {"*"}))
-    return Selection(chosen.selectors, names, chosen.q, chosen.geo, chosen.scope)
+def kept(pick: projection.Projection | None, omit: projection.Projection | None) -> tuple[frozenset[str] | None, frozenset[str]]:
+    """`keep` and `drop` of a Form for one level of a projection."""
+    keep = None if pick is None else frozenset(pick) | {"*"}
+    return keep, frozenset(name for name, inner in (omit or {}).items() if inner is None)
+
+
+def ordering_of(body: Json, context: Context) -> ordering.Ordering | None:
+    """The `ordering` of a Query (5.2.43), None where there is none. Raises `BadRequestData`."""
+    wanted = body.get("ordering")
+    if wanted is None:
+        return None
+    names = wanted.get("orderBy") if isinstance(wanted, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise bad("ordering.orderBy 应为文本的数组", "ordering.orderBy must be an array of texts", field="ordering.orderBy",
+                  value=names, rule="CIM 009, 5.2.43")
+    coordinates = wanted.get("coordinates")
+    if coordinates is not None and not isinstance(coordinates, list):
+        raise bad("ordering.coordinates 应为数组", "ordering.coordinates must be an array", field="ordering.coordinates",
+                  value=coordinates, rule="CIM 009, 5.2.43")
+    return ordering.parse(names, context, coordinates=coordinates, geometry=wanted.get("geometry"),
+                          collation=wanted.get("collation"))
 
 
 _WHOLE = Form()
-_HEAD = frozenset({"id", "type", "scope", "expiresAt"})
+_SELECTING = frozenset({"q", "scopeQ", "attrs", "expandValues", "join", "joinLevel"})
 _OPTIONS = frozenset({"noOverwrite", "update", "sysAttrs", "temporalValues", "count"})
 
 

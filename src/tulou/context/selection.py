@@ -42,10 +42,13 @@ class Selection:
     q: query.Node | None = None
     geo: GeoQuery | None = None
     scope: str | None = None
+    snapshot: int | None = None
+    """The number of the snapshot to look at, None for the current state."""
+
     @property
-    def empty(self) -> bool:
-        """Whether it selects everything."""
-        return not (self.selectors or self.attributes or self.q or self.geo or self.scope)
+    def table(self) -> str:
+        """The table that holds what is looked at."""
+        return "entities" if self.snapshot is None else "snapshot_entities"
 
 
 _TYPE_TOKEN = re.compile(r"[(),;|]|[^(),;|\s]+")
@@ -156,14 +159,18 @@ def scope_matches(text: str, document: dict[str, Any]) -> bool:
 
 
 def compile_selection(
-    selection: Selection, store: Store, several: bool, type_name: Callable[[str], str]
+    selection: Selection, store: Store, several: bool, type_name: Callable[[str], str],
+    reach: query.Reach = query.EVERYWHERE,
 ) -> tuple[str, list[Any]]:
-    """An SQL condition over `entities e`. `several`: whether any entity has more than one type.
+    """An SQL condition over `entities e`. `several`: whether any entity has more than one type; `reach`: see `query`.
 
     The geoquery becomes its bounding box only: the caller filters exactly with `GeoQuery.match`.
     """
     conditions: list[str] = []
     parameters: list[Any] = []
+    if selection.snapshot is not None:
+        conditions.append("e.snapshot=?")
+        parameters.append(selection.snapshot)
 
     def types(tree: TypeTree) -> str:
         if isinstance(tree, str):
@@ -206,7 +213,7 @@ def compile_selection(
             conditions.append("(" + " OR ".join("json_type(e.doc,?) IS NOT NULL" for _ in selection.attributes) + ")")
             parameters.extend(f'$."{name}"' for name in selection.attributes)
     if selection.q is not None:
-        sql, values = query.compile_sql(selection.q, "postgresql" if store.postgres else "sqlite")
+        sql, values = query.compile_sql(selection.q, "postgresql" if store.postgres else "sqlite", reach)
         conditions.append(sql)
         parameters.extend(values)
     if selection.scope is not None:
@@ -244,15 +251,9 @@ def compile_selection(
 
 def needs_regexp(selection: Selection) -> bool:
     """Whether the condition uses `regexp`."""
-    def in_q(node: query.Node | None) -> bool:
-        if node is None:
-            return False
-        if isinstance(node, query.Term):
-            return node.operator in ("~=", "!~=")
-        return any(in_q(part) for part in node.parts)
-
     return (
-        selection.scope is not None or any(s.pattern is not None for s in selection.selectors) or in_q(selection.q)
+        selection.scope is not None or any(s.pattern is not None for s in selection.selectors)
+        or (selection.q is not None and any(term.operator in ("~=", "!~=") for term in query.terms(selection.q)))
     )
 
 

@@ -6,6 +6,7 @@ Law: statements are constant texts with marks; whatever a client sent is a param
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ class Row(NamedTuple):
         """The stored document."""
         found: Json = orjson.loads(self.text)
         return found
+
+    def alive(self) -> Json:
+        """The stored document without what has expired (4.22)."""
+        found = self.document
+        return forms.alive(found, time.time_ns() // 1000) if '"expiresAt"' in self.text else found
 
     @property
     def times(self) -> Json:
@@ -116,13 +122,13 @@ class Store:
             found.update((row[1], Row(*row)) for row in rows)
         return found
 
-    def by_no(self, cursor: Any, numbers: Sequence[int]) -> dict[int, Row]:
+    def by_no(self, cursor: Any, numbers: Sequence[int], table: str = "entities") -> dict[int, Row]:
         """Entities by number."""
         found: dict[int, Row] = {}
         for at in range(0, len(numbers), CHUNK):
             condition, parameters = self.among("e.no", numbers[at : at + CHUNK])
             rows = cursor.execute(
-                self.sql(f"SELECT {self.columns} FROM entities e WHERE {condition}"), parameters
+                self.sql(f"SELECT {self.columns} FROM {table} e WHERE {condition}"), parameters
             ).fetchall()
             found.update((row[0], Row(*row)) for row in rows)
         return found

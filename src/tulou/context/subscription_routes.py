@@ -27,7 +27,7 @@ async def create(door: Door, ask: Ask) -> Answer:
     ask.only(frozenset({"local"}))
     body, spec = await _read(door, ask, patch=False)
     id = await door.subscriptions.create(ask.actor, body, spec, tenant=ask.tenant)
-    return routes.Answer(201, None, [(b"location", f"{routes.ROOT}subscriptions/{quote(id, safe=':')}".encode()), *door._tenant(ask)])
+    return routes.Answer(201, None, [(b"location", f"{routes.ROOT}subscriptions/{quote(id, safe=':')}".encode())])
 
 
 async def _read(door: Door, ask: Ask, *, patch: bool) -> tuple[Any, Any]:
