@@ -43,6 +43,7 @@ def tasks(house: House) -> Sequence[Task]:
     return [
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.expire", "worker", entities.expire),
+        Task("context.history", "worker", entities.journal.tidy),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
 
