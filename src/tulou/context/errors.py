@@ -71,6 +71,13 @@ class MethodNotAllowed(TulouError):
     title_zh, title_en = "不支持的方法", "Method not allowed"
 
 
+class OperationNotSupported(TulouError):
+    """The house does not do this: 422."""
+
+    status, code = 422, "OperationNotSupported"
+    title_zh, title_en = "不支持的操作", "Operation not supported"
+
+
 class TooManyResults(Forbidden):
     """The result would be larger than the house gives at once: 403."""
 
@@ -83,6 +90,7 @@ _TYPES: tuple[tuple[type[TulouError], str], ...] = (
     (AlreadyExists, "AlreadyExists"),
     (NonexistentTenant, "NonexistentTenant"),
     (TooManyResults, "TooManyResults"),
+    (OperationNotSupported, "OperationNotSupported"),
     (LdContextNotAvailable, "LdContextNotAvailable"),
     (NotFound, "ResourceNotFound"),
     (Conflict, "AlreadyExists"),

@@ -318,7 +318,7 @@ class Journal:
         condition, parameters = self.store.among("h.entity", list(numbers))
         sql = f"SELECT {_COLUMNS} FROM attribute_history h WHERE {condition} AND h.at=?"
         rows = cursor.execute(self.store.sql(sql), [*parameters, at]).fetchall()
-        return [Line(*row[:4], bool(row[4]), orjson.loads(row[5])) for row in rows]
+        return [Line(no, of, at, changed, bool(whole), orjson.loads(doc)) for no, of, at, changed, whole, doc in rows]
 
     def write_again(self, cursor: Any, line: Line, now: int) -> None:
         """Store a row whose document was changed; the row goes when nothing is left in it.
