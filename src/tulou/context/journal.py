@@ -13,7 +13,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -266,10 +266,19 @@ class Journal:
         """Rows of entities that may hold instances with `start <= time < end` (µs), in the order of their times.
 
         For `deletedAt` all rows before `end` come, in the order of their writing: an end is known by what was before.
-        `bound()` is a time beyond which nothing is wanted any more. `name`: only rows that mention it.
+        `bound()` is a time beyond which nothing is wanted any more. `name`: only rows that mention it. Entity by
+        entity, so that the index gives the order.
         """
+        for number in numbers:
+            yield from self._lines(cursor, number, timeproperty, start, end, newest_first, name, bound)
+
+    def _lines(
+        self, cursor: Any, number: int, timeproperty: str, start: int | None, end: int | None, newest_first: bool,
+        name: str | None, bound: Callable[[], int | None],
+    ) -> Iterator[Line]:
         observed = timeproperty == "observedAt"
-        condition, parameters = self.store.among("h.entity", list(numbers))
+        condition = "h.entity=?"
+        parameters: list[Any] = [number]
         if name is not None:
             condition += " AND position(? in h.doc)>0" if self.store.postgres else " AND instr(h.doc,?)>0"
             parameters.append(dumped(name))
@@ -384,8 +393,9 @@ class Journal:
         due = 0.0
         loop = asyncio.get_running_loop()
         while True:
-            while await house.db.write(self.sweep):
-                await asyncio.sleep(0)
+            more = True
+            while more:
+                more = bool(await house.db.write(self.sweep))
             if loop.time() >= due:
                 await self.retain(house)
                 due = loop.time() + 3600
@@ -396,5 +406,6 @@ class Journal:
         now = time.time_ns() // 1000
         for type, days in house.retention().items():
             before = now - days * DAY
-            while await house.db.write(lambda c, type=type, before=before: self.age(c, type, before)):  # type: ignore[misc]
-                await asyncio.sleep(0)
+            more = True
+            while more:
+                more = await house.db.write(partial(self.age, type=type, before=before))

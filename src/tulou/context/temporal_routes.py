@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from tulou.context import forms, query, temporal
+from tulou.context import evolution, forms, query
 from tulou.context.errors import InvalidRequest, bad
 from tulou.context.forms import Json, Reader, entity_id
 from tulou.context.jsonld import Context, is_iri
@@ -46,15 +46,15 @@ class View(NamedTuple):
     names: frozenset[str] | None
     datasets: frozenset[str] | None
 
-    def entity(self, evolution: temporal.Evolution, wanted: temporal.Span, context: Context) -> Json:
+    def entity(self, found: evolution.Evolution, wanted: evolution.Span, context: Context) -> Json:
         """The representation of an entity."""
         def shown(name: str) -> bool:
             return name not in self.drop and (self.keep is None or name in self.keep)
 
-        points = {name: own for name, own in evolution.points.items() if shown(name)}
-        summaries = {name: own for name, own in evolution.summaries.items() if shown(name)}
-        return temporal.write(
-            evolution._replace(points=points, summaries=summaries), wanted, context, system=self.system, lang=self.lang,
+        points = {name: own for name, own in found.points.items() if shown(name)}
+        summaries = {name: own for name, own in found.summaries.items() if shown(name)}
+        return evolution.write(
+            found._replace(points=points, summaries=summaries), wanted, context, system=self.system, lang=self.lang,
             keep=self.keep, drop=self.drop,
         )
 
@@ -127,8 +127,8 @@ def _names(parameters: Mapping[str, str], name: str) -> list[str] | None:
     return items
 
 
-def _wanted(seen: View, parameters: Mapping[str, str], *, needed: bool) -> temporal.Span:
-    wanted = temporal.span(parameters, needed=needed, style=seen.style)
+def _wanted(seen: View, parameters: Mapping[str, str], *, needed: bool) -> evolution.Span:
+    wanted = evolution.span(parameters, needed=needed, style=seen.style)
     return wanted._replace(names=seen.names, datasets=seen.datasets)
 
 
@@ -202,14 +202,14 @@ def _order(ask: Ask) -> str | None:
 
 
 async def _histories(
-    door: Door, ask: Ask, chosen: Selection, seen: View, wanted: temporal.Span, context: Context, spec: Any, media: str
+    door: Door, ask: Ask, chosen: Selection, seen: View, wanted: evolution.Span, context: Context, spec: Any, media: str
 ) -> Answer:
     limit, place, offset, count = door.paging(ask)
     order = _order(ask)
     found = await door.history.query(
         ask.actor, chosen, wanted, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count, order=order,
     )
-    items = [seen.entity(evolution, wanted, context) for evolution in found.evolutions]
+    items = [seen.entity(one, wanted, context) for one in found.evolutions]
     more: list[tuple[bytes, bytes]] = []
     if found.total is not None:
         more.append((b"ngsild-results-count", str(found.total).encode()))
@@ -226,7 +226,7 @@ async def _histories(
 
 
 def _answer(
-    door: Door, ask: Ask, body: Any, found: temporal.Answer, wanted: temporal.Span, media: str, spec: Any,
+    door: Door, ask: Ask, body: Any, found: evolution.Answer, wanted: evolution.Span, media: str, spec: Any,
     more: list[tuple[bytes, bytes]],
 ) -> Answer:
     """200, or 206 with the time that the answer covers (6.3.10)."""
@@ -244,7 +244,7 @@ async def provide(door: Door, ask: Ask) -> Answer:
     """POST temporal/entities (6.18.3.1): 201 for a new one, 204 for more of a known one."""
     ask.only(frozenset({"local"}))
     body, context, _ = await door.read(ask)
-    head, attributes = temporal.provided(body, context)
+    head, attributes = evolution.provided(body, context)
     fresh = await door.history.provide(ask.actor, head, attributes, tenant=ask.tenant)
     if not fresh:
         return door.done()
@@ -257,7 +257,7 @@ async def add_attributes(door: Door, ask: Ask, id: str) -> Answer:
     ask.only(frozenset({"local"}))
     id = entity_id(id)
     body, context, _ = await door.read(ask)
-    head, attributes = temporal.provided(body, context, fragment=True)
+    head, attributes = evolution.provided(body, context, fragment=True)
     if head.get("id", id) != id:
         raise bad("正文中的 id 与地址不同", "the id in the body is not the one in the address", field="id",
                   value=head["id"], rule="same id")
@@ -281,7 +281,7 @@ async def delete_attribute(door: Door, ask: Ask, id: str, name: str) -> Answer:
 async def modify_instance(door: Door, ask: Ask, id: str, name: str, instance: str) -> Answer:
     """PATCH temporal/entities/{id}/attrs/{name}/{instanceId} (6.22.3.1)."""
     ask.only(frozenset({"local"}))
-    id, stored, instance = entity_id(id), _attribute(door, ask, name), temporal.instance_uri(instance)
+    id, stored, instance = entity_id(id), _attribute(door, ask, name), evolution.instance_uri(instance)
     body, context, _ = await door.read(ask, patch=True)
     if not isinstance(body, dict):
         raise bad("正文应为一个实例", "the body must be an instance", field="body", rule="CIM 009, 5.6.14")
@@ -293,7 +293,7 @@ async def modify_instance(door: Door, ask: Ask, id: str, name: str, instance: st
 async def delete_instance(door: Door, ask: Ask, id: str, name: str, instance: str) -> Answer:
     """DELETE temporal/entities/{id}/attrs/{name}/{instanceId} (6.22.3.2)."""
     ask.only(frozenset({"local"}))
-    id, stored, instance = entity_id(id), _attribute(door, ask, name), temporal.instance_uri(instance)
+    id, stored, instance = entity_id(id), _attribute(door, ask, name), evolution.instance_uri(instance)
     await door.history.delete_instance(ask.actor, id, stored, instance, tenant=ask.tenant)
     return door.done()
 
