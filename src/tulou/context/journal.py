@@ -375,10 +375,12 @@ class Journal:
     def age(self, connection: sa.Connection, type: str, before: int) -> bool:
         """Delete some rows of a type that were written before a time; False when none are left.
 
-        Rows are numbered in the order of their writing, so the search goes on where it ended.
+        Rows are numbered in the order of their writing, so the search goes on where it ended. (The newest numbers may
+        be used again after their rows are deleted.)
         """
         cursor = self.store.cursor(connection)
-        low = self._low.get(type, 0)
+        newest = cursor.execute("SELECT max(no) FROM attribute_history").fetchone()[0] or 0
+        low = min(self._low.get(type, 0), newest)
         sql = self.store.sql(f"SELECT no,at FROM attribute_history WHERE no>? ORDER BY no LIMIT 1 OFFSET {10 * ROWS - 1}")
         edge = cursor.execute(sql, (low,)).fetchone()
         sql = "DELETE FROM attribute_history WHERE no>? AND type=? AND at<?" + ("" if edge is None else " AND no<=?")

@@ -123,7 +123,6 @@ history = sa.Table(
     sa.Column("last", sa.BigInteger, nullable=False),
     sa.Column("doc", sa.Text, nullable=False),
     sa.Index(None, "entity", "last", "first"),
-    sqlite_autoincrement=True,
 )
 """What was written of an entity, a row a write: the document or the fragment of it that changed, in stored form."""
 

@@ -24,7 +24,6 @@ def upgrade() -> None:
         sa.Column("last", sa.BigInteger, nullable=False),
         sa.Column("doc", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("no", name="pk_attribute_history"),
-        sqlite_autoincrement=True,
     )
     op.create_index("ix_attribute_history_entity_last_first", "attribute_history", ["entity", "last", "first"])
     op.create_table(
