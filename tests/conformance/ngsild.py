@@ -38,6 +38,10 @@ EMPTY = (
     "https://fiware.github.io/data-models/context.jsonld",
 )
 """Contexts that cases only name, without using a term of theirs, and that the checkout does not hold."""
+
+SETTINGS = {"temporal_instances": 30}
+"""The suite takes an implementation for granted that pages a history of 40 instances (6.3.10 leaves the number open)."""
+
 REMOTE = "https://raw.githubusercontent.com/marek-mraz/ngsi-ld-test-suite/main/resources/jsonld-contexts/"
 
 
@@ -64,7 +68,7 @@ def contexts(suite: Path) -> dict[str, str]:
 def house(stack: ExitStack, folder: Path, port: int, suite: Path, context_server: int) -> str:
     """Start one; returns the address of its NGSI-LD door. It may fetch contexts from the suite's own server."""
     settings = {
-        "context_fetch": f"http://127.0.0.1:{context_server}", **json.loads(os.environ.get("ETSI_SETTINGS", "{}")),
+        **SETTINGS, "context_fetch": f"http://127.0.0.1:{context_server}", **json.loads(os.environ.get("ETSI_SETTINGS", "{}")),
     }
     log = (folder.parent / f"{folder.name}.log").open("wb")
     process = subprocess.Popen(

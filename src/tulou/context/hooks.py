@@ -50,6 +50,7 @@ def tasks(house: House) -> Sequence[Task]:
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.expire", "worker", entities.expire),
         Task("context.snapshots", "worker", house.service(Snapshots).expire),
+        Task("context.history", "worker", entities.journal.tidy),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
 

@@ -141,3 +141,41 @@ snapshot_entities = sa.Table(
     sqlite_autoincrement=True,
 )
 """Copies of entities as they were: the same columns, so that the same queries run on them. Each keeps its organisation."""
+
+history = sa.Table(
+    "attribute_history",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("entity", sa.BigInteger, nullable=False),  # entities.no, or less than 0: temporal_entities.no
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),  # when it was written
+    sa.Column("changed", sa.BigInteger),  # when an instance of it was last modified, if one was
+    sa.Column("whole", sa.Boolean, nullable=False),  # attributes that are not in it ended with it
+    sa.Column("first", sa.BigInteger, nullable=False),  # the times of its instances: observedAt, else `at`
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.Column("doc", sa.Text, nullable=False),
+    sa.Index(None, "entity", "last", "first"),
+)
+"""What was written of an entity, a row a write: the document or the fragment of it that changed, in stored form."""
+
+temporal_entities = sa.Table(
+    "temporal_entities",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("types", Json),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id", "org"),
+    sa.Index(None, "type", "no"),
+    sqlite_autoincrement=True,
+)
+"""Entities whose history was provided while they had no current state."""
+
+removed_history = sa.Table(
+    "removed_history", metadata,
+    sa.Column("entity", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+"""What `attribute_history.entity` holds of deleted entities; their rows are deleted in small pieces afterwards."""

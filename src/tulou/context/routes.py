@@ -30,6 +30,7 @@ from tulou.context import (
     snapshot_routes,
     subscription_routes,
     temporal,
+    temporal_routes,
 )
 from tulou.context import selection as selecting
 from tulou.context.delivery import ld_context
@@ -48,7 +49,7 @@ from tulou.context.errors import (
 from tulou.context.forms import Form, Json, Reader, entity_id
 from tulou.context.jsonld import CORE, CORE_URL, LINK_REL, Context, is_iri, link_context
 from tulou.context.ldcontexts import StoredContexts
-from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, link, neighbours, whole_number
+from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, neighbours, whole_number
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page, no_such_entity
 from tulou.context.snapshots import Snapshots
@@ -86,10 +87,6 @@ _ORDER = frozenset({"orderBy", "orderFrom", "collation"})
 _QUERY = _SELECT | _REPRESENTATION | _PAGE | _ORDER
 _SNAPSHOTS = frozenset({"retrieve", "query", "query_by_post"})
 """Handlers that look at a snapshot where NGSILD-Snapshot names one (6.3.22)."""
-_TEMPORAL = frozenset(
-    {"timerel", "timeAt", "endTimeAt", "timeproperty", "lastN", "aggrMethods", "aggrPeriodDuration", "options", "format",
-     "attrs", "pick", "omit", "lang", "local", "datasetId"}
-)
 
 
 class Ask:
@@ -365,13 +362,8 @@ class Door:
                     "DELETE": partial(subscription_routes.delete, self),
                 }
                 arguments = [id]
-            case ["temporal", "entities"]:
-                table = {"GET": self.query_history}
-            case ["temporal", "entities", id]:
-                table = {"GET": self.retrieve_history}
-                arguments = [id]
-            case ["temporal", "entityOperations", "query"]:
-                table = {"POST": self.query_history_by_post}
+            case ["temporal", *rest] if (found := temporal_routes.find(self, rest)) is not None:
+                table, arguments = found
             case ["jsonldContexts"]:
                 table = {"GET": partial(ldcontext_routes.search, self), "POST": partial(ldcontext_routes.add, self)}
             case ["jsonldContexts", *rest] if rest:
@@ -1130,6 +1122,14 @@ class Door:
         }
         return self.answer(ask, body, media, spec)
 
+    def negotiate(self, ask: Ask) -> str:
+        """JSON or JSON-LD, as the request accepts."""
+        return negotiate(ask.header(b"accept"))
+
+    def done(self, status: int = 204, headers: Headers | None = None) -> Answer:
+        """An answer without a body."""
+        return Answer(status, None, headers)
+
     def answer(self, ask: Ask, body: Any, media: str, spec: Any, *, status: int = 200, more: Sequence[Any] = ()) -> Answer:
         """A JSON or JSON-LD answer."""
         headers: Headers = [(b"content-type", media.encode()), (b"cache-control", b"no-store"), *more]
@@ -1139,84 +1139,6 @@ class Door:
         else:
             headers.append(self.link_header(ask, spec))
         return Answer(status, orjson.dumps(body), headers)
-
-    # ---- history
-
-    def _span(self, ask: Ask, parameters: Mapping[str, str], *, needed: bool) -> temporal.Span:
-        style = "normalized"
-        given = [*filter(None, ask.parameters.get("options", "").split(",")), ask.parameters.get("format", "")]
-        for option in filter(None, given):
-            if option in ("temporalValues", "aggregatedValues"):
-                style = option
-            elif option not in ("sysAttrs", "normalized", "concise", "simplified"):
-                raise bad(f"没有选项 {option}", f"there is no option {option}", field="options", value=option)
-            elif option == "simplified":
-                style = "temporalValues"
-        return temporal.span(parameters, needed=needed, style=style)
-
-    async def retrieve_history(self, ask: Ask, id: str) -> Answer:
-        """GET temporal/entities/{id} (6.19.3.1)."""
-        ask.only(_TEMPORAL)
-        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
-        wanted = self._span(ask, ask.parameters, needed=False)
-        names = ask.names("attrs") or ask.names("pick")
-        row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
-        stored = [context.stored(name) for name in names] if names else None
-        found, cut = await self.history.evolve(ask.actor, [row], wanted, stored, context)
-        if not found:
-            raise NotFound(f"没有实体 {id} 的历史", f"there is no history of {id}", field="id", value=id)
-        return self._history_answer(ask, found[0], cut, media, spec)
-
-    def _history_answer(self, ask: Ask, body: Any, cut: tuple[int, int] | None, media: str, spec: Any, more: Sequence[Any] = ()) -> Answer:
-        if cut is None:
-            return self.answer(ask, body, media, spec, more=more)
-        span = f"date-time {forms.moment(cut[0])[:-1]}-{forms.moment(cut[1])[:-1]}/*"
-        return self.answer(ask, body, media, spec, status=206, more=[*more, (b"content-range", span.encode())])
-
-    async def query_history(self, ask: Ask) -> Answer:
-        """GET temporal/entities (6.18.3.2)."""
-        ask.only(_TEMPORAL | _SELECT | _PAGE)
-        media, (context, spec) = negotiate(ask.header(b"accept")), self.context(ask)
-        chosen = self.selection({**ask.parameters, "attrs": None}, context, free="attrs" in ask.parameters or ask.flag("local"))
-        wanted = self._span(ask, ask.parameters, needed=True)
-        names = ask.names("attrs") or ask.names("pick")
-        return await self._histories(ask, chosen, wanted, names, context, spec, media)
-
-    async def query_history_by_post(self, ask: Ask) -> Answer:
-        """POST temporal/entityOperations/query (6.24.3.1)."""
-        ask.only(_PAGE | {"options", "format", "local"})
-        media = negotiate(ask.header(b"accept"))
-        body, context, spec = await self.read(ask)
-        chosen, texts = self.query_document(body, context)
-        temporal_q = body.get("temporalQ")
-        if not isinstance(temporal_q, dict):
-            raise bad("缺少 temporalQ", "temporalQ is missing", field="temporalQ", rule="CIM 009, 5.2.23")
-        parameters = {k: ",".join(v) if isinstance(v, list) else str(v) for k, v in temporal_q.items()}
-        parameters |= {k: ",".join(v) if isinstance(v, list) else str(v) for k, v in (body.get("aggrParams") or {}).items()}
-        wanted = self._span(ask, parameters, needed=True)
-        names = texts["attrs"].split(",") if "attrs" in texts else None
-        chosen = Selection(chosen.selectors, (), chosen.q, chosen.geo, chosen.scope)
-        return await self._histories(ask, chosen, wanted, names, context, spec, media)
-
-    async def _histories(
-        self, ask: Ask, chosen: Selection, wanted: temporal.Span, names: list[str] | None, context: Context, spec: Any,
-        media: str,
-    ) -> Answer:
-        limit, place, offset, count = self.paging(ask)
-        page = await self.entities.query(
-            ask.actor, chosen, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count
-        )
-        stored = [context.stored(name) for name in names] if names else None
-        found, cut = await self.history.evolve(ask.actor, page.rows, wanted, stored, context)
-        found = [item for item in found if len(item) > 2]
-        more: Headers = []
-        if page.count is not None:
-            more.append((b"ngsild-results-count", str(page.count).encode()))
-        pairs = list(ask.parameters.items())
-        for neighbour, relation in ((page.next, "next"), (page.prev, "prev")):
-            if neighbour is not None and ask.method == "GET":
-                more.append((b"link", link(ask.path, pairs, neighbour, relation).encode()))
-        return self._history_answer(ask, found, cut, media, spec, more)
 
 
 def kept(pick: projection.Projection | None, omit: projection.Projection | None) -> tuple[frozenset[str] | None, frozenset[str]]:

@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms, geo, ordering, traces
+from tulou.context import forms, geo, journal, ordering, traces
 from tulou.context import selection as selecting
 from tulou.context.errors import AlreadyExists, NonexistentTenant, TooManyResults, bad
 from tulou.context.forms import Change, Json, Reader, entity_id
+from tulou.context.journal import Entry, Journal
 from tulou.context.jsonld import CORE_URL, DEFAULT_VOCAB, Context, Contexts, house_document
 from tulou.context.ordering import Ordering
 from tulou.context.paging import MAX_LIMIT, Cursor
@@ -109,6 +110,7 @@ class ContextService:
         self.policy = house.policy
         self.subscriptions = subscriptions
         self.store = Store(house.db.dialect)
+        self.journal = Journal(self.store)
         self.organisations = house.service(Organisations) if house.has_service(Organisations) else None
         self.document = house_document(house.packs.models)
         self.contexts = Contexts(origins=[house.settings.public_url])
@@ -482,11 +484,11 @@ class ContextService:
             if old is not None:
                 self.store.delete(cursor, [old.no])
             self.store.insert(cursor, [row])
-            no = self.store.get(cursor, document["id"], org)
-            assert no is not None
+            no = self.store.numbers(cursor, [document["id"]], org)[document["id"]]
+            self.journal.add(cursor, [journal.entry(no, row[2], now, document, whole=True, text=row[5])])
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
             traces.changed(self.db, actor, CREATE, org, document["id"])
-            return no.no
+            return no
 
         no = await self.db.write(write)
         if no is None:
@@ -497,9 +499,9 @@ class ContextService:
 
     async def _change(
         self, actor: Actor, id: str, tenant: str | None, change: Callable[[Json, Json, int], Change],
-        action: str = WRITE,
+        action: str = WRITE, *, whole: bool = False,
     ) -> Change:
-        """Run `change(document, times, now)` on the entity in a write; it says what it changed."""
+        """Run `change(document, times, now)` on the entity in a write; it says what it changed, or makes it anew."""
         target = await self._target(actor, id, tenant, action)
         org, now = target.org, now_us()
 
@@ -520,6 +522,10 @@ class ContextService:
             if not done.updated:
                 return done, False, row.no
             heavy = self._rewrite(cursor, row, before, document, text, times, now)
+            if whole:
+                self.journal.add(cursor, [journal.entry(row.no, row.type, now, document, whole=True, text=text)])
+            else:
+                self.journal.change(cursor, row, before, document, done.updated, now)
             changed = Changed(org, document, set(done.updated), "entityUpdated", before, times)
             self.subscriptions.queue(cursor, [changed], now)
             traces.changed(self.db, actor, action, org, id, done.updated)
@@ -599,7 +605,7 @@ class ContextService:
             times.update({"@": entity_times, "*": [now, now]})
             return Change(list(dict.fromkeys(["type", *names])), [])
 
-        await self._change(actor, id, tenant, change)
+        await self._change(actor, id, tenant, change, whole=True)
 
     @operation(WRITE)
     async def update_attribute(
@@ -700,6 +706,7 @@ class ContextService:
                     continue
                 if self._rewrite(cursor, row, before, document, dumped(document), times, now):
                     heavy.append(row.no)
+                self.journal.change(cursor, row, before, document, list(gone), now)
                 changes.append(Changed(org, document, gone, "entityUpdated", before))
             self.subscriptions.queue(cursor, changes, now)
             ids = [change.document["id"] for change in changes]
@@ -854,6 +861,9 @@ class ContextService:
         replaced: dict[str, tuple[Any, ...]] = {}
         in_place: dict[str, tuple[Any, ...]] = {}
         state: dict[str, tuple[Json, Json, Json]] = {}
+        anew: dict[str, tuple[int, Json, Any, Any]] = {}
+        entries: list[Entry] = []
+        parts: dict[str, int] = {}
         for document, inserting in prepared:
             id = document["id"]
             row = rows.get(id)
@@ -885,6 +895,7 @@ class ContextService:
                         keep_synthetic(after)
                         replaced[id] = self._replacement(row.no, after, times, now)
                         in_place.pop(id, None)
+                        anew[id] = (row.no, after, *replaced[id][:4:3])
                     elif places.get(id, ())[1:] == (*inserting[2:4], *inserting[8:14], inserting[16]):
                         if places[id][0] != inserting[4] or row.synthetic != inserting[7]:
                             renamed.add(row.no)
@@ -894,6 +905,8 @@ class ContextService:
                         replaced[id] = (*inserting[2:6], fresh_times, *inserting[7:14], now, inserting[16], row.no)
                         in_place.pop(id, None)
                         places.pop(id, None)
+                    if inserting is not None and not (row.synthetic and not inserting[7]):
+                        anew[id] = (row.no, after, inserting[2], inserting[5])
                     done = Change(["type"], [])
                     before = orjson.loads(row.text) if watched else {}
                 else:
@@ -906,6 +919,11 @@ class ContextService:
                     if row.synthetic:
                         keep_synthetic(work)
                     replaced[id] = self._replacement(row.no, work, work_times, now)
+                    at = now + parts.get(id, 0)
+                    fragment = journal.changes(after, work, done.updated, at)
+                    if fragment:
+                        parts[id] = parts.get(id, 0) + 1
+                        entries.append(journal.entry(row.no, row.type, at, fragment))
                     after, times = work, work_times
                     if done.unchanged:
                         refused.append((id, AlreadyExists(
@@ -928,9 +946,13 @@ class ContextService:
             changes = [Changed(org, d, None, "entityCreated") for d, _ in fresh.values()] + changes
             self.subscriptions.queue(cursor, changes, now)
         touched = [row[-1] for row in replaced.values()] + sorted(renamed)
-        if 0 < len(created) <= ANNOUNCED:
-            touched += [row.no for row in self._present(cursor, org, created)[0].values()]
-        elif created:
+        numbers = self.store.numbers(cursor, created, org)
+        anew.update((id, (numbers[id], d, row[2], row[5])) for id, (d, row) in fresh.items())
+        entries += [journal.entry(no, type, now, d, whole=True, text=text) for no, d, type, text in anew.values()]
+        self.journal.add(cursor, entries)
+        if len(created) <= ANNOUNCED:
+            touched += numbers.values()
+        else:
             touched.append(0)
         return created, list(dict.fromkeys(updated)), refused, touched
 
@@ -982,9 +1004,9 @@ class ContextService:
                 return found.no, False
             self.store.insert(cursor, [row])
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
-            made = self.store.get(cursor, id, org)
-            assert made is not None
-            return made.no, True
+            no = self.store.numbers(cursor, [id], org)[id]
+            self.journal.add(cursor, [journal.entry(no, row[2], now, document, whole=True, text=row[5])])
+            return no, True
 
         no, fresh = await self.db.write(write)
         if fresh:

@@ -122,6 +122,15 @@ class Store:
             found.update((row[1], Row(*row)) for row in rows)
         return found
 
+    def numbers(self, cursor: Any, ids: Sequence[str], org: str) -> dict[str, int]:
+        """Numbers of entities of one organisation by id."""
+        found: dict[str, int] = {}
+        for at in range(0, len(ids), CHUNK):
+            condition, parameters = self.among("e.id", ids[at : at + CHUNK])
+            sql = self.sql(f"SELECT e.id,e.no FROM entities e WHERE {condition} AND e.org=?")
+            found.update(cursor.execute(sql, (*parameters, org)).fetchall())
+        return found
+
     def by_no(self, cursor: Any, numbers: Sequence[int], table: str = "entities") -> dict[int, Row]:
         """Entities by number."""
         found: dict[int, Row] = {}
@@ -165,8 +174,13 @@ class Store:
         cursor.executemany(self.sql(self._VALUES), rows)
 
     def delete(self, cursor: Any, numbers: Sequence[int]) -> None:
-        """Delete entities by number, and queue the removal of their readings."""
+        """Delete entities by number, and queue the removal of their readings and history."""
         gone = [(no,) for no in numbers]
+        if cursor.execute("SELECT 1 FROM temporal_entities LIMIT 1").fetchone() is not None:
+            own = "SELECT t.no FROM temporal_entities t JOIN entities e ON e.id=t.id AND e.org=t.org WHERE e.no=?"
+            cursor.executemany(self.sql(f"INSERT INTO removed_history (entity) SELECT -no FROM ({own}) o"), gone)
+            cursor.executemany(self.sql(f"DELETE FROM temporal_entities WHERE no IN ({own})"), gone)
+        cursor.executemany(self.sql("INSERT INTO removed_history (entity) VALUES (?) ON CONFLICT DO NOTHING"), gone)
         cursor.executemany(self.sql("DELETE FROM entities WHERE no=?"), gone)
         cursor.executemany(self.sql("INSERT INTO removed_entities (no) VALUES (?) ON CONFLICT DO NOTHING"), gone)
 

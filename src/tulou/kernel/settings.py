@@ -48,6 +48,9 @@ class Settings:
     stream_max_bytes: int = _entry(8 << 30, "READINGS 流上限（字节）", "bound of the READINGS stream in bytes")
     max_payload: int = _entry(1 << 20, "设备消息上限（字节）", "largest device message in bytes")
     max_connections: int = _entry(100_000, "最大设备连接数", "most device connections")
+    temporal_instances: int = _entry(
+        10_000, "一次历史查询的最多实例数", "most attribute instances in an answer to a temporal query; the rest is paged by time"
+    )
     session_hours: int = _entry(12, "会话时长（小时）", "length of a sign-in session in hours")
     jobs_parallel: int = _entry(2, "同时运行的任务数", "jobs that run at the same time in a worker")
     jobs_per_org: int = _entry(2, "每个组织同时运行的任务数", "jobs of one organisation that run at the same time")
