@@ -245,7 +245,7 @@ async def strike(tree: Tree, what: str, pick: random.Random) -> None:
     else:
         name = {"nats": "nats-server", "gateway": "tulou.access.gateway"}[what]
         async with asyncio.timeout(60):
-            while (pid := tree.child(name)) is None:  # still being started again: a blow at nothing is none
+            while (pid := tree.child(name)) is None:  # noqa: ASYNC110 - a blow at nothing is none
                 await asyncio.sleep(0.1)
         os.kill(pid, signal.SIGKILL)
 
