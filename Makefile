@@ -25,7 +25,7 @@ run: install ## start the house on this machine (set-up included)
 	@exec $(BIN)/tulou up
 
 test: install-dev test-tools lint ## lint, then every test (set-up included)
-	$(BIN)/python -m pytest --reruns 1 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 install: $(VENV)/.installed $(STATIC) ## set up to run: virtual environment, pinned wheels, console
 

@@ -243,9 +243,11 @@ async def strike(tree: Tree, what: str, pick: random.Random) -> None:
         if tree.process.returncode is not None:
             raise RuntimeError("the house ended because the disk was full")
     else:
-        pid = tree.child({"nats": "nats-server", "gateway": "tulou.access.gateway"}[what])
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+        name = {"nats": "nats-server", "gateway": "tulou.access.gateway"}[what]
+        async with asyncio.timeout(60):
+            while (pid := tree.child(name)) is None:  # noqa: ASYNC110 - a blow at nothing is none
+                await asyncio.sleep(0.1)
+        os.kill(pid, signal.SIGKILL)
 
 
 async def settle(tree: Tree, entities: int, seconds: float = 120) -> None:

@@ -105,6 +105,20 @@ def test_the_house_on_postgresql(make_tulou: Callable[..., Tulou], new_postgres:
         assert wrong == {}
         assert client.get("/api/v1/system").json()["sql"]["dialect"] == "postgresql"
 
+        # PostgreSQL ends every connection, as a restart of it does: nobody notices.
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        for n in range(5):
+            changed = client.patch(
+                "/ngsi-ld/v1/entities/urn:ngsi-ld:ParkingSpot:1/attrs", headers=as_tenant,
+                json={"free": {"type": "Property", "value": n}},
+            )
+            assert changed.status_code == 204, changed.text
+            assert client.get("/api/v1/orgs").status_code == 200
+
     # The command line, by the running house.
     findings = json.loads(house.run("--json", "doctor", check=False))
     assert [f for f in findings if not f["ok"] and f["name"] not in ("disk", "kernel.disk", "console", "files")] == []

@@ -25,23 +25,38 @@ from .test_postgres import latest, live_value, publish, values
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture
-def nats_url(tmp_path: Path) -> Iterator[str]:
+class Nats:
     """A nats-server that no house started, with JetStream and a user."""
-    port, secret = free_port(), secrets.token_hex(8)
-    config = tmp_path / "nats.conf"
-    config.write_text(
-        f'listen: "127.0.0.1:{port}"\nserver_name: "alone"\nmax_payload: 8388608\n'
-        f'authorization {{ user: "house", password: "{secret}" }}\n'
-        f'jetstream {{ store_dir: "{tmp_path / "jetstream"}", sync_interval: always, max_file_store: 20000000000 }}\n'
-    )
-    with (tmp_path / "nats.log").open("wb") as log:
-        server = subprocess.Popen(
-            [nats_server_binary(Settings()), "-c", config], stdout=log, stderr=log, preexec_fn=die_with_parent
+
+    def __init__(self, folder: Path) -> None:
+        port, secret = free_port(), secrets.token_hex(8)
+        self.folder = folder
+        self.config = folder / "nats.conf"
+        self.config.write_text(
+            f'listen: "127.0.0.1:{port}"\nserver_name: "alone"\nmax_payload: 8388608\n'
+            f'authorization {{ user: "house", password: "{secret}" }}\n'
+            f'jetstream {{ store_dir: "{folder / "jetstream"}", sync_interval: always, max_file_store: 20000000000 }}\n'
         )
-    yield f"nats://house:{secret}@127.0.0.1:{port}"
-    server.terminate()
-    server.wait(20)
+        self.url = f"nats://house:{secret}@127.0.0.1:{port}"
+        self.start()
+
+    def start(self) -> None:
+        with (self.folder / "nats.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [nats_server_binary(Settings()), "-c", self.config], stdout=log, stderr=log, preexec_fn=die_with_parent
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[Nats]:
+    """An external nats-server."""
+    server = Nats(tmp_path)
+    yield server
+    server.kill()
 
 
 @dataclass
@@ -57,9 +72,9 @@ class Parts:
 
 
 @pytest.fixture
-def parts(make_tulou: Callable[..., Tulou], new_postgres: Callable[[], str], nats_url: str) -> Parts:
+def parts(make_tulou: Callable[..., Tulou], new_postgres: Callable[[], str], nats: Nats) -> Parts:
     """Started processes, all at the same moment: whoever comes first makes the tables."""
-    common = {"database_url": new_postgres(), "nats_url": nats_url, "admin_password": PASSWORD}
+    common = {"database_url": new_postgres(), "nats_url": nats.url, "admin_password": PASSWORD}
     made = Parts(
         gateway=make_tulou("gateway", **common), api=make_tulou("api,writer", **common),
         rules=make_tulou("rules,worker", **common),
@@ -158,3 +173,24 @@ def test_one_process_killed_and_started_again_loses_nothing(parts: Parts, which:
             assert [(a["no"], a["property"]) for a in found] == [(manhole["no"], "tilt")]
     for part in parts:
         assert part.stop() == 0
+
+
+def test_the_bus_killed_and_started_again_loses_nothing(parts: Parts, nats: Nats) -> None:
+    """Without the bus nothing is acknowledged; when it is back, the same message is, and every part goes on."""
+    device, manhole = parts.api.device("WeatherStation"), parts.api.device("Manhole")
+    base = int(time.time() * 1000)
+    publish(parts.gateway.mqtt_port, device["token"], {"ts": base, "values": {"temperature": 1}})
+    nats.kill()
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(
+            publish, parts.gateway.mqtt_port, device["token"], {"ts": base + 1, "values": {"temperature": 2}}
+        )
+        time.sleep(1)
+        assert not waits.done()
+        nats.start()
+        waits.result()
+    publish(parts.gateway.mqtt_port, manhole["token"], {"tilt": 40})
+    with parts.api.sign_in() as client:
+        eventually(lambda: values(client, device["no"], "temperature") == [1, 2])
+        eventually(lambda: client.get("/api/v1/alarms", params={"state": "open"}).json()["items"])
+        live_value(parts.gateway, client, device, 24.5)

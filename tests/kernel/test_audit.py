@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import hashlib
 import json
+import threading
 
 import orjson
 import pytest
@@ -29,6 +30,35 @@ async def test_the_chain_holds_and_names_its_head(kernel: House, admin: Actor) -
     assert verdict.rows == seen[-1] >= 25
     head = await kernel.db.read(lambda c: c.execute(sa.select(sa.func.max(audit_log.c.seq))).scalar_one())
     assert head == verdict.rows
+
+
+async def test_two_processes_that_wait_for_each_other_both_end_well(kernel: House) -> None:
+    """PostgreSQL ends a deadlock by refusing one of the two; what it refuses is done again."""
+    if kernel.db.dialect != "postgresql":
+        return
+    other = Database(kernel.settings.sql_url)
+    row_is_held, chain_is_held = threading.Event(), threading.Event()
+    touch = sa.text("UPDATE organisations SET reason = reason WHERE id = 'fuzhou'")
+
+    def row_then_chain(connection: sa.Connection) -> None:
+        connection.execute(touch)
+        row_is_held.set()
+        chain_is_held.wait(20)
+        audit.record_soon(kernel.db, audit.entry("user:one", "test.thing.write", "fuzhou"))
+
+    def chain_then_row(connection: sa.Connection) -> None:
+        row_is_held.wait(20)
+        audit.record(connection, "user:two", "test.thing.write", "fuzhou")
+        chain_is_held.set()
+        connection.execute(touch)
+
+    try:
+        await asyncio.gather(kernel.db.write(row_then_chain), other.write(chain_then_row))
+    finally:
+        await other.close()
+    query = sa.select(audit_log.c.actor).where(audit_log.c.action == "test.thing.write")
+    assert sorted(await kernel.db.read(lambda c: c.execute(query).scalars().all())) == ["user:one", "user:two"]
+    assert (await kernel.db.read(verify_chain)).ok
 
 
 async def test_any_text_is_kept_as_it_is(kernel: House) -> None:

@@ -278,7 +278,8 @@ class Database:
                     results.append((future, fn(connection), None))
                 self._finish_all(connection)
         except BaseException as failure:
-            results = [(group[0][1], None, failure)] if len(group) == 1 else self._commit_apart(group)
+            alone = len(group) == 1 and not _gave_way(failure)
+            results = [(group[0][1], None, failure)] if alone else self._commit_apart(group)
         _finish(results)
 
     def _commit_apart(
@@ -316,6 +317,11 @@ class Database:
             self._local = threading.local()
         self.engine.dispose()
         self._read_engine.dispose()
+
+
+def _gave_way(failure: BaseException) -> bool:
+    """Whether PostgreSQL chose this transaction to end a deadlock with another process: it is worth another attempt."""
+    return getattr(getattr(failure, "orig", failure), "sqlstate", None) == "40P01"
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
