@@ -13,6 +13,7 @@ from tulou.context.service import ContextService
 from tulou.context.snapshots import Snapshots
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
+from tulou.context.transient import Transient
 from tulou.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def tasks(house: House) -> Sequence[Task]:
     return [
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.expire", "worker", entities.expire),
+        Task("context.transient", "worker", Transient(house, entities).run),
         Task("context.snapshots", "worker", house.service(Snapshots).expire),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
