@@ -9,6 +9,7 @@ import orjson
 
 from tulou.context import ContextService
 from tulou.context.jsonld import CORE as CORE_CONTEXT
+from tulou.context.transient import Transient
 from tulou.kernel.house import House
 
 from .conftest import execute
@@ -366,6 +367,22 @@ async def test_transient_attributes(api: httpx.AsyncClient) -> None:
     assert (await api.patch(path() + "/attrs/gone", json={"value": 2})).status_code == 404
     assert (await api.post(path() + "/attrs?options=noOverwrite", json={"gone": 3})).status_code == 204
     assert (await api.get(path())).json()["gone"]["value"] == 3
+
+
+async def test_what_has_expired_is_cleaned(api: httpx.AsyncClient, ground: House, service: ContextService) -> None:
+    """4.22: the store forgets it, too; queries and counts then agree with the answers."""
+    past, future = "2020-01-01T00:00:00Z", "2100-01-01T00:00:00Z"
+    await api.post("/entityOperations/create", json=[
+        station(1, gone={"value": 1, "expiresAt": past}), station(2, kept={"value": 1, "expiresAt": future}), station(3)])
+    before = (await api.get(path(1), params={"options": "sysAttrs"})).json()
+    worker = Transient(ground, service)
+    assert (await worker.turn(), await worker.turn()) == (1, 0)
+    assert len(execute(ground, "SELECT no FROM transient_entities")) == 1  # what still holds one
+    assert "gone" not in execute(ground, f"SELECT CAST(doc AS TEXT) FROM entities WHERE id='{station(1)['id']}'")[0][0]
+    answer = await api.get("/entities", params={"type": KIND, "q": "gone|kept", "count": "true"})
+    assert ([item["id"] for item in answer.json()], answer.headers["ngsild-results-count"]) == ([station(2)["id"]], "1")
+    after = (await api.get(path(1), params={"options": "sysAttrs"})).json()
+    assert after["pm25"] == before["pm25"]
 
 
 async def test_the_context_of_an_answer(api: httpx.AsyncClient) -> None:

@@ -561,10 +561,13 @@ def types_of(document: Json) -> list[str]:
 
 
 def alive(document: Json, now: int) -> Json:
-    """The document without the attributes, instances and sub-attributes whose `expiresAt` is past (4.22)."""
+    """The document without the attributes, instances and sub-attributes whose `expiresAt` is past (4.22).
+
+    The label `synthetic` stays: it says where the rest came from.
+    """
     out: Json = {}
     for name, value in document.items():
-        if name in ENTITY_MEMBERS:
+        if name in ENTITY_MEMBERS or name == "synthetic":
             out[name] = value
         elif (kept := _kept(value, now)) is not None:
             out[name] = kept

@@ -13,6 +13,7 @@ from tulou.context.service import ContextService
 from tulou.context.snapshots import Snapshots
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
+from tulou.context.transient import Transient
 from tulou.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def tasks(house: House) -> Sequence[Task]:
         Task("context.usage", "api", house.service(StoredContexts).keep_usage),
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.expire", "worker", entities.expire),
+        Task("context.transient", "worker", Transient(house, entities).run),
         Task("context.snapshots", "worker", house.service(Snapshots).expire),
         Task("context.history", "worker", entities.journal.tidy),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],

@@ -57,6 +57,12 @@ removed = sa.Table(
 )
 """Numbers of deleted entities whose readings are still there; written in the transaction of the deletion."""
 
+transient = sa.Table(
+    "transient_entities", metadata,
+    sa.Column("no", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+"""Numbers of entities whose documents hold an `expiresAt`; written with them, and forgotten by the worker that cleans."""
+
 subscriptions = sa.Table(
     "subscriptions",
     metadata,

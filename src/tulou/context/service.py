@@ -521,7 +521,7 @@ class ContextService:
                 return error  # raised here it would make the writer run its whole group again
             if not done.updated:
                 return done, False, row.no
-            heavy = self._rewrite(cursor, row, before, document, text, times, now)
+            heavy = self.rewrite(cursor, row, before, document, text, times, now)
             if whole:
                 self.journal.add(cursor, [journal.entry(row.no, row.type, now, document, whole=True, text=text)])
             else:
@@ -538,7 +538,7 @@ class ContextService:
         self._announce([no] if heavy else [])
         return done
 
-    def _rewrite(
+    def rewrite(
         self, cursor: Any, row: Row, before: Json, document: Json, text: str, times: Json, now: int
     ) -> bool:
         """Store a changed document; True where columns beside it may have changed too."""
@@ -704,7 +704,7 @@ class ContextService:
                     keep_synthetic(document)
                 if document == before:
                     continue
-                if self._rewrite(cursor, row, before, document, dumped(document), times, now):
+                if self.rewrite(cursor, row, before, document, dumped(document), times, now):
                     heavy.append(row.no)
                 self.journal.change(cursor, row, before, document, list(gone), now)
                 changes.append(Changed(org, document, gone, "entityUpdated", before))

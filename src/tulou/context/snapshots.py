@@ -22,12 +22,12 @@ from tulou.context.errors import AlreadyExists, OperationNotSupported, TooManyRe
 from tulou.context.forms import Json, entity_id
 from tulou.context.jsonld import CORE
 from tulou.context.selection import Selection
+from tulou.context.service import ContextService, now_us
 from tulou.context.store import CHUNK, Store, dumped
 from tulou.kernel.errors import NotFound
 from tulou.kernel.policy import Actor, operation
 
 if TYPE_CHECKING:
-    from tulou.context.service import ContextService
     from tulou.kernel.house import House
 
 READ, CREATE = "context.snapshot.read", "context.snapshot.create"
@@ -97,7 +97,7 @@ class Snapshots:
         orgs = self.entities.readable(actor, tenant)
         document = checked(raw)
         document.setdefault("id", f"urn:ngsi-ld:Snapshot:{uuid.uuid4()}")
-        now = _now()
+        now = now_us()
 
         def write(connection: sa.Connection) -> None:
             no = self._insert(connection, org, actor, document, now)
@@ -129,7 +129,7 @@ class Snapshots:
         kept = {k: v for k, v in source.document.items() if k in _MEMBERS | {"snapshotStatus", "snapshotQueriesDetails"}}
         own = raw.get("id") if isinstance(raw, dict) else None
         document = {**kept, **wanted, "id": entity_id(own) if own else f"urn:ngsi-ld:Snapshot:{uuid.uuid4()}"}
-        now = _now()
+        now = now_us()
 
         def write(connection: sa.Connection) -> bool:
             cursor = self.store.cursor(connection)
@@ -155,7 +155,7 @@ class Snapshots:
     async def use(self, actor: Actor, id: str, *, tenant: str | None = None) -> int:
         """The number of a snapshot that is to be looked at (6.3.22); notes that it was used. Raises `NotFound`."""
         row = await self._row(actor, id, tenant, READ)
-        now = _now()
+        now = now_us()
         if now - row.used_at > USED_EVERY_US:
             sql = self.store.sql("UPDATE snapshots SET used_at=? WHERE no=?")
 
@@ -173,7 +173,7 @@ class Snapshots:
         if not wanted:
             raise bad("没有可更改的成员", "there is nothing to change", field="body", rule=", ".join(sorted(_MUTABLE)))
         document = {**orjson.loads(row.text), **wanted}
-        now = _now()
+        now = now_us()
         expires = row.created_at + lifetime_us(document)
 
         def write(connection: sa.Connection) -> None:
@@ -211,7 +211,7 @@ class Snapshots:
         sql = self.store.sql("SELECT no FROM snapshots WHERE expires_at<=? LIMIT 100")
         while True:
             await asyncio.sleep(30)
-            due = await self.db.read(lambda c: self.store.cursor(c).execute(sql, (_now(),)).fetchall())
+            due = await self.db.read(lambda c: self.store.cursor(c).execute(sql, (now_us(),)).fetchall())
             await self._delete([row[0] for row in due])
 
     # ---- rows
@@ -222,7 +222,7 @@ class Snapshots:
         if tenant is not None:
             orgs = self.entities.readable(actor, tenant)
         sql = self.store.sql(self._select + " WHERE id=? AND expires_at>? ORDER BY no")
-        rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql, (id, _now())).fetchall())
+        rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql, (id, now_us())).fetchall())
         seen = [row for row in map(Row._make, rows) if row.org in orgs]
         if not seen:
             raise no_such_snapshot(id)
@@ -337,12 +337,6 @@ def _satisfies(row: Row, node: query.Node) -> bool:
     }
     document["expiresAt"] = forms.moment(row.expires_at)  # type: ignore[assignment]
     return query.matches(node, document, lambda _name: (forms.moment(row.created_at), forms.moment(row.modified_at)))
-
-
-def _now() -> int:
-    from tulou.context.service import now_us
-
-    return now_us()
 
 
 def no_such_snapshot(id: str) -> NotFound:

@@ -157,21 +157,36 @@ class Store:
     )
     _VALUES = "UPDATE entities SET doc=?,times=?,modified_at=?,version=version+1 WHERE no=?"
 
+    _NOTE = "INSERT INTO transient_entities (no) VALUES (?) ON CONFLICT DO NOTHING"
+    _NOTE_NEW = "INSERT INTO transient_entities (no) SELECT no FROM entities WHERE id=? AND org=? ON CONFLICT DO NOTHING"
+
     def insert(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Insert rows made by `insertion`."""
+        rows = list(rows)
         cursor.executemany(self.sql(self._INSERT), rows)
+        transient = [row[:2] for row in rows if '"expiresAt"' in row[5]]
+        if transient:
+            cursor.executemany(self.sql(self._NOTE_NEW), transient)
 
     def update(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Update rows made by `replacement`."""
-        cursor.executemany(self.sql(self._UPDATE), rows)
+        self._update(cursor, self._UPDATE, rows, 3)
 
     def update_in_place(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Update (name, doc, times, synthetic, modified_at, no) where no indexed column changed: they stay untouched."""
-        cursor.executemany(self.sql(self._SAME_PLACE), rows)
+        self._update(cursor, self._SAME_PLACE, rows, 1)
 
     def update_values(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Update (doc, times, modified_at, no) where neither name, type nor place changed."""
-        cursor.executemany(self.sql(self._VALUES), rows)
+        self._update(cursor, self._VALUES, rows, 0)
+
+    def _update(self, cursor: Any, sql: str, rows: Iterable[tuple[Any, ...]], doc: int) -> None:
+        """Run an update of rows that hold the document at `doc` and the number last."""
+        rows = list(rows)
+        cursor.executemany(self.sql(sql), rows)
+        transient = [row[-1:] for row in rows if '"expiresAt"' in row[doc]]
+        if transient:
+            cursor.executemany(self.sql(self._NOTE), transient)
 
     def delete(self, cursor: Any, numbers: Sequence[int]) -> None:
         """Delete entities by number, and queue the removal of their readings and history."""

@@ -1,4 +1,4 @@
-"""Snapshots: frozen copies of entities."""
+"""Snapshots: frozen copies of entities; which entities hold anything transient."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -54,8 +54,13 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_snapshot_entities_snapshot_type_no", "snapshot_entities", ["snapshot", "type", "no"])
+    op.create_table(
+        "transient_entities",
+        sa.Column("no", sa.BigInteger, nullable=False, autoincrement=False),
+        sa.PrimaryKeyConstraint("no", name="pk_transient_entities"),
+    )
 
 
 def downgrade() -> None:
-    for table in ("snapshot_entities", "snapshots"):
+    for table in ("transient_entities", "snapshot_entities", "snapshots"):
         op.drop_table(table)

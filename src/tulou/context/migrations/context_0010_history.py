@@ -6,7 +6,7 @@ from alembic import op
 from tulou.kernel.sql import BigId, Json
 
 revision = "context_0010"
-down_revision = "context_0002"
+down_revision = "context_0006"
 branch_labels = None
 depends_on = None
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "context_0020"
-down_revision = "context_0002"
+down_revision = "context_0010"
 branch_labels = None
 depends_on = None
 
