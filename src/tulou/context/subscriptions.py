@@ -260,6 +260,8 @@ class Subscriptions:
     async def retrieve(self, actor: Actor, id: str, spec: Any = None, *, tenant: str | None = None) -> Json:
         """One subscription with its status (5.8.3), its names under the context `spec`. Raises `NotFound`."""
         row = await self._row(actor, id, tenant, READ)
+        if await self.delivery.settled(row[0]):
+            row = await self._row(actor, id, tenant, READ)
         return self._shown(row, spec, await self._hindrance(row))
 
     @operation(READ)
