@@ -132,6 +132,7 @@ class Delivery:
         self._seen = 0
         self._fast, self._slow = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
         self._running: set[asyncio.Task[None]] = set()
+        self._counting: dict[int, asyncio.Event] = {}
         self._publisher: Publisher | None = None
         self._wake = asyncio.Event()
 
@@ -350,7 +351,20 @@ class Delivery:
                         "last_error=? WHERE no=?"), (now, now, error[:500], no),
                 )
 
-        await self.db.write(write)
+        done = self._counting[no] = asyncio.Event()
+        try:
+            await self.db.write(write)
+        finally:
+            done.set()
+            self._counting.pop(no, None)
+
+    async def settled(self, no: int) -> bool:
+        """Wait until what was just delivered of a subscription is counted; whether there was anything to wait for. So who
+        has got a notification from this process, and then asks, is told of it."""
+        event = self._counting.get(no)
+        if event is not None:
+            await event.wait()
+        return event is not None
 
     # ---- what is given up
 

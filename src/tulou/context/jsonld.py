@@ -212,20 +212,25 @@ class Contexts:
     def __init__(self, *, origins: Iterable[str] = ()) -> None:
         self._documents: dict[str, Any] = {}
         self._compiled: dict[Any, Context] = {}
+        self.version = 0
+        """Grows whenever a document comes, changes or goes: what was compiled with an older one may be out of date."""
         self.uses: dict[str, int] = {}
         """How often clients named each stored address since the counts were last taken."""
         self.origins = tuple(o.rstrip("/") for o in origins if o)
 
     def put(self, url: str, document: Any) -> None:
         """Store the context `document` (an object with `@context`) at `url`, replacing what was there."""
-        self._documents[url] = document
-        self._compiled.clear()
+        if self._documents.get(url) != document:
+            self._documents[url] = document
+            self._compiled.clear()
+            self.version += 1
 
     def remove(self, url: str) -> None:
         """Forget the context at `url`."""
         self._documents.pop(url, None)
         self.uses.pop(url, None)
         self._compiled.clear()
+        self.version += 1
 
     def __contains__(self, url: str) -> bool:
         return self._local(url) in self._documents or _CORE_URLS.fullmatch(url) is not None

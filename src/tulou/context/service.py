@@ -1063,7 +1063,8 @@ class ContextService:
                     if names:
                         rows.append((dumped(document), dumped(times), now, no))
                         if watched:
-                            changes.append(Changed(row.org, document, names, "entityUpdated", before, {**times, "@": [row.created_at, now]}))
+                            times["@"] = [row.created_at, now]
+                            changes.append(Changed(row.org, document, names, "entityUpdated", before, times))
                 self.store.update_values(cursor, rows)
                 count += len(rows)
             if changes:

@@ -9,6 +9,7 @@ Source: ETSI GS CIM 009 v1.9.1 clauses 5.2.12 to 5.2.15, 5.8 and 6.3.8.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import uuid
@@ -73,6 +74,11 @@ class Subscriptions:
         self._periodic: list[Active] = []
         self._seconds = 0
         self._queued = False
+        self._known: dict[int, tuple[int, str, Active | None]] = {}
+        """Number -> (modified at, organisation, compiled) of every active subscription."""
+        self._version = 0
+        self._reloading = asyncio.Lock()
+        self._asked = self._answered = 0
 
     def attach(self, entities: ContextService) -> None:
         """Give it the entities' service, which is made after it."""
@@ -139,24 +145,56 @@ class Subscriptions:
     # ---- what is active
 
     async def reload(self) -> None:
-        """Read and compile every active subscription."""
+        """Bring what is active up to date: read and compile what is new or changed. Calls that wait share one look."""
+        self._asked += 1
+        mine = self._asked
+        async with self._reloading:
+            if self._answered < mine:
+                self._answered = self._asked
+                await self._reload()
+
+    async def _reload(self) -> None:
         active = "active" if self.store.postgres else "active=1"
-        sql = (
-            f"SELECT no,id,org,{self._json('doc')},{self._json('context')},expires_at FROM subscriptions "
-            f"WHERE {active} AND blocked IS NULL ORDER BY no"
-        )
+        sql = f"SELECT no,org,modified_at FROM subscriptions WHERE {active} AND blocked IS NULL ORDER BY no"
         rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql).fetchall())
-        by_org: dict[str, list[Active]] = {}
-        for no, id, org, text, context, expires in rows:
-            try:
-                found = self._compiled(no, id, org, orjson.loads(text), orjson.loads(context or "null"), expires)
-            except TulouError as error:
-                log.warning("subscription %s of %s cannot be compiled: %s", id, org, error.en)
-                continue
-            by_org.setdefault(org, []).append(found)
-        indexes = {org: Index(items) for org, items in by_org.items()}
+        if self._version != self.contexts.version:
+            self._version = self.contexts.version
+            self._known.clear()
+            self._indexes.clear()
+        alive = {row[0] for row in rows}
+        touched = {self._known.pop(no)[1] for no in self._known.keys() - alive}
+        fresh = {no: (modified, org) for no, org, modified in rows if self._known.get(no, (None,))[0] != modified}
+        for no, found in (await self.db.read(partial(self._read, sorted(fresh)))).items():
+            modified, org = fresh[no]
+            self._known[no] = modified, org, found
+            touched.add(org)
+        by_org: dict[str, list[Active]] = {org: [] for org in touched}
+        for no in sorted(self._known):
+            _, org, item = self._known[no]
+            if org in by_org and item is not None:
+                by_org[org].append(item)
+        indexes = {**self._indexes, **{org: Index(items) for org, items in by_org.items()}}
         self._indexes = {org: index for org, index in indexes.items() if index.items}
-        self._periodic = [item for items in by_org.values() for item in items if item.interval_us]
+        self._periodic = [item for _, _, item in self._known.values() if item is not None and item.interval_us]
+
+    def _read(self, numbers: list[int], connection: sa.Connection) -> dict[int, Active | None]:
+        """Compiled subscriptions by number; None for one that cannot be compiled."""
+        compiled_ones: dict[int, Active | None] = {}
+        cursor = self.store.cursor(connection)
+        for at in range(0, len(numbers), 500):
+            condition, parameters = self.store.among("no", numbers[at : at + 500])
+            sql = (
+                f"SELECT no,id,org,{self._json('doc')},{self._json('context')},expires_at FROM subscriptions WHERE {condition}"
+            )
+            for no, id, org, text, context, expires in cursor.execute(self.store.sql(sql), parameters).fetchall():
+                try:
+                    compiled_ones[no] = self._compiled(
+                        no, id, org, orjson.loads(text), orjson.loads(context or "null"), expires
+                    )
+                except TulouError as error:
+                    log.warning("subscription %s of %s cannot be compiled: %s", id, org, error.en)
+                    compiled_ones[no] = None
+        return compiled_ones
 
     def _json(self, column: str) -> str:
         return f"{column}::text" if self.store.postgres else column
@@ -222,6 +260,8 @@ class Subscriptions:
     async def retrieve(self, actor: Actor, id: str, spec: Any = None, *, tenant: str | None = None) -> Json:
         """One subscription with its status (5.8.3), its names under the context `spec`. Raises `NotFound`."""
         row = await self._row(actor, id, tenant, READ)
+        if await self.delivery.settled(row[0]):
+            row = await self._row(actor, id, tenant, READ)
         return self._shown(row, spec, await self._hindrance(row))
 
     @operation(READ)

@@ -10,7 +10,7 @@ Source: ETSI GS CIM 009 v1.9.1 clauses 4.9, 5.2.12, 5.8.6.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -192,24 +192,31 @@ class _Group:
         self.above = {name: _Bounds(entries) for name, entries in above.items()}
         self.below = {name: _Bounds(entries) for name, entries in below.items()}
 
-    def offered(self, document: Json, names: Iterable[str]) -> Iterator[Active]:
-        """Those that a change of `names` may concern; one may come twice."""
-        yield from self.rest
-        yield from self.ids.get(document["id"], ())
+    def offer(self, document: Json, names: Iterable[str], found: dict[int, Active]) -> None:
+        """Add those that a change of `names` may concern to `found`, by number."""
+        for item in self.rest:
+            found[item.no] = item
+        if self.ids:
+            for item in self.ids.get(document["id"], ()):
+                found[item.no] = item
         if self.watched:
             for name in names:
-                yield from self.watched.get(name, ())
+                for item in self.watched.get(name, ()):
+                    found[item.no] = item
         for name, table in self.equal.items():
             for value in _values(document.get(name)):
-                yield from table.get(value, ())
+                for item in table.get(value, ()):
+                    found[item.no] = item
         for name, bounds in self.above.items():
             numbers = [value for value in _values(document.get(name)) if _is_number(value)]
             if numbers:
-                yield from bounds.items[: bisect_right(bounds.bounds, max(numbers))]
+                for item in bounds.items[: bisect_right(bounds.bounds, max(numbers))]:
+                    found[item.no] = item
         for name, bounds in self.below.items():
             numbers = [value for value in _values(document.get(name)) if _is_number(value)]
             if numbers:
-                yield from bounds.items[bisect_left(bounds.bounds, min(numbers)) :]
+                for item in bounds.items[bisect_left(bounds.bounds, min(numbers)) :]:
+                    found[item.no] = item
 
 
 class Index:
@@ -228,9 +235,12 @@ class Index:
         """The subscriptions that `change` may concern, in order of creation."""
         document = change.document
         kind = document["type"]
-        groups = [self._groups.get(name) for name in ((kind, None) if isinstance(kind, str) else (*kind, None))]
         names = change.names if change.names is not None else list(forms.attributes(document))
-        found = {item.no: item for group in groups if group is not None for item in group.offered(document, names)}
+        found: dict[int, Active] = {}
+        for name in (kind, None) if isinstance(kind, str) else (*kind, None):
+            group = self._groups.get(name)
+            if group is not None:
+                group.offer(document, names, found)
         return [found[no] for no in sorted(found)]
 
 
@@ -265,10 +275,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _values(attribute: Any) -> Iterator[Any]:
+def _values(attribute: Any) -> list[Any]:
     """Every plain value that a condition on an attribute could be compared with."""
     if attribute is None:
-        return
+        return []
+    if isinstance(attribute, dict):
+        value = attribute.get("value")
+        if isinstance(value, str | int | float):
+            return [value]
+    found: list[Any] = []
     for instance in attribute if isinstance(attribute, list) else (attribute,):
         value = instance.get(forms.VALUE_OF.get(instance.get("type"), ""))
         items: Iterable[Any] = value if isinstance(value, list) else (value,)
@@ -277,6 +292,5 @@ def _values(attribute: Any) -> Iterator[Any]:
         for item in items:
             if isinstance(item, dict):
                 item = item.get("object")
-            for plain in item if isinstance(item, list) else (item,):
-                if isinstance(plain, str | int | float):
-                    yield plain
+            found += [plain for plain in (item if isinstance(item, list) else (item,)) if isinstance(plain, str | int | float)]
+    return found

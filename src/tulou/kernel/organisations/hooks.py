@@ -73,7 +73,7 @@ def tasks(house: House) -> Sequence[Task]:
     credentials = house.service(Credentials)
     return [
         Task("organisations.housekeeping", role, credentials.keep_house)
-        for role in ("api", "gateway") if role in house.roles
+        for role in ("api", "gateway", "worker") if role in house.roles
     ][:1]
 
 
