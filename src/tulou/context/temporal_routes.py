@@ -88,7 +88,7 @@ def view(parameters: Mapping[str, str], ask: Ask, context: Context) -> View:
             style = option
         elif option == "sysAttrs":
             system = True
-        elif option not in ("count", "audit"):
+        elif option != "count":
             raise InvalidRequest(f"没有选项 {option}", f"there is no option {option}", field="options", value=option)
     given = ask.parameters.get("format")
     if given is not None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from tulou.context import forms
 from tulou.context.service import ContextService, now_us
 from tulou.context.store import dumped
-from tulou.context.subscriptions import Changed
+from tulou.context.watching import Changed
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
