@@ -60,7 +60,8 @@ class Stewards:
 
 async def serve(options: argparse.Namespace) -> None:
     settings = Settings(home=options.home, http_port=options.port, mqtt_port=0, admin_password="not-used-here-1308",
-                        public_url=options.public_url, **json.loads(options.settings))
+                        public_url=options.public_url,
+                        **{"outbound_allow": "127.0.0.0/8,localhost", **json.loads(options.settings)})
     running = Running(settings, ("api", "writer", "worker"))
     await running.start()
     stop = asyncio.Event()

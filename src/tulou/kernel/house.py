@@ -24,6 +24,7 @@ from tulou.kernel import hookspecs
 from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec
 from tulou.kernel.errors import Unauthenticated
 from tulou.kernel.http import Scope, header
+from tulou.kernel.outbound import Outbound
 from tulou.kernel.packs import Packs
 from tulou.kernel.policy import ANONYMOUS, Actor, Policy, system
 from tulou.kernel.readings import Readings, open_readings
@@ -109,6 +110,7 @@ class House:
             [*flat(self.hooks.hook.packs()), *[Path(p) for p in settings.packs.split(":") if p]]
         )
         self.policy = Policy(reversed(self.hooks.hook.policies()))
+        self.outbound = Outbound(settings)
         self.roles: tuple[str, ...] = ()
         self.began = time.time()
         self.db: Database
@@ -230,6 +232,7 @@ class House:
         for child in reversed(self.children):
             if self.nats is None or child is not self.nats.child:
                 await child.stop()
+        await self.outbound.close()
         if hasattr(self, "bus"):
             await self.bus.close()
         if hasattr(self, "readings"):

@@ -63,6 +63,14 @@ class Settings:
         "pending", "未知 OIDC 用户：pending（待开通）、active、refuse", "unknown OIDC people: pending, active, refuse"
     )
     oidc_org: str = _entry("house", "未知 OIDC 用户所属组织", "organisation of unknown OIDC people")
+    outbound_allow: str = _entry(
+        "", "允许外访的地址（网络、地址、主机名，逗号分隔），如本机",
+        "addresses that people may make the house connect to although they are refused by default (networks, hosts)",
+    )
+    outbound_deny: str = _entry(
+        "", "禁止外访的地址（网络、地址、主机名，逗号分隔）；优先",
+        "addresses that the house never connects to on people's behalf (networks, hosts); wins over outbound_allow",
+    )
     packs: str = _entry("", "附加包目录", "folders of further packs, separated by ':'")
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
 
