@@ -6,15 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tulou.context.entity_maps import EntityMaps
 from tulou.context.ldcontexts import StoredContexts
+from tulou.context.registration_subscriptions import RegistrationSubscriptions
+from tulou.context.registrations import Registrations
 from tulou.context.routes import Door
 from tulou.context.service import ContextService
+from tulou.context.sources import Sources
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
 from tulou.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from tulou.kernel.house import ASGI, House, Task
+
+
+@hookimpl
+def policies() -> str:
+    """Who registers a context source sends others' requests elsewhere: administrators and stewards, no operators."""
+    return """
+forbid (principal, action, resource)
+when { context.engine == "context" && context.thing == "source" && context.verb != "read" }
+unless { context.kind == "system" || context.roles.containsAny(["platform_admin", "admin", "steward"]) };
+"""
 
 
 @hookimpl
@@ -27,7 +41,11 @@ def services(house: House) -> Sequence[object]:
     subscriptions = Subscriptions(house)
     entities = ContextService(house, subscriptions)
     subscriptions.attach(entities)
-    return [entities, subscriptions, StoredContexts(house, entities), Temporal(house, entities)]
+    registrations = Registrations(house, entities)
+    return [
+        entities, subscriptions, StoredContexts(house, entities), Temporal(house, entities), registrations,
+        RegistrationSubscriptions(house, registrations), Sources(house, entities, registrations), EntityMaps(house, entities),
+    ]
 
 
 @hookimpl
@@ -42,6 +60,7 @@ def tasks(house: House) -> Sequence[Task]:
     entities, subscriptions = house.service(ContextService), house.service(Subscriptions)
     return [
         Task("context.deliver", "worker", subscriptions.deliver),
+        Task("context.deliver-sources", "worker", house.service(RegistrationSubscriptions).deliver),
         Task("context.expire", "worker", entities.expire),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
@@ -52,6 +71,11 @@ async def started(house: House) -> None:
     subscriptions, stored = house.service(Subscriptions), house.service(StoredContexts)
     await stored.reload()
     await subscriptions.reload()
+    registrations, watches = house.service(Registrations), house.service(RegistrationSubscriptions)
+    await registrations.reload()
+    await watches.reload()
     if hasattr(house, "bus"):
         await house.bus.on_changed("ld_contexts", lambda _key: stored.reload())
         await house.bus.on_changed("subscriptions", lambda _key: subscriptions.reload())
+        await house.bus.on_changed("csource_registrations", lambda _key: registrations.reload())
+        await house.bus.on_changed("csource_subscriptions", lambda _key: watches.reload())

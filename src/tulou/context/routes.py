@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote
 
 import orjson
 
-from tulou.context import forms, geo, query, temporal
+from tulou.context import entity_map_routes, forms, geo, query, source_routes, source_subscription_routes, temporal
 from tulou.context import selection as selecting
+from tulou.context.entity_maps import EntityMaps
 from tulou.context.errors import (
     InvalidRequest,
     LengthRequired,
@@ -32,8 +34,11 @@ from tulou.context.forms import Form, Json, Reader, entity_id
 from tulou.context.jsonld import CORE, CORE_URL, LINK_REL, Context, is_iri, link_context
 from tulou.context.ldcontexts import KINDS, PATH, StoredContexts
 from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, link, whole_number
+from tulou.context.registration_subscriptions import RegistrationSubscriptions
+from tulou.context.registrations import Registrations
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page
+from tulou.context.sources import Sources
 from tulou.context.store import Row
 from tulou.context.subscriptions import Subscriptions, ld_context
 from tulou.kernel.errors import NotFound, Throttled, TooLarge, TulouError
@@ -216,6 +221,10 @@ class Door:
         self.subscriptions = house.service(Subscriptions)
         self.stored = house.service(StoredContexts)
         self.history = house.service(temporal.Temporal)
+        self.registrations = house.service(Registrations)
+        self.sources = house.service(Sources)
+        self.source_subscriptions = house.service(RegistrationSubscriptions)
+        self.maps = house.service(EntityMaps)
         self.contexts = self.entities.contexts
         self.house_names = self.entities.names
         self._links: dict[bytes, tuple[bytes, bytes]] = {}
@@ -223,6 +232,7 @@ class Door:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         head = scope["method"] == "HEAD"
+        ask: Ask | None = None
         try:
             ask = Ask(scope, receive)
             ask.actor = await self.house.actor(scope)
@@ -236,6 +246,8 @@ class Door:
             answer = refusal(TulouError("内部错误，已记入日志", "internal error; it has been logged"))
         body = answer.body or b""
         headers = answer.headers
+        if ask is not None and b"ngsild-tenant" in ask.headers and all(name != b"ngsild-tenant" for name, _ in headers):
+            headers = [*headers, (b"ngsild-tenant", ask.headers[b"ngsild-tenant"])]
         if body or answer.status not in (204, 304):
             headers = [*headers, (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -252,13 +264,13 @@ class Door:
             raw = ask.scope.get("raw_path")
             if raw is None or b"%" not in raw:
                 key = rest[9:].rstrip("/")
-                if key and "/" not in key and ask.method in ("GET", "HEAD"):
+                if key and "/" not in key and ask.method in ("GET", "HEAD") and not self.registrations.active:
                     return await self.retrieve(ask, key)
         raw = ask.scope.get("raw_path")
         text = raw.decode("latin-1").partition("?")[0] if raw else quote(path, safe="/:%")
         parts = [unquote(part) for part in text[len(ROOT) :].strip("/").split("/")]
         method = "GET" if ask.method == "HEAD" else ask.method
-        handler, arguments = self.find(method, parts)
+        handler, arguments = source_routes.find(self, ask, method, parts) or self.find(method, parts)
         return await handler(ask, *arguments)
 
     def find(self, method: str, parts: list[str]) -> tuple[Callable[..., Awaitable[Answer]], list[str]]:
@@ -304,6 +316,30 @@ class Door:
                 arguments = [id]
             case ["temporal", "entityOperations", "query"]:
                 table = {"POST": self.query_history_by_post}
+            case ["csourceRegistrations"]:
+                table = {"GET": partial(source_routes.discover, self), "POST": partial(source_routes.register, self)}
+            case ["csourceRegistrations", id]:
+                table = {"GET": partial(source_routes.registration, self), "PATCH": partial(source_routes.reregister, self),
+                         "DELETE": partial(source_routes.unregister, self)}
+                arguments = [id]
+            case ["csourceSubscriptions"]:
+                table = {"GET": partial(source_subscription_routes.show_all, self),
+                         "POST": partial(source_subscription_routes.subscribe, self)}
+            case ["csourceSubscriptions", id]:
+                table = {"GET": partial(source_subscription_routes.show, self),
+                         "PATCH": partial(source_subscription_routes.update, self),
+                         "DELETE": partial(source_subscription_routes.delete, self)}
+                arguments = [id]
+            case ["info", "sourceIdentity"]:
+                table = {"GET": partial(source_routes.identity, self)}
+            case ["entityMaps"]:
+                table = {"GET": partial(entity_map_routes.create, self)}
+            case ["entityMaps", id]:
+                table = {"GET": partial(entity_map_routes.show, self), "PATCH": partial(entity_map_routes.update, self),
+                         "DELETE": partial(entity_map_routes.delete, self)}
+                arguments = [id]
+            case ["temporal", "entityMaps"]:
+                table = {"GET": partial(entity_map_routes.create_temporal, self)}
             case ["jsonldContexts"]:
                 table = {"GET": self.list_contexts, "POST": self.add_context}
             case ["jsonldContexts", *rest] if rest:
@@ -340,10 +376,11 @@ class Door:
                     return url[len(origin) :]
         return url
 
-    def _spec(self, ask: Ask, spec: Any) -> Any:
+    def spec(self, ask: Ask, spec: Any) -> Any:
+        """The `@context` of a body, addresses at this house as paths."""
         if isinstance(spec, str):
             return self._local(ask, spec)
-        return [self._spec(ask, item) for item in spec] if isinstance(spec, list) else spec
+        return [self.spec(ask, item) for item in spec] if isinstance(spec, list) else spec
 
     def address(self, ask: Ask, spec: Any) -> str:
         """The absolute address of a context for a `Link` header."""
@@ -414,7 +451,7 @@ class Door:
             if not isinstance(body, dict) or "@context" not in body:
                 raise bad("application/ld+json 的正文缺少 @context", "the JSON-LD body has no @context",
                           field="@context", rule="CIM 009, 6.3.5")
-            spec = self._spec(ask, body["@context"])
+            spec = self.spec(ask, body["@context"])
             return body, self.contexts.get(spec), spec
         if isinstance(body, dict) and "@context" in body:
             raise bad("application/json 的正文不可含 @context", "a JSON body must not contain @context",
@@ -825,7 +862,7 @@ class Door:
             def read(raw: Any) -> Json:
                 if not isinstance(raw, dict) or "@context" not in raw:
                     raise bad("application/ld+json 的实体缺少 @context", "the JSON-LD entity has no @context", field="@context")
-                return _with_id(Reader(self.contexts.get(self._spec(ask, raw["@context"])), nulls=nulls).fragment(raw), needs_type)
+                return _with_id(Reader(self.contexts.get(self.spec(ask, raw["@context"])), nulls=nulls).fragment(raw), needs_type)
         else:
             reader = Reader(context, nulls=nulls)
 
