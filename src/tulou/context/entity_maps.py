@@ -109,6 +109,8 @@ class EntityMaps:
         if not is_iri(id):
             raise bad(f"实体映射 id {id[:100]!r} 不是 URI", f"entity map id {id[:100]!r} is not a URI", field="id", value=id)
         org = tenant or actor.org
+        if tenant is not None:
+            self.entities.readable(actor, tenant)
         self.policy.require(actor, action, org)
         doc = "doc::text" if self.store.postgres else "doc"
         sql = self.store.sql(f"SELECT id,{doc},expires_at FROM entity_maps WHERE id=? AND org=? AND owner=? AND expires_at>?")
