@@ -24,7 +24,7 @@ async def served(app: Any) -> AsyncIterator[str]:
         try:
             while await _one(app, wire, reader, writer):
                 wire.start_next_cycle()
-        except (ConnectionError, h11.ProtocolError):
+        except (ConnectionError, h11.ProtocolError, asyncio.CancelledError):
             pass
         finally:
             connections.discard(task)

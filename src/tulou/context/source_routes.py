@@ -143,8 +143,21 @@ class Everywhere:
         return await self._door.sources.query(actor, selection, self._caller, self._filters, tenant=tenant, **paging)
 
 
-def filters_of(parameters: Mapping[str, Any], context: Context, portable: bool) -> Filters:
-    """How a query is executed and what of it goes to sources. `portable`: names can be sent as the client wrote them."""
+def portable(parameters: Mapping[str, Any], context: Context, caller: Caller) -> bool:
+    """Whether the filters of a query mean at a source what they mean here, as the client wrote them: they travel with
+    their context, or name only what every context without an address names alike."""
+    if caller.link is not None or context.identity:
+        return True
+    if "expandValues" in parameters:
+        return False
+    names = {context.stored(str(parameters["geoproperty"]))} if "geoproperty" in parameters else set()
+    if isinstance(parameters.get("q"), str):
+        names |= {name for path in query.paths(query.parse(parameters["q"], context)) for name in path.names}
+    return all(":" not in name and context.shown(name) == name for name in names)
+
+
+def filters_of(parameters: Mapping[str, Any], context: Context, caller: Caller) -> Filters:
+    """How a query is executed, and what of it goes to sources."""
     texts = {name: str(parameters[name]) for name in _FILTERS if name in parameters}
     place = {name: parameters[name] for name in _PLACE if name in parameters}
     keep: set[str] = set()
@@ -161,7 +174,7 @@ def filters_of(parameters: Mapping[str, Any], context: Context, portable: bool) 
     split = parameters.get("splitEntities") in (True, "true")
     return Filters(
         texts, place or None, query.parse(csf, context) if isinstance(csf, str) else None,
-        split or bool((texts or "geoproperty" in place) and not portable), frozenset(keep) if restricted else None,
+        split or not portable(parameters, context, caller), frozenset(keep) if restricted else None,
         frozenset(datasets if isinstance(datasets, list) else datasets.split(",")) if datasets else frozenset(),
     )
 
@@ -178,7 +191,7 @@ async def reading(door: Door, handler: Any, ask: Ask, *arguments: str) -> Answer
     else:
         context, spec = door.context(ask)
     caller = caller_of(door, ask, context, spec)
-    filters = filters_of(parameters, context, caller.link is not None or context.identity)
+    filters = filters_of(parameters, context, caller)
     if filters.names is not None and "geo+json" in (ask.header(b"accept") or ""):
         filters.names |= {context.stored(ask.parameters.get("geometryProperty", "location"))}
     types = ask.parameters.get("type")
@@ -481,7 +494,7 @@ async def purge(door: Door, ask: Ask) -> Answer:
     context, spec = door.context(ask)
     caller = caller_of(door, ask, context, spec)
     chosen = door.selection(ask.parameters, context)
-    filters = filters_of(ask.parameters, context, portable=True)
+    filters = filters_of(ask.parameters, context, caller)
     asked = await door.sources.purging(ask.actor, chosen, caller, filters, tenant=ask.tenant)
     await door.purge(ask)
 
