@@ -49,7 +49,9 @@ async def test_a_patch_changes_members_and_null_takes_them_away(api: httpx.Async
     path = f"/csourceRegistrations/{ID}"
     assert (await api.patch(path, json={"description": "second", "expiresAt": "urn:ngsi-ld:null"})).status_code == 204
     after = (await api.get(path)).json()
-    assert after["description"] == "second" and "expiresAt" not in after and after["endpoint"] == "http://10.0.0.9:1026"
+    assert after["description"] == "second"
+    assert "expiresAt" not in after
+    assert after["endpoint"] == "http://10.0.0.9:1026"
     assert (await api.patch(path, json={"information": []})).status_code == 400
     assert (await api.patch(path, json={"endpoint": "urn:ngsi-ld:null"})).status_code == 400
     assert (await api.delete(path)).status_code == 204
@@ -73,7 +75,8 @@ async def test_a_patch_changes_members_and_null_takes_them_away(api: httpx.Async
 async def test_what_breaks_a_rule_is_refused_by_name(api: httpx.AsyncClient, members: dict[str, Any], field: str) -> None:
     """5.9.2.4: data types, cardinalities and restrictions; 4.3.6.3 for exclusive, 4.3.6.2 for auxiliary registrations."""
     answer = await put(api, **members)
-    assert answer.status_code == 400 and answer.json()["field"] == field, answer.text
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["field"] == field
     assert (await api.get(f"/csourceRegistrations/{ID}")).status_code == 404
 
 
@@ -84,7 +87,8 @@ async def test_what_the_house_or_another_source_holds_cannot_be_claimed(api: htt
     own = [{"entities": [{"id": entity["id"], "type": "Vehicle"}], "propertyNames": ["speed"]}]
     for members in ({"mode": "exclusive", "information": own}, {"mode": "redirect"}):
         answer = await put(api, **members)
-        assert answer.status_code == 409 and answer.json()["type"].endswith("/Conflict"), answer.text
+        assert answer.status_code == 409, answer.text
+        assert answer.json()["type"].endswith("/Conflict")
     other = [{"entities": [{"id": "urn:ngsi-ld:Vehicle:2", "type": "Vehicle"}], "propertyNames": ["speed"]}]
     assert (await put(api, mode="exclusive", information=other)).status_code == 201
     for mode in ("exclusive", "redirect"):
@@ -149,7 +153,8 @@ async def test_who_may_register_and_who_sees_what_is_said_to_the_source(door: An
 async def test_the_identity_of_an_organisation_is_its_own_and_lasts(door: Any) -> None:
     """5.2.40: 'this id shall be identifying a specific Tenant within a registered Context Source'."""
     first = (await door("xiamen").get("/info/sourceIdentity")).json()
-    assert first["type"] == "ContextSourceIdentity" and first["contextSourceUptime"].startswith("PT")
+    assert first["type"] == "ContextSourceIdentity"
+    assert first["contextSourceUptime"].startswith("PT")
     assert (await door("xiamen").get("/info/sourceIdentity")).json()["contextSourceAlias"] == first["contextSourceAlias"]
     assert (await door("fuzhou").get("/info/sourceIdentity")).json()["contextSourceAlias"] != first["contextSourceAlias"]
 
@@ -206,11 +211,13 @@ async def test_changes_of_matching_registrations_are_notified_with_their_reason(
     assert all(body.keys() == {"id", "type", "subscriptionId", "notifiedAt", "triggerReason", "data"} for body in bodies)
     assert {item["id"] for body in bodies for item in body["data"]} == {ID}
     assert "of-the-source" not in str(bodies)
-    async with asyncio.timeout(20):
-        while execute(house, "SELECT count(*) FROM csource_outbox")[0][0]:
-            await asyncio.sleep(0.02)
+    for _ in range(1000):
+        if not execute(house, "SELECT count(*) FROM csource_outbox")[0][0]:
+            break
+        await asyncio.sleep(0.02)
     shown = (await api.get("/csourceSubscriptions/urn:ngsi-ld:Subscription:1")).json()
-    assert shown["notification"]["timesSent"] == 5 and shown["status"] == "active"
+    assert shown["notification"]["timesSent"] == 5
+    assert shown["status"] == "active"
     assert (await api.delete("/csourceSubscriptions/urn:ngsi-ld:Subscription:1")).status_code == 204
     assert (await api.get("/csourceSubscriptions")).json() == []
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import re2
@@ -55,7 +56,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _TENANT = re.compile(r"[\x21-\x7e]{1,256}")
 
 
-class Wanted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Wanted:
     """What discovery (5.10.2) looks for. `selector` and `names` as in a query; `properties` are filters on the source's
     own properties; `span` is (timeproperty, start, end) in µs, None for sources of the latest information."""
 

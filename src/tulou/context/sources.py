@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     from tulou.kernel.house import House
 
 READ = "context.entity.read"
+ACTIONS = {
+    "createEntity": ("context.entity.create",), "createBatch": ("context.entity.create",),
+    "upsertBatch": ("context.entity.create", "context.entity.write"), "deleteEntity": ("context.entity.delete",),
+    "deleteAttrs": ("context.entity.delete",), "deleteBatch": ("context.entity.delete",),
+}
+"""What the policy is asked for before an operation is distributed; all others are writes."""
 MAX_UNION = 10_000
 """Most entities that a distributed query takes from sources; and, where filters are applied here, of the house's own."""
 PLACES = 1 << 62
@@ -361,11 +367,14 @@ class Sources:
 
     @operation("context.entity.write")
     async def split(
-        self, actor: Actor, action: str, id: str, names: frozenset[str], operations: Sequence[str], caller: Caller, *,
+        self, actor: Actor, id: str, names: frozenset[str], operations: Sequence[str], caller: Caller, *,
         tenant: str | None = None, types: Sequence[str] | None = None, whole: bool = False,
     ) -> list[Part]:
-        """Who does which part of a write, the policy having been asked for `action`. An empty list: the house alone."""
-        org = self.entities.tenant(actor, tenant, action)
+        """Who does which part of a write that sources may be sent as one of `operations`, the first of which says what the
+        policy is asked for. An empty list: the house alone."""
+        org = ""
+        for action in ACTIONS.get(operations[0], ("context.entity.write",)):
+            org = self.entities.tenant(actor, tenant, action)
         index = self.registrations.active.get(org)
         if index is None:
             return []
