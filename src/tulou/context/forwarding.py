@@ -22,7 +22,7 @@ import orjson
 from tulou.context.errors import LoopDetected, SourceFailed, SourceSilent
 from tulou.context.jsonld import CORE, CORE_URL, LINK_REL, Context, Contexts
 from tulou.context.matching import Registration
-from tulou.context.registrations import CREDENTIALS, REQUEST
+from tulou.context.registrations import CREDENTIALS, OWN_PORT, REQUEST
 from tulou.kernel.errors import TulouError
 from tulou.kernel.outbound import Refused, Response, Unreachable
 
@@ -127,10 +127,13 @@ class Forwarder:
                 self._failed[key] = time.monotonic()
             return Outcome(registration, 504, error=_silent(registration, error.en))
         except Refused as error:
-            if error.rule == "outbound: own port":
+            if error.rule == OWN_PORT:
                 return Outcome(registration, 508, error=loop(registration.id))
             return Outcome(registration, 502, error=_failed(registration, error.en))
-        self._failed.pop(key, None)
+        if registration.cooldown and answer.status >= 500:
+            self._failed[key] = time.monotonic()
+        else:
+            self._failed.pop(key, None)
         return self._read(registration, answer)
 
     def _message(self, registration: Registration, caller: Caller, body: Any) -> tuple[dict[str, str], bytes | None]:

@@ -753,6 +753,11 @@ class Door:
     async def delete(self, ask: Ask, id: str) -> Answer:
         """DELETE entities/{id} (6.5.3.2)."""
         ask.only(frozenset({"local", "type"}))
+        if "type" in ask.parameters:
+            tree = selecting.type_tree(ask.parameters["type"], self.context(ask)[0])
+            row = await self.entities.retrieve(ask.actor, entity_id(id), tenant=ask.tenant)
+            if not selecting.type_matches(tree, forms.types_of(row.document)):
+                raise NotFound(f"没有实体 {id}", f"there is no entity {id}", field="id", value=id)
         await self.entities.delete(ask.actor, entity_id(id), tenant=ask.tenant)
         return Answer(204)
 
