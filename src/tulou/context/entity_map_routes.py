@@ -142,7 +142,8 @@ async def query(door: Door, ask: Ask) -> Answer:
         key: value for key, value in ask.parameters.items()
         if key not in ("entityMap", "entityMapLifetime", "splitEntities", "offset", "cursor")
     }
-    answer = await view.query(own)
+    handler, _ = view.find("GET", ["entities"])
+    answer = await handler(own)
     answer.status = status
     answer.headers = [
         *answer.headers, *links(ask, limit, offset, total), (HEADER, _location(found["id"]).encode()),
@@ -187,7 +188,7 @@ async def create_temporal(door: Door, ask: Ask) -> Answer:
             **{key: value for key, value in ask.parameters.items() if key != "entityMapLifetime"},
             "limit": str(MAX_LIMIT), "offset": str(offset),
         }
-        page = await door.query_history(own)
+        page = await source_routes.here(door, own, None, "temporal", "entities")
         items = orjson.loads(page.body or b"[]")
         found.update((item["id"], ["@none"]) for item in items)
         offset += MAX_LIMIT

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from tulou.context import forms, geo, matching, query
 from tulou.context import selection as selecting
-from tulou.context.errors import AlreadyExists, RegistrationConflict, bad
+from tulou.context.errors import AlreadyExists, RegistrationConflict, TooManyResults, bad
 from tulou.context.forms import Json, Reader
 from tulou.context.jsonld import CORE, Context, is_iri
 from tulou.context.matching import EntityInfo, Index, Info, Registration
@@ -42,6 +42,8 @@ WRITE, DELETE = "context.source.write", "context.source.delete"
 
 KIND = "ContextSourceRegistration"
 MAX_INFORMATION = 1000
+MOST = 1000
+"""Most registrations of one organisation: each may be asked by every query."""
 REQUEST = "urn:ngsi-ld:request"
 OWN_PORT = "outbound: own port"
 """The rule by which the house refuses to connect to itself."""
@@ -126,8 +128,13 @@ class Registrations:
 
         def write(connection: sa.Connection) -> TulouError | None:
             cursor, sql = self.store.cursor(connection), self.store.sql
+            cursor.execute(sql("DELETE FROM csource_registrations WHERE org=? AND expires_at<=?"), (org, now))
             if cursor.execute(sql("SELECT 1 FROM csource_registrations WHERE id=? AND org=?"), (id, org)).fetchone():
                 return AlreadyExists(f"注册 {id} 已存在", f"registration {id} already exists", field="id", value=id)
+            held = cursor.execute(sql("SELECT count(*) FROM csource_registrations WHERE org=?"), (org,)).fetchone()[0]
+            if held >= MOST:
+                return TooManyResults(f"一个机构最多 {MOST} 个注册", f"an organisation holds at most {MOST} registrations",
+                                      field="org", rule=f"<= {MOST}")
             contested = self._contested(connection, fresh, now)
             if contested is not None:
                 return contested

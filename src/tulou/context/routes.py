@@ -264,7 +264,9 @@ class Door:
             raw = ask.scope.get("raw_path")
             if raw is None or b"%" not in raw:
                 key = rest[9:].rstrip("/")
-                if key and "/" not in key and ask.method in ("GET", "HEAD") and not self.registrations.active:
+                if key and "/" not in key and ask.method in ("GET", "HEAD") and not (
+                    self.registrations.active and (ask.tenant or ask.actor.org) in self.registrations.active
+                ):
                     return await self.retrieve(ask, key)
         raw = ask.scope.get("raw_path")
         text = raw.decode("latin-1").partition("?")[0] if raw else quote(path, safe="/:%")

@@ -52,12 +52,8 @@ def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, 
     if org not in door.registrations.active or ask.parameters.get("local") == "true":
         return None
     match method, parts:
-        case "GET", ["entities"]:
-            return partial(reading, door, door.query), []
-        case "GET", ["entities", id]:
-            return partial(reading, door, door.retrieve), [id]
-        case "POST", ["entityOperations", "query"]:
-            return partial(reading, door, door.query_by_post), []
+        case ("GET", ["entities"] | ["entities", _]) | ("POST", ["entityOperations", "query"]):
+            return partial(reading, door, method, parts), []
         case "POST", ["entities"]:
             return partial(source_writes.create, door), []
         case "DELETE", ["entities"]:
@@ -168,7 +164,13 @@ def filters_of(parameters: Mapping[str, Any], context: Context, caller: Caller) 
     )
 
 
-async def reading(door: Door, handler: Any, ask: Ask, *arguments: str) -> Answer:
+async def here(door: Door, ask: Ask, body: bytes | None, *parts: str) -> Answer:
+    """The house alone: the handler of these parts of a path, with this body (None: the request's own)."""
+    handler, arguments = door.find("GET" if ask.method == "HEAD" else ask.method, list(parts))
+    return await handler(again(ask, body), *arguments)
+
+
+async def reading(door: Door, method: str, parts: list[str], ask: Ask) -> Answer:
     """A reading handler over the house and its sources."""
     parameters: Mapping[str, Any] = ask.parameters
     data = None
@@ -189,10 +191,15 @@ async def reading(door: Door, handler: Any, ask: Ask, *arguments: str) -> Answer
     own = again(ask, data)
     own.parameters = {name: value for name, value in ask.parameters.items() if name != "splitEntities"}
     if "orderBy" in ask.parameters:
+        index = door.registrations.active[ask.tenant or ask.actor.org]
+        chosen = door.selection(ask.parameters, context, free=True)
+        if not door.sources.asked(index, chosen, caller, filters):
+            return await here(door, ask, data, *parts)
         raise bad("分布式查询不可排序；可加 local=true", "a distributed query cannot be ordered; add local=true",
                   field="orderBy", rule="CIM 009, 5.7.2.4")
     try:
-        answer: Answer = await getattr(view, handler.__name__)(own, *arguments)
+        handler, arguments = view.find(method, parts)
+        answer = await handler(own, *arguments)
     except TulouError as error:
         if not caller.warnings:
             raise

@@ -202,10 +202,10 @@ async def create(door: Door, ask: Ask) -> Answer:
         ask.actor, id, names, ("createEntity",), caller, tenant=ask.tenant, types=forms.types_of(document)
     )
     if not parts:
-        return await door.create(source_routes.again(ask, data))
+        return await source_routes.here(door, ask, data, "entities")
     results = await carried_out(
         door, caller, parts,
-        lambda part: door.create(source_routes.again(ask, distribution.json_text(remaining(body, context, part.names)))),
+        lambda part: source_routes.here(door, ask, distribution.json_text(remaining(body, context, part.names)), "entities"),
         lambda part: ("POST", "entities", (), written(door, part, caller, document)),
     )
     return entity_result(door, ask, id, results, created=True)
@@ -217,7 +217,7 @@ def _kept(ask: Ask, *names: str) -> list[tuple[str, str]]:
 
 async def change(door: Door, operation: str, ask: Ask, id: str) -> Answer:
     """PATCH and PUT entities/{id}, POST and PATCH entities/{id}/attrs (5.6.17, 5.6.18, 5.6.3, 5.6.2)."""
-    handlers = {"mergeEntity": door.merge, "replaceEntity": door.replace, "appendAttrs": door.append, "updateEntity": door.update}
+    where = ("entities", id, "attrs") if operation in ("appendAttrs", "updateEntity") else ("entities", id)
     data = await ask.body()
     body, context, spec = await door.read(source_routes.again(ask, data), patch=operation in ("mergeEntity", "updateEntity"))
     form = door.form(ask, context)
@@ -230,8 +230,8 @@ async def change(door: Door, operation: str, ask: Ask, id: str) -> Answer:
         ask.actor, entity_id(id), names, (operation,), caller, tenant=ask.tenant, types=_types(ask, context)
     )
     if not parts:
-        return await handlers[operation](source_routes.again(ask, data), id)
-    path = f"entities/{quote(id, safe=':')}" + ("/attrs" if operation in ("appendAttrs", "updateEntity") else "")
+        return await source_routes.here(door, ask, data, *where)
+    path = f"entities/{quote(id, safe=':')}" + "/attrs" * (len(where) - 2)
     kept = [
         *([("options", "noOverwrite")] if "noOverwrite" in ask.parameters.get("options", "").split(",") else []),
         *_kept(ask, "observedAt", "lang"),
@@ -239,7 +239,7 @@ async def change(door: Door, operation: str, ask: Ask, id: str) -> Answer:
     method = {"mergeEntity": "PATCH", "replaceEntity": "PUT", "appendAttrs": "POST", "updateEntity": "PATCH"}[operation]
     results = await carried_out(
         door, caller, parts,
-        lambda part: handlers[operation](source_routes.again(ask, distribution.json_text(remaining(body, context, part.names))), id),
+        lambda part: source_routes.here(door, ask, distribution.json_text(remaining(body, context, part.names)), *where),
         lambda part: (method, path, kept, written(door, part, caller, document)),
     )
     if operation in ("appendAttrs", "updateEntity"):
@@ -262,9 +262,9 @@ async def delete(door: Door, ask: Ask, id: str) -> Answer:
         whole=True,
     )
     if not parts:
-        return await door.delete(ask, id)
+        return await source_routes.here(door, ask, None, "entities", id)
     results = await carried_out(
-        door, caller, parts, lambda part: door.delete(ask, id),
+        door, caller, parts, lambda part: source_routes.here(door, ask, None, "entities", id),
         lambda part: ("DELETE", f"entities/{quote(id, safe=':')}", _kept(ask, "type"), None),
     )
     return entity_result(door, ask, id, without_absent(results))
@@ -283,11 +283,11 @@ async def change_attribute(door: Door, ask: Ask, id: str, name: str) -> Answer:
     data = None
     if ask.method == "DELETE":
         context, spec = door.context(ask)
-        operation, handler = "deleteAttrs", door.delete_attribute
+        operation = "deleteAttrs"
     else:
         data = await ask.body()
         body, context, spec = await door.read(source_routes.again(ask, data), patch=True)
-        operation, handler = ("updateAttrs", door.partial) if ask.method == "PATCH" else ("replaceAttrs", door.replace_attribute)
+        operation = "updateAttrs" if ask.method == "PATCH" else "replaceAttrs"
     stored = context.stored(name)
     caller = source_routes.caller_of(door, ask, context, spec)
     parts = await door.sources.split(
@@ -295,7 +295,7 @@ async def change_attribute(door: Door, ask: Ask, id: str, name: str) -> Answer:
         types=_types(ask, context),
     )
     if not parts:
-        return await handler(source_routes.again(ask, data), id, name)
+        return await source_routes.here(door, ask, data, "entities", id, "attrs", name)
 
     def message(part: Part) -> tuple[str, str, Sequence[tuple[str, str]], Any]:
         assert part.registration is not None
@@ -308,7 +308,9 @@ async def change_attribute(door: Door, ask: Ask, id: str, name: str) -> Answer:
                 fragment = distribution.rewritten(fragment, context, target)
         return ask.method, path, _kept(ask, "datasetId", "deleteAll"), fragment
 
-    results = await carried_out(door, caller, parts, lambda part: handler(source_routes.again(ask, data), id, name), message)
+    results = await carried_out(
+        door, caller, parts, lambda part: source_routes.here(door, ask, data, "entities", id, "attrs", name), message
+    )
     return entity_result(door, ask, id, results)
 
 
@@ -320,7 +322,7 @@ async def purge(door: Door, ask: Ask) -> Answer:
     chosen = door.selection(ask.parameters, context)
     filters = source_routes.filters_of(ask.parameters, context, caller)
     asked = await door.sources.purging(ask.actor, chosen, caller, filters, tenant=ask.tenant)
-    await door.purge(ask)
+    await source_routes.here(door, ask, None, "entities")
 
     async def one(part: Part, parameters: Sequence[tuple[str, str]]) -> Done:
         if part.refused:
@@ -343,7 +345,7 @@ async def batch(door: Door, ask: Ask, kind: str) -> Answer:
     data = await ask.body()
     body, context, spec = await door.read(source_routes.again(ask, data), many=True)
     if not isinstance(body, list) or not body:
-        return await door.batch(source_routes.again(ask, data), kind)
+        return await source_routes.here(door, ask, data, "entityOperations", kind)
     several, singles = _BATCHES[kind]
     specs: list[Any] = []
     work: list[tuple[str, Any, Json, list[Part]]] = []
@@ -371,7 +373,7 @@ async def batch(door: Door, ask: Ask, kind: str) -> Answer:
         else:
             work.append((id, raw, document, parts))
     if not work:
-        return await door.batch(source_routes.again(ask, data), kind)
+        return await source_routes.here(door, ask, data, "entityOperations", kind)
     return await _carried_out(door, ask, kind, caller, work, own)
 
 
@@ -415,7 +417,7 @@ async def _carried_out(
         updated.update(dict.fromkeys(changed))
         errors += wrong
     if own:
-        answer = await own_part(Part(None, EVERY), lambda: door.batch(source_routes.again(ask, distribution.json_text(own)), kind))
+        answer = await own_part(Part(None, EVERY), lambda: source_routes.here(door, ask, distribution.json_text(own), "entityOperations", kind))
         ids = [item if isinstance(item, str) else item.get("id") for item in own if isinstance(item, str | dict)]
         if answer.error is not None:
             if not work:
