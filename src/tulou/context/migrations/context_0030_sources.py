@@ -5,7 +5,7 @@ from alembic import op
 
 from tulou.kernel.sql import BigId, Json
 
-revision = "context_0010"
+revision = "context_0030"
 down_revision = "context_0002"
 branch_labels = None
 depends_on = None
