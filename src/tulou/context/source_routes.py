@@ -40,7 +40,10 @@ _PLACE = ("georel", "geometry", "coordinates", "geoproperty")
 
 
 def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, list[str]] | None:
-    """The distributed handler of a request whose organisation has registrations in force; None for all others."""
+    """The distributed handler of a request whose organisation has registrations in force; None for all others, and for
+    requests to a snapshot, which is the house's."""
+    if b"ngsild-snapshot" in ask.headers:
+        return None
     match parts:
         case ["entities"] if method == "GET" and entity_map_routes.wanted(ask):
             return partial(entity_map_routes.query, door), []
@@ -124,7 +127,8 @@ class Everywhere:
         )
 
     async def query(self, actor: Actor, selection: Selection, *, tenant: str | None = None, **paging: Any) -> Page:
-        """As `ContextService.query`."""
+        """As `ContextService.query`; a distributed query has no order (5.7.2.4), so an `order` there is None."""
+        paging.pop("order", None)
         return await self._door.sources.query(actor, selection, self._caller, self._filters, tenant=tenant, **paging)
 
 
@@ -137,7 +141,11 @@ def portable(parameters: Mapping[str, Any], context: Context, caller: Caller) ->
         return False
     names = {context.stored(str(parameters["geoproperty"]))} if "geoproperty" in parameters else set()
     if isinstance(parameters.get("q"), str):
-        names |= {name for path in query.paths(query.parse(parameters["q"], context)) for name in path.names}
+        try:
+            found = query.parse(parameters["q"], context)
+        except TulouError:
+            return False  # the handler says what is wrong with it
+        names |= {name for path in query.paths(found) for name in path.names}
     return all(":" not in name and context.shown(name) == name for name in names)
 
 
