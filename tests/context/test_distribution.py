@@ -189,6 +189,23 @@ async def test_a_slow_source_is_given_up_and_left_alone_for_its_cooldown(world: 
     assert len(world.source.seen) == 1
 
 
+async def test_types_and_attributes_of_sources_are_found_where_they_are_registered(world: World) -> None:
+    """5.7.5 to 5.7.10 over 4.3.6: lists, details and counts; 4.3.6.1: of no more than is registered."""
+    await world.near.post("/entities", json=vehicle(brand="A"))
+    await world.far.post("/entities", json=vehicle(speed=1))
+    await world.far.post("/entities", json={**vehicle("urn:ngsi-ld:Secret:1", hidden=1), "type": "Secret"})
+    await world.register()
+    assert (await world.near.get("/types")).json()["typeList"] == ["Vehicle"]
+    assert (await world.near.get("/attributes")).json()["attributeList"] == ["brand", "speed"]
+    assert (await world.near.get("/attributes?local=true")).json()["attributeList"] == ["brand"]
+    about = (await world.near.get("/types/Vehicle")).json()
+    assert about["entityCount"] == 2
+    assert [item["attributeName"] for item in about["attributeDetails"]] == ["brand", "speed"]
+    assert (await world.near.get("/attributes/speed")).json()["attributeCount"] == 1
+    assert (await world.near.get("/types/Secret")).status_code == 404
+    assert (await world.near.get("/attributes/hidden")).status_code == 404
+
+
 # ---- what travels
 
 

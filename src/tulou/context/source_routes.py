@@ -24,6 +24,7 @@ from tulou.context.jsonld import CORE_URL, Context
 from tulou.context.registrations import Wanted, shown
 from tulou.context.selection import Selection
 from tulou.context.service import Page
+from tulou.context.source_discovery import Described
 from tulou.context.sources import Filters
 from tulou.context.store import Row
 from tulou.context.temporal import span
@@ -47,7 +48,7 @@ def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, 
     match parts:
         case ["entities"] if method == "GET" and entity_map_routes.wanted(ask):
             return partial(entity_map_routes.query, door), []
-        case ["entities" | "entityOperations", *_]:
+        case ["entities" | "entityOperations" | "types" | "attributes", *_]:
             pass
         case _:
             return None
@@ -57,6 +58,8 @@ def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, 
     match method, parts:
         case ("GET", ["entities"] | ["entities", _]) | ("POST", ["entityOperations", "query"]):
             return partial(reading, door, method, parts), []
+        case "GET", ["types" | "attributes", *_]:
+            return partial(describing, door, parts), []
         case "POST", ["entities"]:
             return partial(source_writes.create, door), []
         case "DELETE", ["entities"]:
@@ -208,6 +211,25 @@ async def reading(door: Door, method: str, parts: list[str], ask: Ask) -> Answer
     try:
         handler, arguments = view.find(method, parts)
         answer = await handler(own, *arguments)
+    except TulouError as error:
+        if not caller.warnings:
+            raise
+        answer = routes.refusal(error)
+    return warned(answer, caller)
+
+
+async def describing(door: Door, parts: list[str], ask: Ask) -> Answer:
+    """GET types and attributes, of the house and its sources."""
+    context, spec = door.context(ask)
+    caller = caller_of(door, ask, context, spec)
+    name = context.stored(parts[1]) if len(parts) > 1 else None
+    view = copy.copy(door)
+    view.entities = Described(  # type: ignore[assignment]
+        door, caller, name if parts[0] == "types" else None, name if parts[0] == "attributes" else None
+    )
+    handler, arguments = view.find("GET", parts)
+    try:
+        answer = await handler(ask, *arguments)
     except TulouError as error:
         if not caller.warnings:
             raise

@@ -363,6 +363,27 @@ class Sources:
             offset += MAX_LIMIT
         return found
 
+    # ---- types and attributes
+
+    @operation(READ)
+    async def described(
+        self, actor: Actor, caller: Caller, operation: str, path: str, parameters: Sequence[tuple[str, str]] = (), *,
+        tenant: str | None = None, name: str | None = None,
+    ) -> list[tuple[Registration, Context, Any]]:
+        """What the sources that offer `operation` say of their types or attributes (5.7.5 to 5.7.10): (registration, the
+        context of the names, JSON body). `name` is a stored one, put in its source's terms at the end of `path`."""
+        index = self._index(actor, tenant)
+        asked = []
+        for item in index.all if index is not None else ():
+            if matching.usable(item, now_us(), caller.chain) and item.offers(operation) is not None:
+                context, _ = self.forwarder.context(item, caller)
+                where = path if name is None else f"{path}/{quote(context.shown(name), safe='')}"
+                asked.append((item, ("GET", where, parameters, None)))
+        return [
+            (outcome.registration, self.forwarder.context(outcome.registration, caller)[0], outcome.body)
+            for outcome in await self._all(caller, asked) if outcome.ok and outcome.body is not None
+        ]
+
     # ---- writing
 
     @operation("context.entity.write")
