@@ -234,7 +234,8 @@ class RegistrationSubscriptions:
 
     @operation(WRITE)
     async def update(self, actor: Actor, id: str, raw: Any, spec: Any, *, tenant: str | None = None) -> None:
-        """Update members (5.11.3); all that matches then is notified. NGSI-LD Null deletes a member."""
+        """Update members (5.11.3); all that matches then is notified. a member given replaces the old one,
+        NGSI-LD Null deletes it."""
         row = await self._row(actor, id, tenant, WRITE)
         if not isinstance(raw, dict) or not raw:
             raise bad("正文应为非空的 JSON 对象", "the body must be a non-empty JSON object", field="body", rule="object")
@@ -246,8 +247,6 @@ class RegistrationSubscriptions:
                 continue
             if value == forms.NULL:
                 document.pop(key, None)
-            elif key == "notification" and isinstance(value, dict):
-                document[key] = {k: v for k, v in {**document[key], **value}.items() if v != forms.NULL}
             else:
                 document[key] = value
         document = self._checked(document)
@@ -313,13 +312,14 @@ class RegistrationSubscriptions:
 
     def _shown(self, row: Any) -> Json:
         document: Json = orjson.loads(row[3])
-        document["isActive"] = bool(row[5])
         document["status"] = "expired" if row[6] is not None and row[6] <= _now() else "active" if row[5] else "paused"
         document["createdAt"], document["modifiedAt"] = forms.moment(row[7]), forms.moment(row[8])
         notification = document["notification"]
-        if row[9] or row[10]:
-            notification["timesSent"], notification["timesFailed"] = row[9], row[10]
+        if row[9]:
+            notification["timesSent"] = row[9]
             notification["status"] = "failed" if (row[13] or 0) > (row[12] or 0) else "ok"
+        if row[10]:
+            notification["timesFailed"] = row[10]
         for name, at in (("lastNotification", row[11]), ("lastSuccess", row[12]), ("lastFailure", row[13])):
             if at is not None:
                 notification[name] = forms.moment(at)
@@ -394,7 +394,7 @@ class RegistrationSubscriptions:
             cursor, sql = self.store.cursor(connection), self.store.sql
             cursor.executemany(sql("DELETE FROM csource_outbox WHERE no=?"), [(no,) for no in done])
             if done:
-                cursor.execute(
+                cursor.execute(  # 5.11.7: times sent are attempts, those that failed among them
                     sql("UPDATE csource_subscriptions SET times_sent=times_sent+?,last_notification=?,last_success=? WHERE no=?"),
                     (len(done), now, now, subscription),
                 )
@@ -410,8 +410,8 @@ class RegistrationSubscriptions:
                         "ORDER BY no DESC LIMIT 100000 OFFSET ?)"), (subscription, QUEUE),
                 )
                 cursor.execute(
-                    sql("UPDATE csource_subscriptions SET times_failed=times_failed+1,last_notification=?,last_failure=? "
-                        "WHERE no=?"), (now, now, subscription),
+                    sql("UPDATE csource_subscriptions SET times_sent=times_sent+1,times_failed=times_failed+1,"
+                        "last_notification=?,last_failure=? WHERE no=?"), (now, now, subscription),
                 )
 
         await self.db.write(write)
