@@ -355,6 +355,20 @@ async def test_a_batch_reaches_every_source_with_its_entities_alone(world: World
     assert (await world.near.post("/entityOperations/create", json=[{"id": "no uri"}])).status_code == 207
 
 
+async def test_a_purge_takes_no_more_than_what_is_registered(world: World) -> None:
+    """5.6.21 within 4.3.6.1: only the registered entities, and of them only the registered attributes."""
+    info = [{"entities": [{"type": "Vehicle", "idPattern": "^urn:far:"}], "propertyNames": ["speed"]}]
+    await world.register(to="source", mode="redirect", operations=WRITES, information=info)
+    await world.register(to="source", operations=WRITES, information=[{"entities": [{"type": "Bus"}]}])
+    world.source.answer("DELETE", "/entities", 204)
+    await world.near.post("/entities", json=vehicle(brand="A"))
+    assert (await world.near.delete("/entities?type=Vehicle,Bus")).status_code == 204
+    assert sorted(path.partition("?")[2] for _, path, _, _ in world.source.seen) == [
+        "type=Bus", "type=Vehicle&idPattern=%5Eurn:far:&drop=speed",
+    ]
+    assert (await world.near.get(f"/entities/{V1}?local=true")).status_code == 404
+
+
 # ---- who may
 
 

@@ -381,10 +381,12 @@ class RegistrationSubscriptions:
     async def _drain(self, queue: list[Any]) -> None:
         """Deliver a subscription's notifications in order, up to the first that fails."""
         done: list[int] = []
+        fresh = 0
         failed: tuple[int, int] | None = None
         for no, _, body, attempts, document, context, _ in queue:
             if await self._send(body, orjson.loads(document), orjson.loads(context or "null")):
                 done.append(no)
+                fresh += attempts == 0
             else:
                 failed = (no, attempts + 1)
                 break
@@ -394,9 +396,9 @@ class RegistrationSubscriptions:
             cursor, sql = self.store.cursor(connection), self.store.sql
             cursor.executemany(sql("DELETE FROM csource_outbox WHERE no=?"), [(no,) for no in done])
             if done:
-                cursor.execute(  # 5.11.7: times sent are attempts, those that failed among them
+                cursor.execute(  # each notification counts once, when it is first sent
                     sql("UPDATE csource_subscriptions SET times_sent=times_sent+?,last_notification=?,last_success=? WHERE no=?"),
-                    (len(done), now, now, subscription),
+                    (fresh, now, now, subscription),
                 )
             if failed is not None:
                 no, attempts = failed
@@ -410,8 +412,9 @@ class RegistrationSubscriptions:
                         "ORDER BY no DESC LIMIT 100000 OFFSET ?)"), (subscription, QUEUE),
                 )
                 cursor.execute(
-                    sql("UPDATE csource_subscriptions SET times_sent=times_sent+1,times_failed=times_failed+1,"
-                        "last_notification=?,last_failure=? WHERE no=?"), (now, now, subscription),
+                    sql("UPDATE csource_subscriptions SET times_sent=times_sent+?,times_failed=times_failed+?,"
+                        "last_notification=?,last_failure=? WHERE no=?"),
+                    (int(attempts == 1), int(attempts == 1), now, now, subscription),
                 )
 
         await self.db.write(write)

@@ -315,19 +315,29 @@ async def change_attribute(door: Door, ask: Ask, id: str, name: str) -> Answer:
 
 
 async def purge(door: Door, ask: Ask) -> Answer:
-    """DELETE entities (5.6.21): at every source that may hold what the parameters select, and here."""
+    """DELETE entities (5.6.21): here, and at every source that may hold what the parameters select.
 
+    Of a source that is registered for some attributes only those are deleted (4.3.6.1).
+    """
     context, spec = door.context(ask)
     caller = source_routes.caller_of(door, ask, context, spec)
     chosen = door.selection(ask.parameters, context)
     filters = source_routes.filters_of(ask.parameters, context, caller)
     asked = await door.sources.purging(ask.actor, chosen, caller, filters, tenant=ask.tenant)
     await source_routes.here(door, ask, None, "entities")
+    named: dict[str, frozenset[str]] = {
+        member: frozenset(context.stored(name.strip()) for name in ask.parameters[member].split(","))
+        for member in ("keep", "drop") if member in ask.parameters
+    }
 
     async def one(part: Part, parameters: Sequence[tuple[str, str]]) -> Done:
         if part.refused:
             return refused(part)
-        return done(part, await door.sources.send(part, caller, "DELETE", "entities", parameters))
+        assert part.registration is not None
+        target, _ = door.sources.forwarder.context(part.registration, caller)
+        concerned = stripped(part.names, named)
+        more = [(member, ",".join(sorted(map(target.shown, names)))) for member, names in concerned.items()]
+        return done(part, await door.sources.send(part, caller, "DELETE", "entities", [*parameters, *more]))
 
     results = await asyncio.gather(*(one(part, parameters) for part, parameters in asked))
     failures = [item for item in results if item.error is not None]
@@ -335,6 +345,15 @@ async def purge(door: Door, ask: Ask) -> Answer:
         return routes.Answer(204)
     errors = [error_entry("", item.error, item.source) for item in failures if item.error is not None]
     return routes.Answer(207, orjson.dumps({"success": [], "errors": errors}), [(b"content-type", b"application/json")])
+
+
+def stripped(registered: frozenset[str], named: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Which attributes a purge is about at a source registered for these: as the client said, within them."""
+    if registered is EVERY:
+        return named
+    if "keep" in named:
+        return {"drop": registered - named["keep"]}
+    return {"drop": registered & named["drop"] if "drop" in named else registered}
 
 
 # ---- batches

@@ -417,8 +417,8 @@ class Sources:
                 continue
             for info in item.infos:
                 for portion in matching.narrowed(info, selection.selectors, filters.names):
-                    part = Part(item, portion.names if portion.names is not None else EVERY, not offered)
-                    found.append((part, self._selecting(item, portion, caller, filters)))
+                    part = Part(item, info.names or EVERY, not offered)
+                    found.append((part, self._selecting(item, portion._replace(names=filters.names), caller, filters)))
         return found
 
     async def send(
