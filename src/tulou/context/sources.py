@@ -103,8 +103,7 @@ class Sources:
 
     def _index(self, actor: Actor, tenant: str | None) -> Index | None:
         org = self.org(actor, tenant)
-        index = self.registrations.active.get(org)
-        return index if index is not None and self.policy.allows(actor, READ, org) else None
+        return self.registrations.active.get(org) if self.policy.allows(actor, READ, org) else None
 
     @operation(READ)
     async def retrieve(
