@@ -115,7 +115,7 @@ class Forwarder:
             return Outcome(registration, 504, error=_silent(registration, "it is left alone after it did not answer"))
         headers, payload = self._message(registration, caller, body)
         given = [*parameters, *([("local", "true")] if registration.local_only and parameters_lack(parameters, "local") else [])]
-        text = "&".join(f"{quote(name, safe='')}={quote(value, safe=':,;()|*=~<>!')}" for name, value in given)
+        text = "&".join(f"{quote(name, safe='')}={quote(value, safe=':,;()*=~!')}" for name, value in given)
         url = f"{registration.endpoint}{ROOT}{path}" + (f"?{text}" if text else "")
         try:
             async with self._gate:
