@@ -84,10 +84,41 @@ class TooManyResults(Forbidden):
     code = "TooManyResults"
 
 
+class RegistrationConflict(Conflict):
+    """A registration of a context source does not allow it: 409."""
+
+    code = "Conflict"
+
+
+class LoopDetected(TulouError):
+    """The only source that could serve the request redirects to one that it came from: 508."""
+
+    status, code = 508, "LoopDetected"
+    title_zh, title_en = "注册形成环路", "Loop detected"
+
+
+class SourceFailed(TulouError):
+    """A context source could not be reached, or its answer was no valid one: 502."""
+
+    status, code = 502, "BadGateway"
+    title_zh, title_en = "上下文来源无法使用", "Bad gateway"
+
+
+class SourceSilent(SourceFailed):
+    """A context source did not answer in time: 504."""
+
+    status, code = 504, "GatewayTimeout"
+    title_zh, title_en = "上下文来源未及时应答", "Gateway timeout"
+
+
 _TYPES: tuple[tuple[type[TulouError], str], ...] = (
     (BadRequestData, "BadRequestData"),
     (InvalidRequest, "InvalidRequest"),
     (AlreadyExists, "AlreadyExists"),
+    (RegistrationConflict, "Conflict"),
+    (LoopDetected, "LoopDetected"),
+    (SourceSilent, "GatewayTimeout"),
+    (SourceFailed, "BadGateway"),
     (NonexistentTenant, "NonexistentTenant"),
     (TooManyResults, "TooManyResults"),
     (LdContextNotAvailable, "LdContextNotAvailable"),
@@ -105,7 +136,8 @@ _TYPES: tuple[tuple[type[TulouError], str], ...] = (
 def ngsi_problem(error: TulouError) -> dict[str, Any]:
     """The error as ProblemDetails (clause 5.5.3) with an NGSI-LD type; the house's own members stay beside it."""
     document = error.problem()
-    document["type"] = NS + next((name for cls, name in _TYPES if isinstance(error, cls)), "InternalError")
+    own = getattr(error, "ngsi", None)
+    document["type"] = NS + (own or next((name for cls, name in _TYPES if isinstance(error, cls)), "InternalError"))
     return document
 
 

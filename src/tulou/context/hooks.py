@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tulou.context.entity_maps import EntityMaps
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.linked import LinkedEntities
+from tulou.context.registration_subscriptions import RegistrationSubscriptions
+from tulou.context.registrations import Registrations
 from tulou.context.routes import Door
 from tulou.context.service import ContextService
 from tulou.context.snapshots import Snapshots
+from tulou.context.sources import Sources
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
 from tulou.context.transient import Transient
@@ -18,6 +22,16 @@ from tulou.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from tulou.kernel.house import ASGI, House, Task
+
+
+@hookimpl
+def policies() -> str:
+    """Who registers a context source sends others' requests elsewhere: administrators and stewards, no operators."""
+    return """
+forbid (principal, action, resource)
+when { context.engine == "context" && context.thing == "source" && context.verb != "read" }
+unless { context.kind == "system" || context.roles.containsAny(["platform_admin", "admin", "steward"]) };
+"""
 
 
 @hookimpl
@@ -32,8 +46,12 @@ def services(house: House) -> Sequence[object]:
     subscriptions.attach(entities)
     stored = StoredContexts(house, entities)
     subscriptions.imply = stored.imply
-    return [entities, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
-            Snapshots(house, entities)]
+    registrations = Registrations(house, entities)
+    return [
+        entities, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
+        Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations),
+        Sources(house, entities, registrations), EntityMaps(house, entities),
+    ]
 
 
 @hookimpl
@@ -49,6 +67,7 @@ def tasks(house: House) -> Sequence[Task]:
     return [
         Task("context.usage", "api", house.service(StoredContexts).keep_usage),
         Task("context.deliver", "worker", subscriptions.deliver),
+        Task("context.deliver-sources", "worker", house.service(RegistrationSubscriptions).deliver),
         Task("context.expire", "worker", entities.expire),
         Task("context.transient", "worker", Transient(house, entities).run),
         Task("context.snapshots", "worker", house.service(Snapshots).expire),
@@ -62,6 +81,11 @@ async def started(house: House) -> None:
     subscriptions, stored = house.service(Subscriptions), house.service(StoredContexts)
     await stored.reload()
     await subscriptions.reload()
+    registrations, watches = house.service(Registrations), house.service(RegistrationSubscriptions)
+    await registrations.reload()
+    await watches.reload()
     if hasattr(house, "bus"):
         await house.bus.on_changed("ld_contexts", lambda _key: stored.reload())
         await house.bus.on_changed("subscriptions", lambda _key: subscriptions.reload())
+        await house.bus.on_changed("csource_registrations", lambda _key: registrations.reload())
+        await house.bus.on_changed("csource_subscriptions", lambda _key: watches.reload())

@@ -185,3 +185,68 @@ removed_history = sa.Table(
     sa.Column("entity", sa.BigInteger, primary_key=True, autoincrement=False),
 )
 """What `attribute_history.entity` holds of deleted entities; their rows are deleted in small pieces afterwards."""
+
+registrations = sa.Table(
+    "csource_registrations",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("doc", Json, nullable=False),  # names in stored form
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id", "org"),
+    sa.Index(None, "org", "no"),
+    sqlite_autoincrement=True,
+)
+"""Context sources that an organisation has registered (CIM 009, 5.2.9)."""
+
+source_subscriptions = sa.Table(
+    "csource_subscriptions",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("doc", Json, nullable=False),
+    sa.Column("context", Json),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("modified_at", sa.BigInteger, nullable=False),
+    sa.Column("times_sent", sa.BigInteger, nullable=False),
+    sa.Column("times_failed", sa.BigInteger, nullable=False),
+    sa.Column("last_notification", sa.BigInteger),
+    sa.Column("last_success", sa.BigInteger),
+    sa.Column("last_failure", sa.BigInteger),
+    sa.Column("queued_at", sa.BigInteger),
+    sa.UniqueConstraint("id", "org"),
+    sa.Index(None, "org", "no"),
+    sqlite_autoincrement=True,
+)
+
+source_outbox = sa.Table(
+    "csource_outbox",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("subscription", sa.BigInteger, nullable=False),
+    sa.Column("body", Json, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Index(None, "due_at"),
+    sa.Index(None, "subscription", "no"),
+    sqlite_autoincrement=True,
+)
+"""Notifications about registrations that must still be delivered; written with the change that caused them."""
+
+entity_maps = sa.Table(
+    "entity_maps",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("doc", Json, nullable=False),  # entity id -> registrations, "@none" for the house
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Index(None, "expires_at"),
+)
+"""Entities that a query found, fixed for paging (CIM 009, 5.2.39)."""

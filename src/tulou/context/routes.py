@@ -20,6 +20,7 @@ import orjson
 
 from tulou.context import (
     compatibility,
+    entity_map_routes,
     forms,
     geo,
     ldcontext_routes,
@@ -28,12 +29,15 @@ from tulou.context import (
     projection,
     query,
     snapshot_routes,
+    source_routes,
+    source_subscription_routes,
     subscription_routes,
     temporal,
     temporal_routes,
 )
 from tulou.context import selection as selecting
 from tulou.context.delivery import ld_context
+from tulou.context.entity_maps import EntityMaps
 from tulou.context.errors import (
     InvalidRequest,
     LdContextNotAvailable,
@@ -50,9 +54,12 @@ from tulou.context.forms import Form, Json, Reader, entity_id
 from tulou.context.jsonld import CORE, CORE_URL, LINK_REL, Context, is_iri, link_context
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, neighbours, whole_number
+from tulou.context.registration_subscriptions import RegistrationSubscriptions
+from tulou.context.registrations import Registrations
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page, no_such_entity
 from tulou.context.snapshots import Snapshots
+from tulou.context.sources import Sources
 from tulou.context.store import Row
 from tulou.context.subscriptions import Subscriptions
 from tulou.kernel.errors import NotFound, Throttled, TooLarge, TulouError
@@ -93,13 +100,13 @@ class Ask:
     """A request: method, headers, parameters, who asks, and the context of the names in it."""
 
     __slots__ = (
-        "_body", "actor", "amended", "headers", "method", "parameters", "path", "receive", "scope", "snapshot",
+        "actor", "amended", "given", "headers", "method", "parameters", "path", "receive", "scope", "snapshot",
     )
 
     def __init__(self, scope: Any, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
-        self._body: bytes | None = None
+        self.given: bytes | None = None  # the body, where it has been read or is another one
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = {}
@@ -159,8 +166,8 @@ class Ask:
 
     async def body(self) -> bytes:
         """The whole body. Raises `LengthRequired`, `TooLarge`."""
-        if self._body is not None:
-            return self._body
+        if self.given is not None:
+            return self.given
         length = self.headers.get(b"content-length")
         if length is None:
             raise LengthRequired("缺少 Content-Length", "Content-Length is missing", field="Content-Length", rule="6.3.4")
@@ -175,7 +182,7 @@ class Ask:
             if len(data) > MAX_BODY:
                 raise TooLarge(f"正文超过 {MAX_BODY} 字节", f"the body exceeds {MAX_BODY} bytes", field="body",
                                rule=f"<= {MAX_BODY}")
-        self._body = data
+        self.given = data
         return data
 
 
@@ -247,6 +254,10 @@ class Door:
         self.history = house.service(temporal.Temporal)
         self.linked = house.service(linked.LinkedEntities)
         self.snapshots = house.service(Snapshots)
+        self.registrations = house.service(Registrations)
+        self.sources = house.service(Sources)
+        self.source_subscriptions = house.service(RegistrationSubscriptions)
+        self.maps = house.service(EntityMaps)
         self.contexts = self.entities.contexts
         self.house_names = self.entities.names
         self._links: dict[bytes, tuple[bytes, bytes]] = {}
@@ -273,7 +284,7 @@ class Door:
             version = compatibility.preferred(ask.header(b"prefer")) or (1, 9)
             headers = [*headers, (b"preference-applied", f"ngsi-ld={version[0]}.{version[1]}".encode())]
             answer.status = 203 if ask.amended else 200
-        if ask is not None and b"ngsild-tenant" in ask.headers:
+        if ask is not None and b"ngsild-tenant" in ask.headers and all(name != b"ngsild-tenant" for name, _ in headers):
             headers = [*headers, (b"ngsild-tenant", ask.headers[b"ngsild-tenant"])]  # 6.3.14
         if body or answer.status not in (204, 304):
             headers = [*headers, (b"content-length", str(len(body)).encode())]
@@ -301,7 +312,9 @@ class Door:
             raw = ask.scope.get("raw_path")
             if raw is None or b"%" not in raw:
                 key = rest[9:].rstrip("/")
-                if key and "/" not in key and ask.method in ("GET", "HEAD"):
+                if key and "/" not in key and ask.method in ("GET", "HEAD") and not (
+                    self.registrations.active and (ask.tenant or ask.actor.org) in self.registrations.active
+                ):
                     return await self.retrieve(ask, key)
         raw = ask.scope.get("raw_path")
         text = raw.decode("latin-1").partition("?")[0] if raw else quote(path, safe="/:%")
@@ -309,10 +322,11 @@ class Door:
         method = "GET" if ask.method == "HEAD" else ask.method
         if parts == ["entities"] and text.endswith("/") and method in ("PATCH", "PUT"):
             raise bad("缺少实体 id", "the entity's id is missing", field="id", rule="CIM 009, 5.6.17: URI")
-        handler, arguments = self.find(method, parts)
         snapshot = ask.header(b"ngsild-snapshot")
         if snapshot is None:
+            handler, arguments = source_routes.find(self, ask, method, parts) or self.find(method, parts)
             return await handler(ask, *arguments)
+        handler, arguments = self.find(method, parts)
         if getattr(handler, "__name__", "") not in _SNAPSHOTS:
             raise OperationNotSupported("快照上不提供此操作", "this operation is not offered on a snapshot",
                                         field="NGSILD-Snapshot", value=snapshot, rule="CIM 009, 6.3.22")
@@ -362,8 +376,32 @@ class Door:
                     "DELETE": partial(subscription_routes.delete, self),
                 }
                 arguments = [id]
+            case ["temporal", "entityMaps"]:
+                table = {"GET": partial(entity_map_routes.create_temporal, self)}
             case ["temporal", *rest] if (found := temporal_routes.find(self, rest)) is not None:
                 table, arguments = found
+            case ["csourceRegistrations"]:
+                table = {"GET": partial(source_routes.discover, self), "POST": partial(source_routes.register, self)}
+            case ["csourceRegistrations", id]:
+                table = {"GET": partial(source_routes.registration, self), "PATCH": partial(source_routes.reregister, self),
+                         "DELETE": partial(source_routes.unregister, self)}
+                arguments = [id]
+            case ["csourceSubscriptions"]:
+                table = {"GET": partial(source_subscription_routes.show_all, self),
+                         "POST": partial(source_subscription_routes.subscribe, self)}
+            case ["csourceSubscriptions", id]:
+                table = {"GET": partial(source_subscription_routes.show, self),
+                         "PATCH": partial(source_subscription_routes.update, self),
+                         "DELETE": partial(source_subscription_routes.delete, self)}
+                arguments = [id]
+            case ["info", "sourceIdentity"]:
+                table = {"GET": partial(source_routes.identity, self)}
+            case ["entityMaps"]:
+                table = {"GET": partial(entity_map_routes.create, self)}
+            case ["entityMaps", id]:
+                table = {"GET": partial(entity_map_routes.show, self), "PATCH": partial(entity_map_routes.update, self),
+                         "DELETE": partial(entity_map_routes.delete, self)}
+                arguments = [id]
             case ["jsonldContexts"]:
                 table = {"GET": partial(ldcontext_routes.search, self), "POST": partial(ldcontext_routes.add, self)}
             case ["jsonldContexts", *rest] if rest:
@@ -410,10 +448,11 @@ class Door:
                     return url[len(origin) :]
         return url
 
-    def _spec(self, ask: Ask, spec: Any) -> Any:
+    def spec(self, ask: Ask, spec: Any) -> Any:
+        """The `@context` of a body, addresses at this house as paths."""
         if isinstance(spec, str):
             return self._local(ask, spec)
-        return [self._spec(ask, item) for item in spec] if isinstance(spec, list) else spec
+        return [self.spec(ask, item) for item in spec] if isinstance(spec, list) else spec
 
     def address(self, ask: Ask, spec: Any) -> str:
         """The absolute address of a context for a `Link` header."""
@@ -485,7 +524,7 @@ class Door:
             if "@context" not in body:
                 raise bad("application/ld+json 的正文缺少 @context", "the JSON-LD body has no @context",
                           field="@context", rule="CIM 009, 6.3.5")
-            spec = self._spec(ask, body["@context"])
+            spec = self.spec(ask, body["@context"])
             return body, self.contexts.use(spec), spec
         if isinstance(body, dict) and "@context" in body:
             raise bad("application/json 的正文不可含 @context", "a JSON body must not contain @context",
@@ -999,7 +1038,7 @@ class Door:
             def read(raw: Any) -> Json:
                 if not isinstance(raw, dict) or "@context" not in raw:
                     raise bad("application/ld+json 的实体缺少 @context", "the JSON-LD entity has no @context", field="@context")
-                return _with_id(Reader(self.contexts.get(self._spec(ask, raw["@context"])), nulls=nulls, merging=merging).fragment(raw), needs_type)
+                return _with_id(Reader(self.contexts.get(self.spec(ask, raw["@context"])), nulls=nulls, merging=merging).fragment(raw), needs_type)
         else:
             reader = Reader(context, nulls=nulls, merging=merging)
 

@@ -209,17 +209,17 @@ class Outbound:
                 ssl_context=ssl.create_default_context(), max_connections=CONNECTIONS,
                 max_keepalive_connections=CONNECTIONS // 4, keepalive_expiry=30.0, network_backend=_Judged(self),
             )
-        own = {name: value for name, value in (headers or {}).items() if name.lower() not in ("host", "content-length")}
+        own = {name.lower(): (name, value) for name, value in (headers or {}).items()}
         default = DEFAULT_PORTS[target.scheme] == target.port
         host = f"[{target.host}]" if ":" in target.host else target.host
-        own["Host"] = host if default else f"{host}:{target.port}"
+        own["host"] = "Host", host if default else f"{host}:{target.port}"
         if content is not None:
-            own["Content-Length"] = str(len(content))
+            own["content-length"] = "Content-Length", str(len(content))
         try:
             request = httpcore.Request(
                 method, httpcore.URL(scheme=target.scheme.encode(), host=target.host.encode(), port=target.port,
                                      target=target.path.encode()),
-                headers=[(name.encode("latin-1"), value.encode("utf-8")) for name, value in own.items()],
+                headers=[(name.encode("latin-1"), value.encode("utf-8")) for name, value in own.values()],
                 content=content,
             )
             async with asyncio.timeout(timeout):
