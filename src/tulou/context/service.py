@@ -262,7 +262,11 @@ class ContextService:
 
     def selected(self, connection: sa.Connection, org: str, selection: Selection, limit: int) -> list[Row]:
         """The first `limit` entities of one organisation that satisfy `selection`; for the house itself."""
-        return self._query(driver_of(connection), Orgs(False, frozenset({org})), selection, limit, None, 0, False).rows
+        return self.satisfying(driver_of(connection), org, selection, limit)
+
+    def satisfying(self, connection: Any, org: str, selection: Selection, limit: int) -> list[Row]:
+        """As `selected`, on a driver's connection."""
+        return self._query(connection, Orgs(False, frozenset({org})), selection, limit, None, 0, False).rows
 
     def _reach(self, orgs: Orgs, selection: Selection) -> Reach:
         """What links in `q` may lead to: entities that the actor may see, of the same state."""

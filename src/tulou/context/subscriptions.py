@@ -14,6 +14,7 @@ import logging
 import socket
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from tulou.context.delivery import NO_RIGHT, Delivery, enqueue, now_us
 from tulou.context.errors import AlreadyExists, bad
 from tulou.context.forms import Json
 from tulou.context.jsonld import Context, Contexts, is_iri
+from tulou.context.selection import Selection, Selector
 from tulou.context.store import Store, dumped
 from tulou.context.subscription_form import (
     DEFAULT_TRIGGERS,
@@ -114,7 +116,7 @@ class Subscriptions:
                 if subscription.expires_at is not None and subscription.expires_at <= now:
                     continue
                 item = notifications.datum(subscription, change, now)
-                if item is not None:
+                if item is not None and self._reached(cursor, subscription, change.document["id"]):
                     _, data, documents = told.setdefault(subscription.no, (subscription, [], []))
                     data.append(item)
                     documents.append(change.document)
@@ -133,6 +135,13 @@ class Subscriptions:
             cursor, self.store, subscription.no, subscription.id, data, now, feature=subscription.feature,
             throttling_us=subscription.throttling_us,
         )
+
+    def _reached(self, cursor: Any, subscription: Active, id: str) -> bool:
+        """Whether the entity, as it is stored by now, satisfies a `q` that follows relationships."""
+        if subscription.linked is None:
+            return True
+        asked = Selection((Selector(None, (id,)),), (), subscription.linked)
+        return bool(self.entities.satisfying(cursor.connection, subscription.org, asked, 1))
 
     def _linked(self, cursor: Any, org: str, now: int, ids: set[str]) -> Mapping[str, tuple[Json, Json]]:
         found: dict[str, tuple[Json, Json]] = {}
@@ -454,8 +463,11 @@ class Subscriptions:
         row = await self.db.read(lambda c: self.store.cursor(c).execute(asked, (subscription.no,)).fetchone())
         if row is None or (row[0] is not None and now - row[0] < subscription.interval_us):
             return
+        asked_for = subscription.selection if subscription.linked is None else replace(
+            subscription.selection, q=subscription.linked
+        )
         found = await self.db.read(
-            lambda c: self.entities.selected(c, subscription.org, subscription.selection, PER_INTERVAL)
+            lambda c: self.entities.selected(c, subscription.org, asked_for, PER_INTERVAL)
         )
         documents = [item.document for item in found]
         data = []

@@ -19,7 +19,7 @@ from tulou.context import forms, geo, query
 from tulou.context import selection as selecting
 from tulou.context.forms import Form, Json
 from tulou.context.jsonld import CORE, Context, Contexts
-from tulou.context.subscription_form import DEFAULT_TRIGGERS, WORDS, stored_document
+from tulou.context.subscription_form import DEFAULT_TRIGGERS, MAX_JOIN, WORDS, stored_document
 
 
 class Changed(NamedTuple):
@@ -54,6 +54,8 @@ class Active:
     expires_at: int | None
     interval_us: int
     feature: bool
+    linked: query.Node | None
+    """A `q` that follows relationships: the store must answer it (4.9), so `selection` is without it."""
 
 
 def compiled(
@@ -80,8 +82,10 @@ def compiled(
     names = frozenset(map(words.stored, expand.split(",") if isinstance(expand, str) else expand or ()))
     if document.get("csf"):
         query.parse(unquote(document["csf"]), words)
+    q = query.parse(unquote(document["q"]), words, expand=names, levels=MAX_JOIN) if document.get("q") else None
+    linked = q if q is not None and query.links(q) else None
     chosen = selecting.Selection(
-        selectors, (), query.parse(unquote(document["q"]), words, expand=names) if document.get("q") else None,
+        selectors, (), None if linked is not None else q,
         geo.parse(
             place.get("georel"), place.get("geometry"), place.get("coordinates"),
             words.stored(place.get("geoproperty", "location")),
@@ -104,7 +108,7 @@ def compiled(
         frozenset(notification["pick"]) if "pick" in notification else None, bool(notification.get("showChanges")),
         None if join == "@none" else (join, notification.get("joinLevel", 1)), context,
         int(float(document.get("throttling", 0)) * 1e6), expires_at, int(float(document.get("timeInterval", 0)) * 1e6),
-        notification["endpoint"].get("accept") == "application/geo+json",
+        notification["endpoint"].get("accept") == "application/geo+json", linked,
     )
 
 
