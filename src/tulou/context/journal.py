@@ -68,16 +68,31 @@ class Point(NamedTuple):
 
 def span(document: Json, at: int) -> tuple[int, int]:
     """The earliest and the latest time of the instances of a document or fragment: observedAt, else `at`."""
-    texts = set()
+    first = last = None
+    seen: object = ""
     for value in document.values():
-        if type(value) is dict:
-            texts.add(value.get("observedAt"))
-        elif type(value) is list and value and type(value[0]) is dict:
-            texts.update(item.get("observedAt") for item in value)
-    if "scope" in document:
-        texts.add(None)
-    times = [at if text is None else micros(text) for text in texts]
-    return (min(times), max(times)) if times else (at, at)
+        kind = type(value)
+        if kind is dict:
+            items = (value,)
+        elif kind is list and value and type(value[0]) is dict:
+            items = value
+        else:
+            continue
+        for item in items:
+            text = item.get("observedAt")
+            if text == seen:  # most have the time of their neighbour
+                continue
+            seen = text
+            time = at if text is None else micros(text)
+            if first is None or last is None:
+                first = last = time
+            elif time < first:
+                first = time
+            elif time > last:
+                last = time
+    if first is None or last is None:
+        return at, at
+    return (min(first, at), max(last, at)) if "scope" in document else (first, last)
 
 
 def entry(entity: int, type: str, at: int, document: Json, *, whole: bool = False, text: str | None = None) -> Entry:
@@ -242,19 +257,28 @@ class Journal:
 
     _ADD = "INSERT INTO attribute_history (entity,type,at,whole,first,last,doc) VALUES (?,?,?,?,?,?,?)"
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, notes: bool = True) -> None:
         self.store = store
+        self.notes = notes
+        """Whether changes of the current state are kept; what is provided as history always is."""
         self._low: dict[str, int] = {}
 
     def add(self, cursor: Any, entries: Sequence[Entry]) -> None:
-        """Insert rows made by `entry` or `provided`."""
+        """Insert rows made by `entry` (of changes, only while `notes`) or `provided`."""
         if len(entries) == 1:
             cursor.execute(self.store.sql(self._ADD), entries[0])
         elif entries:
             cursor.executemany(self.store.sql(self._ADD), entries)
 
+    def written(self, cursor: Any, number: int, type: str, at: int, document: Json, text: str) -> None:
+        """Note that the whole document of an entity was written; `text` is its JSON."""
+        if self.notes:
+            self.add(cursor, [entry(number, type, at, document, whole=True, text=text)])
+
     def change(self, cursor: Any, row: Row, before: Json, after: Json, names: Iterable[str], at: int) -> None:
         """Note what a change of an entity with a current state changed."""
+        if not self.notes:
+            return
         fragment = changes(before, after, names, at)
         if fragment:
             self.add(cursor, [entry(row.no, row.type, at, fragment)])

@@ -110,7 +110,7 @@ class ContextService:
         self.policy = house.policy
         self.subscriptions = subscriptions
         self.store = Store(house.db.dialect)
-        self.journal = Journal(self.store)
+        self.journal = Journal(self.store, notes=house.settings.entity_history)
         self.organisations = house.service(Organisations) if house.has_service(Organisations) else None
         self.document = house_document(house.packs.models)
         self.contexts = Contexts(origins=[house.settings.public_url])
@@ -489,7 +489,7 @@ class ContextService:
                 self.store.delete(cursor, [old.no])
             self.store.insert(cursor, [row])
             no = self.store.numbers(cursor, [document["id"]], org)[document["id"]]
-            self.journal.add(cursor, [journal.entry(no, row[2], now, document, whole=True, text=row[5])])
+            self.journal.written(cursor, no, row[2], now, document, row[5])
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
             traces.changed(self.db, actor, CREATE, org, document["id"])
             return no
@@ -527,7 +527,7 @@ class ContextService:
                 return done, False, row.no
             heavy = self.rewrite(cursor, row, before, document, text, times, now)
             if whole:
-                self.journal.add(cursor, [journal.entry(row.no, row.type, now, document, whole=True, text=text)])
+                self.journal.written(cursor, row.no, row.type, now, document, text)
             else:
                 self.journal.change(cursor, row, before, document, done.updated, now)
             changed = Changed(org, document, set(done.updated), "entityUpdated", before, times)
@@ -924,7 +924,7 @@ class ContextService:
                         keep_synthetic(work)
                     replaced[id] = self._replacement(row.no, work, work_times, now)
                     at = now + parts.get(id, 0)
-                    fragment = journal.changes(after, work, done.updated, at)
+                    fragment = journal.changes(after, work, done.updated, at) if self.journal.notes else None
                     if fragment:
                         parts[id] = parts.get(id, 0) + 1
                         entries.append(journal.entry(row.no, row.type, at, fragment))
@@ -951,9 +951,10 @@ class ContextService:
             self.subscriptions.queue(cursor, changes, now)
         touched = [row[-1] for row in replaced.values()] + sorted(renamed)
         numbers = self.store.numbers(cursor, created, org)
-        anew.update((id, (numbers[id], d, row[2], row[5])) for id, (d, row) in fresh.items())
-        entries += [journal.entry(no, type, now, d, whole=True, text=text) for no, d, type, text in anew.values()]
-        self.journal.add(cursor, entries)
+        if self.journal.notes:
+            anew.update((id, (numbers[id], d, row[2], row[5])) for id, (d, row) in fresh.items())
+            entries += [journal.entry(no, type, now, d, whole=True, text=text) for no, d, type, text in anew.values()]
+            self.journal.add(cursor, entries)
         if len(created) <= ANNOUNCED:
             touched += numbers.values()
         else:
@@ -1009,7 +1010,7 @@ class ContextService:
             self.store.insert(cursor, [row])
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
             no = self.store.numbers(cursor, [id], org)[id]
-            self.journal.add(cursor, [journal.entry(no, row[2], now, document, whole=True, text=row[5])])
+            self.journal.written(cursor, no, row[2], now, document, row[5])
             return no, True
 
         no, fresh = await self.db.write(write)

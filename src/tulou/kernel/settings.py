@@ -51,6 +51,10 @@ class Settings:
     temporal_instances: int = _entry(
         10_000, "一次历史查询的最多实例数", "most attribute instances in an answer to a temporal query; the rest is paged by time"
     )
+    entity_history: bool = _entry(
+        True, "保留经 NGSI-LD 写入的历史（设备读数总是保留）",
+        "keep what is written of entities over NGSI-LD as history (readings of devices always are)",
+    )
     session_hours: int = _entry(12, "会话时长（小时）", "length of a sign-in session in hours")
     jobs_parallel: int = _entry(2, "同时运行的任务数", "jobs that run at the same time in a worker")
     jobs_per_org: int = _entry(2, "每个组织同时运行的任务数", "jobs of one organisation that run at the same time")
@@ -159,6 +163,13 @@ def _convert(kind: Any, key: str, value: Any) -> Any:
             f"设置项 {key} 应为整数，现为 {value!r}", f"setting {key} must be an integer, not {value!r}",
             field=key, value=value, rule="integer",
         ) from None
+    if kind == "bool":
+        if isinstance(value, bool) or value in ("true", "false"):
+            return value is True or value == "true"
+        raise Invalid(
+            f"设置项 {key} 应为 true 或 false，现为 {value!r}", f"setting {key} must be true or false, not {value!r}",
+            field=key, value=value, rule="true or false",
+        )
     if not isinstance(value, str):
         raise Invalid(
             f"设置项 {key} 应为文本，现为 {value!r}", f"setting {key} must be text, not {value!r}",
