@@ -629,15 +629,16 @@ def write(document: Json, context: Context, form: Form, times: Mapping[str, Any]
     if form.whole:
         if context.identity and not _transient(document):
             return document
+        known = context.shown_already.get
         for key, value in document.items():
-            if key == "expiresAt":
+            if type(value) is dict:
+                out[known(key) or shown(key)] = value if value.keys() <= _NAMELESS else rename(value, context)
+            elif key == "expiresAt":
                 continue  # a system attribute (6.3.11)
-            if key == "type":
+            elif key == "type":
                 out["type"] = shown(value) if isinstance(value, str) else [shown(item) for item in value]
             elif key in ENTITY_MEMBERS:
                 out[key] = value
-            elif isinstance(value, dict):
-                out[shown(key)] = value if value.keys() <= _NAMELESS else rename(value, context)
             else:
                 out[shown(key)] = [rename(item, context) for item in value]
         return out

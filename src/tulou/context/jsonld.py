@@ -56,7 +56,7 @@ def is_iri(text: object) -> bool:
 class Context:
     """A compiled context. `stored` and `shown` translate names; both remember what they have seen."""
 
-    __slots__ = ("_expanded", "_inverse", "_prefixes", "_shown", "identity", "seen", "terms")
+    __slots__ = ("_expanded", "_inverse", "_prefixes", "shown_already", "identity", "seen", "terms")
 
     def __init__(self, terms: Mapping[str, str]) -> None:
         self.terms = dict(terms)
@@ -71,7 +71,7 @@ class Context:
         self._expanded: dict[str, str] = {}
         self.seen: dict[str, str] = {}
         """Names that `stored` has checked, with their stored form: a look-up saves the call."""
-        self._shown: dict[str, str] = {}
+        self.shown_already: dict[str, str] = {}
         self.identity = False
         """Whether `shown` changes nothing: the core context, or one whose terms are all its own."""
 
@@ -121,14 +121,14 @@ class Context:
 
     def shown(self, stored: str) -> str:
         """The name that a client of this context sees for a stored name."""
-        found = self._shown.get(stored)
+        found = self.shown_already.get(stored)
         if found is None:
             found = self.compact(CORE.expand(stored))
             if ":" in found and self is not CORE:
                 found = self._compact_iri(found)
-            if len(self._shown) >= MAX_MEMO:
-                self._shown.clear()
-            self._shown[stored] = found
+            if len(self.shown_already) >= MAX_MEMO:
+                self.shown_already.clear()
+            self.shown_already[stored] = found
         return found
 
 

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import itertools
 import re
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from tulou.context.watching import Changed
 from tulou.kernel.errors import Invalid, NotFound, TulouError
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, Orgs, operation, system
+from tulou.kernel.sql import TooLong
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -207,17 +207,10 @@ class ContextService:
         With `order` (4.23) they are paged by `offset` alone, and the cursors of the page only say that there is more.
         """
         orgs = self.readable(actor, tenant)
-        own = self.db.inline()
-        if own is not None and selection.geo is None and not count and not offset and order is None:
+        if not self.store.postgres and selection.geo is None and not count and not offset and order is None:
             # Most queries take less time than handing them to a thread; a longer one is stopped and handed over.
-            own.set_progress_handler(lambda: 1, SHORT)
-            try:
+            with contextlib.suppress(TooLong), self.db.brief(SHORT) as own:
                 return self._query(own, orgs, selection, limit, cursor, 0, False)
-            except sqlite3.OperationalError as error:
-                if "interrupted" not in str(error):
-                    raise
-            finally:
-                own.set_progress_handler(None, 0)
         return await self.db.read(
             lambda c: self._query(driver_of(c), orgs, selection, limit, cursor, offset, count, order)
         )

@@ -12,7 +12,7 @@ import datetime as dt
 import queue
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,6 +107,10 @@ def _resolve(items: list[tuple[asyncio.Future[Any], Any, BaseException | None]])
             future.set_exception(error)
         else:
             future.set_result(value)
+
+
+class TooLong(Exception):
+    """A read took more than it was allowed."""
 
 
 class Database:
@@ -207,6 +211,32 @@ class Database:
             return await self.read(lambda c: c.exec_driver_sql(translated, parameters).fetchone())
 
         return remote
+
+    @contextlib.contextmanager
+    def brief(self, instructions: int) -> Iterator[sqlite3.Connection]:
+        """`inline` on SQLite, for reads that are stopped with `TooLong` after about so many of its instructions."""
+        connection = self._inline()
+        # SQLite counts a prepared statement's instructions over all its runs, so the first call may come at once.
+        left = 9
+
+        def tick() -> int:
+            nonlocal left
+            left -= 1
+            return left < 0
+
+        connection.set_progress_handler(tick, max(1, instructions // 8))
+        try:
+            yield connection
+        except sqlite3.OperationalError as error:
+            if left >= 0:
+                raise
+            # Python 3.11 takes a statement that was stopped while rows were fetched for running ever after.
+            self._local.connection = None
+            connection.close()
+            raise TooLong from error
+        finally:
+            if self._local.connection is connection:
+                connection.set_progress_handler(None, 0)
 
     def inline(self) -> sqlite3.Connection | None:
         """The calling thread's own SQLite connection, for reads of microseconds; None on PostgreSQL."""
