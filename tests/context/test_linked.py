@@ -133,9 +133,20 @@ async def test_q_through_links(town: httpx.AsyncClient) -> None:
     assert await ids('locatedAt{name}~="^(Nan|Chi)"|owner{name}=="x"') == [BUILDING, "urn:x:other"]
     assert await ids('locatedAt{name}!="Nanjing"') == ["urn:x:other"]
     assert (await town.get("/entities", params={"type": "Building", "q": "locatedAt{name}"})).status_code == 400
-    assert (await town.post("/subscriptions", json={
-        "type": "Subscription", "entities": [{"type": "Building"}], "q": "locatedAt{name}",
-        "notification": {"endpoint": {"uri": "http://127.0.0.1:9/x"}}})).status_code == 400
+
+
+async def test_a_subscriptions_q_follows_links(town: httpx.AsyncClient, ground: House) -> None:
+    """4.9 in 5.2.12: the condition is on the entity that is linked to, as it is when the linking one changes."""
+    for name in ("Nanjing", "Elsewhere"):
+        made = await town.post("/subscriptions", json={
+            "id": f"urn:sub:{name}", "type": "Subscription", "entities": [{"type": "Building"}],
+            "q": f'locatedAt{{name}}=="{name}"', "notification": {"endpoint": {"uri": "http://127.0.0.1:9/x"}},
+        })
+        assert made.status_code == 201, made.text
+    await town.patch(f"/entities/{BUILDING}/attrs", json={"storeys": {"type": "Property", "value": 3}})
+    told = ground.db.read_now(lambda c: c.exec_driver_sql(
+        "SELECT s.id FROM notification_outbox o JOIN subscriptions s ON s.no=o.subscription").fetchall())
+    assert [row[0] for row in told] == ["urn:sub:Nanjing"]
 
 
 async def test_a_strangers_entity_is_never_linked(door: Any, ground: House) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from starlette.routing import BaseRoute
+
+from tulou.context import value_index_routes
 from tulou.context.entity_maps import EntityMaps
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.linked import LinkedEntities
@@ -48,7 +51,7 @@ def services(house: House) -> Sequence[object]:
     subscriptions.imply = stored.imply
     registrations = Registrations(house, entities)
     return [
-        entities, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
+        entities, entities.indexes, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
         Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations),
         Sources(house, entities, registrations), EntityMaps(house, entities),
     ]
@@ -57,6 +60,11 @@ def services(house: House) -> Sequence[object]:
 @hookimpl
 def doors(house: House) -> Mapping[str, ASGI]:
     return {"/ngsi-ld/": Door(house)}
+
+
+@hookimpl
+def routes(house: House) -> Sequence[BaseRoute]:
+    return value_index_routes.routes(house)
 
 
 @hookimpl
@@ -84,8 +92,11 @@ async def started(house: House) -> None:
     registrations, watches = house.service(Registrations), house.service(RegistrationSubscriptions)
     await registrations.reload()
     await watches.reload()
+    indexes = house.service(ContextService).indexes
+    await indexes.reload()
     if hasattr(house, "bus"):
         await house.bus.on_changed("ld_contexts", lambda _key: stored.reload())
         await house.bus.on_changed("subscriptions", lambda _key: subscriptions.reload())
         await house.bus.on_changed("csource_registrations", lambda _key: registrations.reload())
         await house.bus.on_changed("csource_subscriptions", lambda _key: watches.reload())
+        await house.bus.on_changed("value_indexes", lambda _key: indexes.reload())

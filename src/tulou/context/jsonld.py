@@ -56,7 +56,7 @@ def is_iri(text: object) -> bool:
 class Context:
     """A compiled context. `stored` and `shown` translate names; both remember what they have seen."""
 
-    __slots__ = ("_expanded", "_inverse", "_prefixes", "shown_already", "identity", "seen", "terms")
+    __slots__ = ("_expanded", "_inverse", "_prefixes", "identity", "seen", "shown_already", "terms")
 
     def __init__(self, terms: Mapping[str, str]) -> None:
         self.terms = dict(terms)

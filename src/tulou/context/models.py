@@ -250,3 +250,13 @@ entity_maps = sa.Table(
     sa.Index(None, "expires_at"),
 )
 """Entities that a query found, fixed for paging (CIM 009, 5.2.39)."""
+
+value_indexes = sa.Table(
+    "value_indexes",
+    metadata,
+    sa.Column("no", BigId, primary_key=True, autoincrement=True),
+    sa.Column("attribute", sa.Text, nullable=False, unique=True),  # in stored form
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Attributes whose values have an index, named `ix_entities_value_<no>`; see `value_indexes.py`."""

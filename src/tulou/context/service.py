@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import re
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from tulou.context.query import Reach
 from tulou.context.selection import Selection
 from tulou.context.store import Row, Store, driver_of, dumped, insertion, replacement, times_text
 from tulou.context.subscriptions import Subscriptions
+from tulou.context.value_indexes import ValueIndexes, chunks
 from tulou.context.watching import Changed
 from tulou.kernel.errors import Invalid, NotFound, TulouError
 from tulou.kernel.organisations import Organisations
@@ -117,6 +119,7 @@ class ContextService:
         self.contexts.put(HOUSE_CONTEXT, self.document)
         self.names: Context = self.contexts.get(HOUSE_CONTEXT)
         """The house context: what is used where a client gives none (clause 5.5.5)."""
+        self.indexes = ValueIndexes(house, self.store, self.names)
         self._of_the_house = re.compile("|".join(map(re.escape, namespaces(self.document))) or "(?!)").search
         self._by_id = self.db.point(self.store.by_id)
         self._units: dict[tuple[str, str], tuple[str, str | None, str]] = {}
@@ -235,6 +238,9 @@ class ContextService:
             return self._query_ordered(cursor, selection, condition, parameters, limit, offset, count, order)
         if selection.geo is not None:
             return self._query_places(cursor, selection, condition, parameters, limit, place, offset, count)
+        proposed = self.indexes.propose(cursor, selection.q) if selection.snapshot is None else None
+        if proposed is not None:
+            return self._query_proposed(cursor, proposed, condition, parameters, limit, place, offset, count)
         total = None
         if count:
             total = cursor.execute(store.sql(f"SELECT count(*) FROM {table} e WHERE {condition}"), parameters).fetchone()[0]
@@ -252,6 +258,37 @@ class ContextService:
             own.append(offset)
         found = [Row(*row) for row in cursor.execute(store.sql(sql), own).fetchall()]
         return page_of(found, limit, place, offset, total)
+
+    def _query_proposed(
+        self, cursor: Any, proposed: Sequence[int], condition: str, parameters: list[Any], limit: int,
+        place: Cursor | None, offset: int, count: bool,
+    ) -> Page:
+        """The query among the entities that an index proposes, ascending."""
+        store = self.store
+        total = None
+        if count:
+            total = 0
+            for part in chunks(proposed, GEO_CHUNK):
+                among, own = store.among("e.no", part)
+                sql = f"SELECT count(*) FROM entities e WHERE {among} AND {condition}"
+                total += cursor.execute(store.sql(sql), [*own, *parameters]).fetchone()[0]
+        if limit == 0:
+            return Page([], count=total)
+        forward = place is None or place.forward
+        if place is not None:
+            at = bisect_right(proposed, place.no) if forward else bisect_left(proposed, place.no)
+            proposed = proposed[at:] if forward else proposed[:at][::-1]
+        skipped = offset if place is None else 0
+        wanted = skipped + limit + 1
+        found: list[Row] = []
+        for part in chunks(proposed, 10 * wanted):
+            among, own = store.among("e.no", part)
+            sql = f"SELECT {store.columns} FROM entities e WHERE {among} AND {condition} ORDER BY e.no {'' if forward else 'DESC'} LIMIT ?"
+            rows = cursor.execute(store.sql(sql), [*own, *parameters, wanted - len(found)]).fetchall()
+            found += [Row(*row) for row in rows]
+            if len(found) == wanted:
+                break
+        return page_of(found[skipped:], limit, place, offset, total)
 
     def selected(self, connection: sa.Connection, org: str, selection: Selection, limit: int) -> list[Row]:
         """The first `limit` entities of one organisation that satisfy `selection`; for the house itself."""
