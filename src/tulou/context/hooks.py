@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tulou.context.commands import context
 from tulou.context.entity_maps import EntityMaps
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.linked import LinkedEntities
@@ -19,9 +20,16 @@ from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
 from tulou.context.transient import Transient
 from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.http import json_response, route
 
 if TYPE_CHECKING:
-    from tulou.kernel.house import ASGI, House, Task
+    import click
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from tulou.kernel.house import ASGI, Check, House, Task
+    from tulou.kernel.policy import Actor
 
 
 @hookimpl
@@ -57,6 +65,28 @@ def services(house: House) -> Sequence[object]:
 @hookimpl
 def doors(house: House) -> Mapping[str, ASGI]:
     return {"/ngsi-ld/": Door(house)}
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    return [context]
+
+
+@hookimpl
+def routes(house: House) -> Sequence[BaseRoute]:
+    entities = house.service(ContextService)
+
+    async def recount(_request: Request, actor: Actor) -> Response:
+        return json_response({"kinds": await entities.recount(actor)})
+
+    return [route(house, "POST", "/api/v1/context/recount", recount)]
+
+
+@hookimpl
+def checks(house: House) -> Sequence[Check]:
+    from tulou.kernel.house import Check
+
+    return [Check("context.counts", house.service(ContextService).counts.check)]
 
 
 @hookimpl
