@@ -2,7 +2,8 @@
 
 Law: entities go in through the house's own HTTP interface in batches, so policy, audit and notifications see them like any
 other. What the house has acknowledged is noted beside the home's other files, and the same command goes on from there; a
-batch that was taken twice changes nothing, for each is an upsert. Memory holds one batch, whatever the size of the file.
+batch that was taken twice changes nothing, for each is an upsert. A few batches are under way at a time, never two with the
+same entity, so its last line stands. Memory holds these batches, whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ BATCH_BYTES = 12 << 20
 """Most bytes of a request; the house takes 16 MiB."""
 LINE_BYTES = 8 << 20
 """Longest line that is read."""
+TOGETHER = 3
+"""Batches under way at a time: the house reads one while it stores another."""
 
 
 class Item(NamedTuple):
-    """An entity as JSON bytes, or why it is none; its line (or row), and where the file is read on after it."""
+    """An entity as JSON bytes and its id, or why it is none; its line (or row), and where the file is read on after it."""
 
     line: int
+    id: str
     body: bytes
     error: str
     place: int
@@ -51,7 +55,7 @@ def recount(session: Any) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--org", required=True, help="机构 / organisation")
 @click.option("--type", "kind", help="没有类型的实体用的类型 / type of entities that name none")
-@click.option("--batch", default=2000, show_default=True, type=click.IntRange(1, 10_000), help="每批实体数 / entities a batch")
+@click.option("--batch", default=5000, show_default=True, type=click.IntRange(1, 10_000), help="每批实体数 / entities a batch")
 @click.option("--errors", type=click.Path(dir_okay=False, path_type=Path), help="出错行写入 / where refused lines go [FILE.errors.ndjson]")
 @click.option("--restart", is_flag=True, help="从头开始，不续传 / from the first line, not from where it stopped")
 @click.pass_obj
@@ -76,13 +80,13 @@ def load(
         length=total, label=session.text("装载", "loading"), file=sys.stderr, hidden=session.json, show_pos=False
     ) as bar:
         bar.update(progress.place)
-        for part in batches(items, batch):
-            problems = [problem for problem in sent(session, org, part)]
+        for parts in groups(batches(items, batch)):
+            problems = list(sent(session, org, parts))
             if problems:
                 with refused.open("ab") as out:
                     out.writelines(orjson.dumps(problem) + b"\n" for problem in problems)
-            bar.update(part[-1].place - progress.place)
-            progress.reached(part, len(problems))
+            bar.update(parts[-1][-1].place - progress.place)
+            progress.reached(parts, len(problems))
     progress.done()
     answer = {"file": str(file), "lines": progress.line, "loaded": progress.loaded, "refused": progress.refused}
     session.output({**answer, "errors": str(refused)} if progress.refused else answer)
@@ -109,10 +113,10 @@ class Progress:
         if known.get("of") == self.same:
             self.line, self.place, self.loaded, self.refused = known["reached"]
 
-    def reached(self, part: list[Item], refused: int) -> None:
-        """The house has acknowledged a batch."""
-        self.line, self.place = part[-1].line, part[-1].place
-        self.loaded += len(part) - refused
+    def reached(self, parts: list[list[Item]], refused: int) -> None:
+        """The house has acknowledged these batches."""
+        self.line, self.place = parts[-1][-1].line, parts[-1][-1].place
+        self.loaded += sum(map(len, parts)) - refused
         self.refused += refused
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".new")
@@ -142,46 +146,52 @@ def batches(items: Iterator[Item], most: int) -> Iterator[list[Item]]:
         yield part
 
 
-def sent(session: Any, org: str, part: list[Item]) -> Iterator[dict[str, Any]]:
-    """Upsert a batch; yields `{line, id, error}` of each line that was refused. Ends the program where the house refuses
+def groups(parts: Iterator[list[Item]]) -> Iterator[list[list[Item]]]:
+    """Batches that may be under way together: no entity is in two of them."""
+    group: list[list[Item]] = []
+    ids: set[str] = set()
+    for part in parts:
+        own = {item.id for item in part if item.id}
+        if group and (len(group) == TOGETHER or not ids.isdisjoint(own)):
+            yield group
+            group, ids = [], set()
+        group.append(part)
+        ids |= own
+    if group:
+        yield group
+
+
+def sent(session: Any, org: str, parts: list[list[Item]]) -> Iterator[dict[str, Any]]:
+    """Upsert batches; yields `{line, id, error}` of each line that was refused. Ends the program where the house refuses
     all of them for what they are not to blame: no right, no such organisation, no room."""
-    yield from ({"line": item.line, "error": item.error} for item in part if item.error)
-    good = [item for item in part if not item.error]
-    if not good:
-        return
-    media = "application/ld+json" if b'"@context"' in good[0].body else "application/json"
-    response = session.request(
-        "POST", BATCH, content=b"[" + b",".join(item.body for item in good) + b"]",
-        headers={"content-type": media, "ngsild-tenant": org},
-    )
-    if response.status_code in (201, 204):
-        return
-    if response.status_code == 207:
-        lines: dict[str, list[int]] = {}
-        for item in good:
-            lines.setdefault(_id_of(item.body), []).append(item.line)
-        for problem in orjson.loads(response.content)["errors"]:
-            own = lines.get(problem.get("entityId", "")) or [0]
-            yield {"line": own.pop(0), "id": problem.get("entityId"), "error": problem.get("error")}
-        return
-    if response.status_code not in (400, 413):
-        session.fail(response)
-    if len(good) == 1:
-        yield {"line": good[0].line, "id": _id_of(good[0].body), "error": orjson.loads(response.content)}
-        return
-    half = len(good) // 2  # what is no JSON, or too large, spoils its batch: the halves find it
-    yield from sent(session, org, good[:half])
-    yield from sent(session, org, good[half:])
+    yield from ({"line": item.line, "error": item.error} for part in parts for item in part if item.error)
+    good = [items for part in parts if (items := [item for item in part if not item.error])]
+    for items, response in zip(good, session.requests([_request(org, items) for items in good]), strict=True):
+        if response.status_code in (201, 204):
+            continue
+        if response.status_code == 207:
+            lines: dict[str, list[int]] = {}
+            for item in items:
+                lines.setdefault(item.id, []).append(item.line)
+            for problem in orjson.loads(response.content)["errors"]:
+                own = lines.get(problem["entityId"])
+                yield {"line": own.pop(0) if own else None, "id": problem["entityId"], "error": problem["error"]}
+        elif response.status_code not in (400, 413):
+            session.fail(response)
+        elif len(items) == 1:
+            yield {"line": items[0].line, "id": items[0].id, "error": orjson.loads(response.content)}
+        else:  # one of them spoils the batch: its halves find it
+            half = len(items) // 2
+            yield from sent(session, org, [items[:half]])
+            yield from sent(session, org, [items[half:]])
 
 
-def _id_of(body: bytes) -> str:
-    """The id of an entity as the house names it in an error: empty where there is none."""
-    try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
-    id = found.get("id") if isinstance(found, dict) else None
-    return "" if id is None else str(id)[:2048]
+def _request(org: str, items: list[Item]) -> tuple[str, str, dict[str, Any]]:
+    media = "application/ld+json" if b'"@context"' in items[0].body else "application/json"
+    return "POST", BATCH, {
+        "content": b"[" + b",".join(item.body for item in items) + b"]",
+        "headers": {"content-type": media, "ngsild-tenant": org},
+    }
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------
@@ -207,7 +217,7 @@ def _ndjson(file: Path, progress: Progress, kind: str | None) -> Iterator[Item]:
             line += 1
             if len(text) > LINE_BYTES:
                 _skip_line(source, text)
-                yield Item(line, b"", f"一行最多 {LINE_BYTES} 字节 / a line has at most {LINE_BYTES} bytes", source.tell())
+                yield Item(line, "", b"", f"一行最多 {LINE_BYTES} 字节 / a line has at most {LINE_BYTES} bytes", source.tell())
                 continue
             body = text.strip().removeprefix(b"\xef\xbb\xbf")
             if body:
@@ -221,18 +231,23 @@ def _skip_line(source: BinaryIO, text: bytes) -> None:
 
 
 def _of_line(body: bytes, line: int, place: int, kind: str | None) -> Item:
-    """A line as it is: the house reads it. Only where a type may be missing, or it is no object, it is read here."""
-    if kind is None and body[:1] == b"{":
-        return Item(line, body, "", place)
+    """A line as it is, unless a type is to be added."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        return Item(line, b"", f"JSON: {error}", place)
+        return Item(line, "", b"", f"JSON: {error}", place)
     if not isinstance(found, dict):
-        return Item(line, b"", "每行应为一个 JSON 对象 / a line must be a JSON object", place)
-    if kind is not None:
-        found.setdefault("type", kind)
-    return Item(line, orjson.dumps(found), "", place)
+        return Item(line, "", b"", "每行应为一个 JSON 对象 / a line must be a JSON object", place)
+    if kind is not None and "type" not in found:
+        found["type"] = kind
+        body = orjson.dumps(found)
+    return Item(line, _id_of(found), body, "", place)
+
+
+def _id_of(entity: dict[str, Any]) -> str:
+    """The id of an entity as the house names it in an error: empty where there is none."""
+    id = entity.get("id")
+    return "" if id is None else str(id)[:2048]
 
 
 def _csv(file: Path, progress: Progress, kind: str | None) -> Iterator[Item]:
@@ -268,6 +283,6 @@ def _of_row(
     if lon is not None and lat is not None:
         entity["location"] = {"type": "Point", "coordinates": [lon, lat]}
     try:
-        return Item(number, orjson.dumps(entity, default=str), "", place)
+        return Item(number, _id_of(entity), orjson.dumps(entity, default=str), "", place)
     except TypeError as error:
-        return Item(number, b"", f"JSON: {error}", place)
+        return Item(number, "", b"", f"JSON: {error}", place)

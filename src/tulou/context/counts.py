@@ -60,12 +60,15 @@ class Counts:
         """From inside a write: entities came or went."""
         self._db.at_end(self._apply, changes)
 
-    def _apply(self, connection: sa.Connection, items: list[Counter[Kind]]) -> None:
-        """Add everything that a transaction changed, in one order, behind the lock that its audit rows take anyway: two
-        processes never wait for each other crosswise."""
+    def _apply(self, connection: sa.Connection, items: list[Counter[Kind] | None]) -> None:
+        """Add everything that a transaction changed (None: count anew), in one order, behind the lock that its audit rows
+        take anyway: two processes never wait for each other crosswise."""
+        if None in items:
+            self._recount(driver_of(connection).cursor())
+            return
         total: dict[Kind, int] = {}
         for item in items:
-            for kind, change in item.items():
+            for kind, change in (item or {}).items():
                 total[kind] = total.get(kind, 0) + change
         rows = sorted((kind.org, key_of(*kind[1:]), kind.type, kind.types, n) for kind, n in total.items() if n)
         if not rows:
@@ -89,11 +92,11 @@ class Counts:
         condition, parameters = ("1=1", []) if orgs.all else store.among("e.org", sorted(orgs.ids))
         sql = f"SELECT e.org,e.type,e.types,e.n FROM entity_counts e WHERE {condition} AND e.n>0"
         found = {Kind(*row[:3]): row[3] for row in cursor.execute(store.sql(sql), parameters).fetchall()}
-        sql = f"SELECT e.org,e.type,{store.types},count(*) FROM entities e WHERE e.expires_at<=? AND {condition} GROUP BY 1,2,3"
-        expired = cursor.execute(store.sql(sql), [time.time_ns() // 1000, *parameters]).fetchall()
-        for org, type, types, count in expired:
-            kind = Kind.of(org, type, types)
-            found[kind] = found.get(kind, 0) - count
+        sql = f"SELECT e.org,e.type,{store.types} FROM entities e WHERE e.expires_at<=?"
+        expired = cursor.execute(store.sql(sql), (time.time_ns() // 1000,)).fetchall()
+        for kind in (Kind.of(*row) for row in expired):
+            if kind in found:
+                found[kind] -= 1
         return [
             Counted(kind, orjson.loads(kind.types) if kind.types else [kind.type], count)
             for kind, count in sorted(found.items(), key=lambda item: (item[0].org, item[0].type, item[0].types or ""))
@@ -215,16 +218,20 @@ class Counts:
             self._found = (time.monotonic() + REST * took, finding)
         return finding
 
-    def recount(self, connection: sa.Connection) -> int:
-        """In a write: count everything anew; returns how many kinds there are."""
-        cursor, store = self.store.cursor(connection), self.store
+    async def recount(self) -> int:
+        """Count everything anew; returns how many kinds there are."""
+        await self._db.write(lambda _connection: self._db.at_end(self._apply, None))
+        return await self._db.read(lambda c: len(self.kept(self.store.cursor(c), Orgs(True, frozenset()))))
+
+    def _recount(self, cursor: Any) -> None:
+        """In a write, after all that it changed."""
+        store = self.store
         if store.postgres:
             cursor.execute("LOCK TABLE entities IN SHARE MODE")
-        found = cursor.execute(f"SELECT e.org,e.type,{store.types},count(*) FROM entities e GROUP BY 1,2,3").fetchall()
-        kinds = [(Kind.of(*row[:3]), row[3]) for row in found]
+        sql = f"SELECT e.org,e.type,{store.types},count(*) FROM entities e GROUP BY 1,2,3"
+        found = [(Kind.of(*row[:3]), row[3]) for row in cursor.execute(sql).fetchall()]
         cursor.execute("DELETE FROM entity_counts")
         cursor.executemany(
             store.sql("INSERT INTO entity_counts (org,kind,type,types,n) VALUES (?,?,?,?,?)"),
-            [(kind.org, key_of(*kind[1:]), kind.type, kind.types, count) for kind, count in kinds],
+            [(kind.org, key_of(*kind[1:]), kind.type, kind.types, count) for kind, count in found],
         )
-        return len(kinds)

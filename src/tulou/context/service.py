@@ -433,7 +433,7 @@ class ContextService:
     async def recount(self, actor: Actor) -> int:
         """Make the counts of entities anew, of the whole house; returns how many kinds (organisation, types) there are."""
         self.policy.require(actor, "context.entity.manage", ROOT)
-        return await self.db.write(self.counts.recount)
+        return await self.counts.recount()
 
     # ---- writing, one by one
 
