@@ -56,15 +56,16 @@ class Session:
 
     def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """The raw response."""
+        return self.requests([(method, path, kwargs)])[0]
+
+    def requests(self, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> list[httpx.Response]:
+        """The raw responses to several requests (method, path, arguments) that are under way together."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-        kwargs = {key: value for key, value in kwargs.items() if value is not None}
-        if "params" in kwargs:
-            kwargs["params"] = {k: v for k, v in kwargs["params"].items() if v is not None}
 
-        async def ask() -> httpx.Response:
+        async def ask() -> list[httpx.Response]:
             client = await self._open()
-            return await client.request(method, path, **kwargs)
+            return await asyncio.gather(*[client.request(method, path, **_given(more)) for method, path, more in asked])
 
         try:
             return self._loop.run_until_complete(ask())
@@ -156,6 +157,14 @@ class Session:
         """Print an error and exit."""
         click.secho(self.text(zh, en), fg="red", err=True)
         sys.exit(code)
+
+
+def _given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a request without those, and the parameters, that are None."""
+    found = {key: value for key, value in arguments.items() if value is not None}
+    if "params" in found:
+        found["params"] = {key: value for key, value in found["params"].items() if value is not None}
+    return found
 
 
 def _cell(value: Any) -> str:

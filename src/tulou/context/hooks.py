@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.routing import BaseRoute
-
-from tulou.context import value_index_routes
+from tulou.context import api_routes
+from tulou.context.commands import context
 from tulou.context.entity_maps import EntityMaps
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.linked import LinkedEntities
@@ -24,7 +23,10 @@ from tulou.context.transient import Transient
 from tulou.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from tulou.kernel.house import ASGI, House, Task
+    import click
+    from starlette.routing import BaseRoute
+
+    from tulou.kernel.house import ASGI, Check, House, Task
 
 
 @hookimpl
@@ -64,7 +66,19 @@ def doors(house: House) -> Mapping[str, ASGI]:
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
-    return value_index_routes.routes(house)
+    return api_routes.routes(house)
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    return [context]
+
+
+@hookimpl
+def checks(house: House) -> Sequence[Check]:
+    from tulou.kernel.house import Check
+
+    return [Check("context.counts", house.service(ContextService).counts.check)]
 
 
 @hookimpl

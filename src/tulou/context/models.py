@@ -51,6 +51,17 @@ entities = sa.Table(
 
 `no` is never used again after a delete: readings of a deleted entity must not become another's."""
 
+counts = sa.Table(
+    "entity_counts",
+    metadata,
+    sa.Column("org", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(32), primary_key=True),  # counts.key_of(type, types)
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("types", sa.Text),
+    sa.Column("n", sa.BigInteger, nullable=False),
+)
+"""How many entities an organisation has with exactly these types; written in the transaction that changes it."""
+
 removed = sa.Table(
     "removed_entities", metadata,
     sa.Column("no", sa.BigInteger, primary_key=True, autoincrement=False),

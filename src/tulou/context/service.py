@@ -28,6 +28,7 @@ import sqlalchemy as sa
 
 from tulou.context import forms, geo, journal, ordering, traces
 from tulou.context import selection as selecting
+from tulou.context.counts import Counts
 from tulou.context.errors import AlreadyExists, NonexistentTenant, TooManyResults, bad
 from tulou.context.forms import Change, Json, Reader, entity_id
 from tulou.context.journal import Entry, Journal
@@ -36,13 +37,13 @@ from tulou.context.ordering import Ordering
 from tulou.context.paging import MAX_LIMIT, Cursor
 from tulou.context.query import Reach
 from tulou.context.selection import Selection
-from tulou.context.store import Row, Store, driver_of, dumped, insertion, replacement, times_text
+from tulou.context.store import Row, driver_of, dumped, insertion, replacement, times_text
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.value_indexes import ValueIndexes, chunks
 from tulou.context.watching import Changed
 from tulou.kernel.errors import Invalid, NotFound, TulouError
 from tulou.kernel.organisations import Organisations
-from tulou.kernel.policy import Actor, Orgs, operation, system
+from tulou.kernel.policy import ROOT, Actor, Orgs, operation, system
 from tulou.kernel.sql import TooLong
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ class ContextService:
         self.db = house.db
         self.policy = house.policy
         self.subscriptions = subscriptions
-        self.store = Store(house.db.dialect)
+        self.counts = Counts(house.db, lambda name: self.names.stored(name))
+        self.store = self.counts.store
         self.journal = Journal(self.store, notes=house.settings.entity_history)
         self.organisations = house.service(Organisations) if house.has_service(Organisations) else None
         self.document = house_document(house.packs.models)
@@ -234,15 +236,15 @@ class ContextService:
         reach = self._reach(orgs, selection)
         condition, parameters = selecting.compile_selection(selection, store, several, self.names.shown, reach)
         condition, parameters = self.within(orgs, condition, parameters)
+        total = self.counts.of(cursor, orgs, selection) if count else None
         if order is not None:
-            return self._query_ordered(cursor, selection, condition, parameters, limit, offset, count, order)
+            return self._query_ordered(cursor, selection, condition, parameters, limit, offset, count, order, total)
         if selection.geo is not None:
             return self._query_places(cursor, selection, condition, parameters, limit, place, offset, count)
         proposed = self.indexes.propose(cursor, selection.q) if selection.snapshot is None else None
         if proposed is not None:
             return self._query_proposed(cursor, proposed, condition, parameters, limit, place, offset, count)
-        total = None
-        if count:
+        if count and total is None:
             total = cursor.execute(store.sql(f"SELECT count(*) FROM {table} e WHERE {condition}"), parameters).fetchone()[0]
         if limit == 0:
             return Page([], count=total)
@@ -310,14 +312,14 @@ class ContextService:
 
     def _query_ordered(
         self, cursor: Any, selection: Selection, condition: str, parameters: list[Any], limit: int, offset: int,
-        count: bool, order: Ordering,
+        count: bool, order: Ordering, total: int | None,
     ) -> Page:
         """The query in an order asked for (4.23): sorted in SQL, or here where distances, collations or an exact test
-        of places need it. Raises `TooManyResults` for more candidates than are sorted by what documents hold."""
+        of places need it; `total` where it is known. Raises `TooManyResults` for more candidates than are sorted by what
+        documents hold."""
         store, dialect, table = self.store, "postgresql" if self.store.postgres else "sqlite", selection.table
-        total = None
         most = order.most
-        if selection.geo is None and (count or not order.by_columns):
+        if total is None and selection.geo is None and (count or not order.by_columns):
             bounded = "" if count else f" LIMIT {most + 1}"
             sql = f"SELECT count(*) FROM (SELECT 1 FROM {table} e WHERE {condition}{bounded}) c"
             total = cursor.execute(store.sql(sql), parameters).fetchone()[0]
@@ -446,60 +448,22 @@ class ContextService:
         """Stored type names with how many entities have each (5.7.5)."""
         orgs = self.readable(actor, tenant)
 
-        def read(connection: sa.Connection) -> dict[str, int]:
-            cursor = self.store.cursor(connection)
-            condition, parameters = self.within(orgs, "1=1", [])
-            found: dict[str, int] = {}
-            sql = f"SELECT e.type,count(*) FROM entities e WHERE {condition} AND e.types IS NULL GROUP BY e.type"
-            for name, count in cursor.execute(self.store.sql(sql), parameters).fetchall():
-                found[name] = count
-            types = "e.types::text" if self.store.postgres else "e.types"
-            sql = f"SELECT {types},count(*) FROM entities e WHERE {condition} AND e.types IS NOT NULL GROUP BY e.types"
-            for names, count in cursor.execute(self.store.sql(sql), parameters).fetchall():
-                for name in orjson.loads(names):
-                    found[name] = found.get(name, 0) + count
-            return {self.names.stored(name): count for name, count in found.items()}
-
-        return await self.db.read(read)
+        return await self.db.read(lambda c: self.counts.types(self.store.cursor(c), orgs))
 
     @operation(READ)
     async def attributes(
         self, actor: Actor, *, tenant: str | None = None, type: str | None = None
     ) -> dict[str, dict[str, Any]]:
-        """Stored attribute names: `{count, types: {entity types}, kinds: {attribute types}}` (5.7.8, 5.7.10)."""
+        """Stored attribute names: `{count, types: {entity types}, kinds: {attribute types}}` (5.7.8, 5.7.10); of many
+        entities a sample (`counts.DESCRIBED`)."""
         orgs = self.readable(actor, tenant)
+        return await self.db.read(lambda c: self.counts.attributes(self.store.cursor(c), orgs, type))
 
-        def read(connection: sa.Connection) -> dict[str, dict[str, Any]]:
-            cursor = self.store.cursor(connection)
-            condition, parameters = "1=1", []
-            if type is not None:
-                several = "jsonb_exists(e.types,?)" if self.store.postgres else (
-                    "EXISTS (SELECT 1 FROM json_each(e.types) t WHERE t.value=?)"
-                )
-                condition, parameters = f"(e.type=? OR {several})", [self.names.shown(type)] * 2
-            condition, parameters = self.within(orgs, condition, parameters)
-            if self.store.postgres:
-                sql = (
-                    "SELECT k.k,e.type,CASE jsonb_typeof(e.doc->k.k) WHEN 'array' THEN e.doc->k.k->0->>'type' "
-                    "ELSE e.doc->k.k->>'type' END,count(*) FROM entities e, jsonb_object_keys(e.doc) k(k) "
-                    f"WHERE {condition} AND jsonb_typeof(e.doc->k.k) IN ('object','array') "
-                    "AND k.k NOT IN ('type','scope') GROUP BY 1,2,3"
-                )
-            else:
-                sql = (
-                    "SELECT k.key,e.type,CASE k.type WHEN 'array' THEN json_extract(k.value,'$[0].type') "
-                    "ELSE json_extract(k.value,'$.type') END,count(*) FROM entities e, json_each(e.doc) k "
-                    f"WHERE {condition} AND k.type IN ('object','array') AND k.key NOT IN ('type','scope') GROUP BY 1,2,3"
-                )
-            found: dict[str, dict[str, Any]] = {}
-            for name, kind, attribute_kind, count in cursor.execute(self.store.sql(sql), parameters).fetchall():
-                entry = found.setdefault(name, {"count": 0, "types": set(), "kinds": set()})
-                entry["count"] += count
-                entry["types"].add(self.names.stored(kind))
-                entry["kinds"].add(attribute_kind)
-            return found
-
-        return await self.db.read(read)
+    @operation("context.entity.manage")
+    async def recount(self, actor: Actor) -> int:
+        """Make the counts of entities anew, of the whole house; returns how many kinds (organisation, types) there are."""
+        self.policy.require(actor, "context.entity.manage", ROOT)
+        return await self.counts.recount()
 
     # ---- writing, one by one
 

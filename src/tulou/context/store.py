@@ -7,7 +7,8 @@ Law: statements are constant texts with marks; whatever a client sent is a param
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -64,11 +65,26 @@ def times_text(times: Json) -> str | None:
     return dumped(kept) if kept else None
 
 
-class Store:
-    """Statements for one dialect."""
+class Kind(NamedTuple):
+    """What entities are counted by: their organisation and types (`types`: JSON of all, when there are several)."""
 
-    def __init__(self, dialect: str) -> None:
+    org: str
+    type: str
+    types: str | None
+
+    @classmethod
+    def of(cls, org: str, type: str, types: str | None) -> Kind:
+        """From columns, of which PostgreSQL writes JSON with spaces."""
+        return cls(org, type, types and dumped(orjson.loads(types)))
+
+
+class Store:
+    """Statements for one dialect. Who writes entities gives `counted`, which is told what came and went of each kind."""
+
+    def __init__(self, dialect: str, counted: Callable[[Counter[Kind]], None] | None = None) -> None:
         self.postgres = dialect == "postgresql"
+        self._counted = counted
+        self.types = "e.types::text" if self.postgres else "e.types"
         doc, times = ("e.doc::text", "e.times::text") if self.postgres else ("e.doc", "e.times")
         self.columns = (
             f"e.no,e.id,e.org,e.type,{doc},{times},e.synthetic,e.created_at,e.modified_at,e.version"
@@ -163,6 +179,7 @@ class Store:
     def insert(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Insert rows made by `insertion`."""
         rows = list(rows)
+        self._note(Counter(Kind(*row[1:4]) for row in rows))
         cursor.executemany(self.sql(self._INSERT), rows)
         transient = [row[:2] for row in rows if '"expiresAt"' in row[5]]
         if transient:
@@ -170,7 +187,29 @@ class Store:
 
     def update(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Update rows made by `replacement`."""
+        rows = list(rows)
+        known = self.kinds(cursor, [row[-1] for row in rows])
+        changes: Counter[Kind] = Counter()
+        for row in rows:
+            old = known.get(row[-1])
+            if old is not None and old[1:] != row[:2]:
+                changes[old] -= 1
+                changes[Kind(old.org, *row[:2])] += 1
+        self._note(changes)
         self._update(cursor, self._UPDATE, rows, 3)
+
+    def kinds(self, cursor: Any, numbers: Sequence[int]) -> dict[int, Kind]:
+        """Kinds of entities by number."""
+        found: dict[int, Kind] = {}
+        for at in range(0, len(numbers), CHUNK):
+            condition, parameters = self.among("e.no", numbers[at : at + CHUNK])
+            sql = self.sql(f"SELECT e.no,e.org,e.type,{self.types} FROM entities e WHERE {condition}")
+            found.update((row[0], Kind.of(*row[1:])) for row in cursor.execute(sql, parameters).fetchall())
+        return found
+
+    def _note(self, changes: Counter[Kind]) -> None:
+        if changes and self._counted is not None:
+            self._counted(changes)
 
     def update_in_place(self, cursor: Any, rows: Iterable[tuple[Any, ...]]) -> None:
         """Update (name, doc, times, synthetic, modified_at, no) where no indexed column changed: they stay untouched."""
@@ -191,6 +230,9 @@ class Store:
     def delete(self, cursor: Any, numbers: Sequence[int]) -> None:
         """Delete entities by number, and queue the removal of their readings and history."""
         gone = [(no,) for no in numbers]
+        changes: Counter[Kind] = Counter()
+        changes.subtract(self.kinds(cursor, numbers).values())
+        self._note(changes)
         if cursor.execute("SELECT 1 FROM temporal_entities LIMIT 1").fetchone() is not None:
             own = "SELECT t.no FROM temporal_entities t JOIN entities e ON e.id=t.id AND e.org=t.org WHERE e.no=?"
             cursor.executemany(self.sql(f"INSERT INTO removed_history (entity) SELECT -no FROM ({own}) o"), gone)

@@ -6,7 +6,7 @@ from alembic import op
 from tulou.kernel.sql import BigId
 
 revision = "context_0050"
-down_revision = "context_0030"
+down_revision = "context_0040"
 branch_labels = None
 depends_on = None
 

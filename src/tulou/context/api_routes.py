@@ -1,4 +1,4 @@
-"""`/api/v1/context/indexes`: the attributes whose values are indexed.
+"""`/api/v1/context`: what operators of the house do with entities: indexes over values, counting anew.
 
 Law: as of every door: a request becomes one service call and its result an answer.
 """
@@ -29,8 +29,9 @@ class NewIndex(BaseModel):
 
 
 def routes(house: House) -> list[BaseRoute]:
-    """List, add, remove."""
-    indexes = house.service(ContextService).indexes
+    """Indexes: list, add, remove; counts: anew."""
+    entities = house.service(ContextService)
+    indexes = entities.indexes
 
     async def search(_request: Request, actor: Actor) -> Response:
         return json_response({"items": await indexes.search(actor)})
@@ -43,7 +44,11 @@ def routes(house: House) -> list[BaseRoute]:
         await indexes.remove(actor, request.path_params["attribute"])
         return Response(status_code=204)
 
+    async def recount(_request: Request, actor: Actor) -> Response:
+        return json_response({"kinds": await entities.recount(actor)})
+
     return [
+        route(house, "POST", f"{API}/context/recount", recount),
         route(house, "GET", f"{API}/context/indexes", search), route(house, "POST", f"{API}/context/indexes", add),
         route(house, "DELETE", f"{API}/context/indexes/{{attribute:path}}", remove),
     ]
