@@ -38,6 +38,8 @@ async def test_an_identifier_is_found_in_each_organisation_that_one_may_see(
         thing = (await client.get(f"/things/{found['no']}")).json()
         assert (thing["id"], thing["device"]) == (ID, None)
     assert (await lin.get("/entities", params={"id": "urn:ngsi-ld:Building:none"})).json() == {"items": []}
+    both = (await lin.get("/entities", params={"id": ["urn:ngsi-ld:Building:none", ID]})).json()["items"]
+    assert [entry["id"] for entry in both] == [ID]
     refused = await lin.get("/entities")
     assert (refused.status_code, refused.json()["field"]) == (400, "id")
 

@@ -1,8 +1,9 @@
 /** An entity as NGSI-LD tells it, and what is read out of it. Names are those of the house's context. */
 import { useQuery } from "@tanstack/react-query";
 import type { Geometry, Position } from "geojson";
-import { getNgsi } from "./client.ts";
-import type { Scalar } from "./types.ts";
+import { useMemo } from "react";
+import { get, getNgsi } from "./client.ts";
+import type { Named, Scalar } from "./types.ts";
 
 /** One instance of an attribute, normalised (CIM 009, 4.5). */
 export interface Instance {
@@ -27,6 +28,8 @@ export interface Entity {
   [name: string]: unknown;
 }
 
+/** Most identifiers of which the names are asked for. */
+const NAMES = 100;
 const MEMBERS = new Set(["id", "type", "@context", "createdAt", "modifiedAt", "deletedAt", "expiresAt", "scope"]);
 const VALUES: Record<string, string> = {
   Property: "value",
@@ -99,4 +102,15 @@ export function useEntity(id: string, org: string | null, enabled: boolean) {
       getNgsi<Entity>(`/entities/${encodeURIComponent(id)}`, { options: "sysAttrs" }, org, signal),
     enabled,
   });
+}
+
+/** What the house knows of some identifiers that the reader may see; undefined until it is known. */
+export function useNames(ids: string[]): Map<string, Named> | undefined {
+  const wanted = [...new Set(ids)].sort().slice(0, NAMES);
+  const { data } = useQuery({
+    queryKey: ["names", wanted],
+    queryFn: ({ signal }) => get<{ items: Named[] }>("/entities", { id: wanted }, signal),
+    enabled: wanted.length > 0,
+  });
+  return useMemo(() => data && new Map([...data.items].reverse().map((item) => [item.id, item])), [data]);
 }

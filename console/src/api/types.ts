@@ -379,7 +379,7 @@ export interface Watcher {
     watchedAttributes?: string[];
     timeInterval?: number;
     notificationTrigger?: string[];
-    notification: { endpoint: { uri: string }; timesSent?: number; lastNotification?: string; status?: string };
+    notification: { endpoint: { uri: string }; timesSent?: number; timesFailed?: number; lastNotification?: string; status?: string };
   };
 }
 

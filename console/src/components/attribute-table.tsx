@@ -15,9 +15,10 @@ import { QualityTag } from "./tags.tsx";
 /** The label of an attribute in the reader's language; empty where no model says. */
 export function useAttributeLabel(thing: ThingDetail | undefined): (name: string) => string {
   const label = useLabel();
+  const text = useText();
   return (name) => {
     const found = thing?.model?.properties.find((property) => property.name === name);
-    const own = found ? label(found as never) : "";
+    const own = (found && label(found as never)) || (text.entity.common[name] ?? "");
     return own === name ? "" : own;
   };
 }

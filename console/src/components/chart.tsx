@@ -136,7 +136,10 @@ export default function Chart({ series, from, to, label, step = false, onRange }
           },
           {
             type: "line",
-            data: series.points.map(([ms, average]) => [ms, average]),
+            data: [
+              ...series.points.map(([ms, average]) => [ms, average]),
+              ...(step ? [[Math.min(to, Date.now()), series.points.at(-1)?.[1] ?? null]] : []),
+            ],
             step: step ? "end" : false,
             symbol: series.points.length < 60 ? "circle" : "none",
             symbolSize: 4,

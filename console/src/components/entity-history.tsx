@@ -43,7 +43,10 @@ export function EntityHistory({ entity, thing, org }: Props) {
   const text = useText();
   const attributeLabel = useAttributeLabel(thing);
   const [params, setParams] = useSearchParams();
-  const [range, setRange] = useState<Range>(() => rangeOf("day"));
+  const [range, setRange] = useState<Range>(() => {
+    const age = Date.now() - Date.parse(entity.createdAt ?? "");
+    return rangeOf(age < RANGES.hour ? "hour" : "day");
+  });
   const numbers = useMemo(() => {
     const modelled = thing?.model?.properties.filter(({ kind }) => kind === "number").map(({ name }) => name) ?? [];
     const seen = Object.entries(thing?.latest ?? {}).filter(([, { value }]) => typeof value === "number");

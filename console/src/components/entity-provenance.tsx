@@ -18,6 +18,9 @@ interface Registration {
   endpoint: string;
 }
 
+/** Whether a row can be that of a change: it is written when the change is committed. */
+const near = (row: string, change: string): boolean => Math.abs(Date.parse(row) - Date.parse(change)) < 30_000;
+
 interface Props {
   entity: Entity;
   /** Undefined for an entity that only a context source has. */
@@ -84,12 +87,7 @@ export function EntityProvenance({ entity, thing }: Props) {
       entity.modifiedAt && (
         <>
           {format.moment(entity.modifiedAt)}
-          {newest && newest.seq !== audit.data?.made?.seq && (
-            <span className="fact-note">
-              {format.moment(newest.at)}
-              {who(newest)}
-            </span>
-          )}
+          {newest && near(newest.at, entity.modifiedAt) && who(newest)}
         </>
       ),
     ],

@@ -1,6 +1,6 @@
 /** Relationships of an entity: those that it has, and those of others that point to it. */
 import { Button, Skeleton } from "antd";
-import { relationships, type Entity } from "../api/entities.ts";
+import { relationships, useNames, type Entity } from "../api/entities.ts";
 import { usePages } from "../api/pages.ts";
 import { useTypeLabel } from "../api/queries.ts";
 import type { Incoming } from "../api/types.ts";
@@ -9,10 +9,11 @@ import { EntityLink } from "./entity-link.tsx";
 import { ProblemAlert } from "./problem.tsx";
 import { SyntheticTag } from "./tags.tsx";
 
-export function EntityRelations({ entity, org }: { entity: Entity; org: string | null }) {
+export function EntityRelations({ entity }: { entity: Entity }) {
   const text = useText();
   const typeLabel = useTypeLabel();
   const outgoing = relationships(entity);
+  const names = useNames(outgoing.map(({ id }) => id));
   const incoming = usePages<Incoming>("/entities/incoming", { id: entity.id }, { limit: 50 });
   return (
     <section className="panel box" data-testid="relations">
@@ -25,7 +26,10 @@ export function EntityRelations({ entity, org }: { entity: Entity; org: string |
           {outgoing.map(({ path, id }) => (
             <li key={`${path} ${id}`}>
               <span className="mono link-path">{path} →</span>
-              <EntityLink id={id} org={org} />
+              <span>
+                <EntityLink id={id} org={names?.get(id)?.org} name={names?.get(id)?.name} />{" "}
+                <span className="muted">{names && (typeLabel(names.get(id)?.type ?? "") || text.entity.unseen)}</span>
+              </span>
             </li>
           ))}
         </ul>

@@ -29,7 +29,7 @@ export function EntityWatchers({ no }: { no: number }) {
             subscription.geoQ ? "geoQ" : undefined,
             subscription.timeInterval ? text.entity.everySeconds(subscription.timeInterval) : undefined,
           ].filter(Boolean);
-          const { endpoint, timesSent, lastNotification } = subscription.notification;
+          const { endpoint, timesSent, timesFailed, lastNotification } = subscription.notification;
           return (
             <li key={subscription.id}>
               <div className="watcher-head">
@@ -48,6 +48,7 @@ export function EntityWatchers({ no }: { no: number }) {
               <div className="muted">
                 {text.entity.endpoint} <span className="mono">{endpoint.uri}</span> ·{" "}
                 {text.entity.sent(format.integer(timesSent ?? 0))}
+                {timesFailed ? ` · ${text.entity.failed(format.integer(timesFailed))}` : ""}
                 {lastNotification && ` · ${format.moment(lastNotification)}`}
               </div>
             </li>

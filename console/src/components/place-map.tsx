@@ -4,13 +4,18 @@ import type { Geometry, Position } from "geojson";
 import { useMemo, useState } from "react";
 import { positions } from "../api/entities.ts";
 import { useOutlines } from "../map/outlines.ts";
+import { DARK, LIGHT } from "../theme.ts";
 import { FUJIAN, cityName } from "../map/style.ts";
 import { useSettings } from "../settings.tsx";
 
 const WIDTH = 440;
 const HEIGHT = 300;
 /** Degrees of latitude shown at least. */
-const NEAR = 0.7;
+const NEAR = 0.5;
+/** Pixels of the picture within which a name would lie upon the place. */
+const APART = 26;
+/** Pixels below which a shape gets a ring around it, to be seen at all. */
+const TINY = 14;
 
 type Box = [number, number, number, number];
 type Project = (at: Position) => [number, number];
@@ -63,7 +68,8 @@ function Shape({ geometry, project, hollow }: { geometry: Geometry; project: Pro
 }
 
 export function PlaceMap({ geometry, synthetic }: { geometry: Geometry; synthetic: boolean }) {
-  const { language, text } = useSettings();
+  const { dark, language, text } = useSettings();
+  const palette = dark ? DARK : LIGHT;
   const outlines = useOutlines();
   const [view, setView] = useState<"near" | "province">("near");
   const { project, shown } = useMemo(() => {
@@ -93,26 +99,42 @@ export function PlaceMap({ geometry, synthetic }: { geometry: Geometry; syntheti
   const [lon, lat] = points[0]!;
   const words = points.length === 1 ? `${lon!.toFixed(5)}, ${lat!.toFixed(5)}` : `${geometry.type}, ${text.entity.vertices(points.length)}`;
 
+  const [left, top] = project([Math.min(...points.map(([x]) => x!)), Math.max(...points.map(([, y]) => y!))]);
+  const [right, bottom] = project([Math.max(...points.map(([x]) => x!)), Math.min(...points.map(([, y]) => y!))]);
+  const tiny = points.length > 1 && Math.max(right - left, bottom - top) < TINY;
+
   return (
     <figure className="place-map">
       <svg viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={`${text.entity.place} ${words}`} data-testid="place">
-        <rect width={WIDTH} height={HEIGHT} className="place-sea" />
+        <rect width={WIDTH} height={HEIGHT} fill={palette.sea} />
         {drawn
           .filter(({ feature, path }) => path && feature.properties.kind === "land")
           .map(({ feature, path }) => (
-            <path key={feature.properties.name} d={path} className="place-land" />
+            <path key={feature.properties.name} d={path} fill={palette.land} stroke={palette.cityLine} />
           ))}
         {cities.map(({ feature, path }) => (
-          <path key={feature.properties.name} d={path} className="place-city" />
+          <path key={feature.properties.name} d={path} fill={palette.province} stroke={palette.provinceLine} />
         ))}
         {cities.map(({ feature }) => {
           const [x, y] = project(feature.properties.label);
+          const close = points.some((at) => {
+            const [px, py] = project(at);
+            return Math.abs(px - x) < APART && Math.abs(py - y) < APART;
+          });
           return (
-            <text key={feature.properties.name} x={x} y={y} className="place-name">
+            <text
+              key={feature.properties.name}
+              x={x}
+              y={close ? y - APART : y}
+              className="place-name"
+              fill={palette.label}
+              stroke={palette.province}
+            >
               {cityName(feature.properties.name, language)}
             </text>
           );
         })}
+        {tiny && <circle cx={(left + right) / 2} cy={(top + bottom) / 2} r={TINY} className="place-ring" />}
         <Shape geometry={geometry} project={project} hollow={synthetic} />
       </svg>
       <figcaption>

@@ -213,6 +213,7 @@ export const en: Dict = {
     tabs: { now: "Overview", chart: "History" },
     state: "State",
     noAttributes: "This entity has no attributes.",
+    common: { name: "Name", location: "Location", synthetic: "Synthetic", description: "Description", address: "Address" },
     attribute: "Attribute",
     kind: "Kind",
     kinds: {
@@ -239,6 +240,7 @@ export const en: Dict = {
     relations: "Relationships",
     outgoing: "Points to",
     incoming: "Pointed to by",
+    unseen: "not in this house, or not visible to you",
     noOutgoing: "It points to no other entity.",
     noIncoming: "Nothing that you may see points to it.",
     looked: "A part of the entities has been looked at; there are more.",
@@ -250,6 +252,7 @@ export const en: Dict = {
     unsatisfied: "Conditions do not hold now",
     everySeconds: (s) => `every ${s} s`,
     sent: (n) => `${n} sent`,
+    failed: (n) => `${n} failed`,
     endpoint: "To",
     statuses: { active: "running", paused: "paused", expired: "expired" },
     provenance: "Provenance",

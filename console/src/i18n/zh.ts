@@ -211,6 +211,7 @@ export const zh = {
     tabs: { now: "概况", chart: "历史" },
     state: "当前状态",
     noAttributes: "此实体没有属性。",
+    common: { name: "名称", location: "位置", synthetic: "合成标注", description: "说明", address: "地址" } as Record<string, string>,
     attribute: "属性",
     kind: "种类",
     kinds: {
@@ -237,6 +238,7 @@ export const zh = {
     relations: "关系",
     outgoing: "指向",
     incoming: "被指向",
+    unseen: "不在本系统中，或对您不可见",
     noOutgoing: "没有指向其他实体的关系。",
     noIncoming: "您可见的实体中没有指向它的。",
     looked: "已查看一部分实体，还可继续。",
@@ -248,6 +250,7 @@ export const zh = {
     unsatisfied: "现在不满足条件",
     everySeconds: (s: number) => `每 ${s} 秒`,
     sent: (n: string) => `已发 ${n} 次`,
+    failed: (n: string) => `失败 ${n} 次`,
     endpoint: "发往",
     statuses: { active: "运行中", paused: "已暂停", expired: "已过期" } as Record<string, string>,
     provenance: "来历",

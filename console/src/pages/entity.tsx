@@ -15,7 +15,7 @@ import { entityPath } from "../components/entity-link.tsx";
 import { EntityProvenance } from "../components/entity-provenance.tsx";
 import { EntityRelations } from "../components/entity-relations.tsx";
 import { EntityWatchers } from "../components/entity-watchers.tsx";
-import { Nothing, PageHead } from "../components/page.tsx";
+import { PageHead } from "../components/page.tsx";
 import { PlaceMap } from "../components/place-map.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { StateMark, SyntheticTag } from "../components/tags.tsx";
@@ -63,13 +63,12 @@ export default function EntityPage() {
     return (
       <div className="page" data-testid="entity-error">
         <PageHead title={missing ? text.entity.missing : text.entity.title} />
-        {missing && <Nothing title={id} hint={text.entity.missingHint} />}
         <ProblemAlert
           error={error}
           retry={() => void client.refetchQueries({ predicate: (query) => query.state.status === "error" })}
         />
-        <p className="page-note">
-          <Link to="/things">{text.things.title}</Link>
+        <p className="gap-above muted">
+          {missing && text.entity.missingHint} <Link to="/things">{text.things.title}</Link>
         </p>
       </div>
     );
@@ -120,7 +119,7 @@ function Found({ name, entity, thing, others }: FoundProps) {
           <h2>{text.entity.state}</h2>
           <AttributeTable entity={entity} thing={thing} org={org} />
         </section>
-        <EntityRelations entity={entity} org={org} />
+        <EntityRelations entity={entity} />
       </div>
       <div>
         {place && (

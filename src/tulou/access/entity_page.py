@@ -7,7 +7,7 @@ own, and what the actor may not see is not found, as if it did not exist.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -26,8 +26,10 @@ from tulou.kernel.policy import Actor, operation
 if TYPE_CHECKING:
     from tulou.kernel.house import House
 
-SAME = 50
-"""Most organisations of which one identifier's entities are shown."""
+MOST = 100
+"""Most identifiers that are looked for at once."""
+SAME = 500
+"""Most entities of an answer: an identifier may be used by several organisations."""
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -40,12 +42,15 @@ class EntityPages:
         self.things = things
 
     @operation(READ)
-    async def named(self, actor: Actor, id: str) -> list[dict[str, Any]]:
-        """The visible entities of this identifier `{no, id, type, name, synthetic, org, org_name, org_name_en}`: one an
-        organisation, the actor's own first."""
+    async def named(self, actor: Actor, ids: Sequence[str]) -> list[dict[str, Any]]:
+        """The visible entities of these identifiers `{no, id, type, name, synthetic, org, org_name, org_name_en}`: one an
+        identifier and organisation, the actor's own organisation first, at most `SAME`. Raises `Invalid`."""
         orgs = self.policy.require_any(actor, READ)
+        if not 1 <= len(ids) <= MOST:
+            raise Invalid(f"应有 1 至 {MOST} 个 id", f"there must be 1 to {MOST} ids", field="id", value=len(ids),
+                          rule=f"1..{MOST}")
         table = entities.c
-        query = sa.select(table.no, table.id, table.type, table.name, table.synthetic, table.org).where(table.id == id)
+        query = sa.select(table.no, table.id, table.type, table.name, table.synthetic, table.org).where(table.id.in_(ids))
         if not orgs.all:
             query = query.where(table.org.in_(sorted(orgs.ids)))
         query = query.order_by(table.org != actor.org, table.no).limit(SAME)
@@ -111,7 +116,7 @@ def routes(house: House) -> list[BaseRoute]:
         return int(raw)
 
     async def named(request: Request, actor: Actor) -> Response:
-        return json_response({"items": await pages.named(actor, id_of(request))})
+        return json_response({"items": await pages.named(actor, request.query_params.getlist("id"))})
 
     async def incoming(request: Request, actor: Actor) -> Response:
         after = request.query_params.get("after") or None
