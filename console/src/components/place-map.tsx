@@ -15,7 +15,7 @@ const NEAR = 0.5;
 /** Pixels of the picture within which a name would lie upon the place. */
 const APART = 26;
 /** Pixels below which a shape gets a ring around it, to be seen at all. */
-const TINY = 14;
+const TINY = 10;
 
 type Box = [number, number, number, number];
 type Project = (at: Position) => [number, number];
@@ -134,7 +134,7 @@ export function PlaceMap({ geometry, synthetic }: { geometry: Geometry; syntheti
             </text>
           );
         })}
-        {tiny && <circle cx={(left + right) / 2} cy={(top + bottom) / 2} r={TINY} className="place-ring" />}
+        {tiny && <circle cx={(left + right) / 2} cy={(top + bottom) / 2} r={TINY + 3} className="place-ring" />}
         <Shape geometry={geometry} project={project} hollow={synthetic} />
       </svg>
       <figcaption>
