@@ -61,5 +61,5 @@ export default defineConfig({
     chunkSizeWarningLimit: 1200,
     assetsInlineLimit: 0,
   },
-  server: { proxy: { "/api": process.env["TULOU_URL"] ?? "http://127.0.0.1:8080" } },
+  server: { proxy: Object.fromEntries(["/api", "/ngsi-ld"].map((door) => [door, process.env["TULOU_URL"] ?? "http://127.0.0.1:8080"])) },
 });

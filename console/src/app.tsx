@@ -11,6 +11,7 @@ import { SessionProvider, useCan, useSessionQuery } from "./session.tsx";
 const Shell = lazy(() => import("./shell.tsx"));
 const Cockpit = lazy(() => import("./pages/cockpit.tsx"));
 const Things = lazy(() => import("./pages/things.tsx"));
+const Entity = lazy(() => import("./pages/entity.tsx"));
 const Thing = lazy(() => import("./pages/thing.tsx"));
 const Tasks = lazy(() => import("./pages/tasks.tsx"));
 const Targets = lazy(() => import("./pages/targets.tsx"));
@@ -53,6 +54,7 @@ export function App() {
             <Route index element={<Home />} />
             <Route path="things" element={<Things />} />
             <Route path="things/:no" element={<Thing />} />
+            <Route path="entities/*" element={<Entity />} />
             <Route path="plan" element={<Navigate to="/plan/targets" replace />} />
             <Route path="plan/tasks" element={<Tasks />} />
             <Route path="plan/targets" element={<Targets />} />

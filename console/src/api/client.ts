@@ -3,6 +3,7 @@
  * that a page can show the field, the value and the rule in the reader's language.
  */
 export const API = "/api/v1";
+export const NGSI = "/ngsi-ld/v1";
 
 export interface ProblemBody {
   type?: string;
@@ -29,15 +30,18 @@ export class Problem extends Error {
 /** The house could not be reached at all. */
 export const OFFLINE = 0;
 
-type Query = Record<string, string | number | boolean | null | undefined>;
+type Query = Record<string, string | number | boolean | string[] | null | undefined>;
 
-export function path(endpoint: string, query?: Query): string {
+function addressed(address: string, query: Query = {}): string {
   const search = new URLSearchParams();
-  for (const [key, value] of Object.entries(query ?? {}))
-    if (value !== undefined && value !== null && value !== "") search.set(key, String(value));
+  for (const [key, value] of Object.entries(query))
+    if (Array.isArray(value)) value.forEach((item) => search.append(key, item));
+    else if (value !== undefined && value !== null && value !== "") search.set(key, String(value));
   const text = search.toString();
-  return `${API}${endpoint}${text ? `?${text}` : ""}`;
+  return text ? `${address}?${text}` : address;
 }
+
+export const path = (endpoint: string, query?: Query): string => addressed(API + endpoint, query);
 
 let onUnauthenticated: (() => void) | null = null;
 
@@ -46,8 +50,14 @@ export function watchUnauthenticated(listener: () => void): void {
   onUnauthenticated = listener;
 }
 
-async function request<T>(method: string, url: string, body?: unknown, signal?: AbortSignal): Promise<T> {
-  const headers: Record<string, string> = { Accept: "application/json" };
+async function request<T>(
+  method: string,
+  url: string,
+  body?: unknown,
+  signal?: AbortSignal,
+  more?: Record<string, string>,
+): Promise<T> {
+  const headers: Record<string, string> = { Accept: "application/json", ...more };
   if (method !== "GET") headers["X-Tulou"] = "1";
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response: Response;
@@ -82,6 +92,9 @@ async function request<T>(method: string, url: string, body?: unknown, signal?: 
 
 export const get = <T>(endpoint: string, query?: Query, signal?: AbortSignal): Promise<T> =>
   request<T>("GET", path(endpoint, query), undefined, signal);
+/** Ask the NGSI-LD door, in one organisation (tenant), or in all that the reader may see. */
+export const getNgsi = <T>(endpoint: string, query: Query, tenant: string | null, signal?: AbortSignal): Promise<T> =>
+  request<T>("GET", addressed(NGSI + endpoint, query), undefined, signal, tenant === null ? {} : { "NGSILD-Tenant": tenant });
 export const post = <T>(endpoint: string, body?: unknown): Promise<T> =>
   request<T>("POST", path(endpoint), body);
 export const put = <T>(endpoint: string, body?: unknown): Promise<T> =>

@@ -157,6 +157,7 @@ export interface Frame {
 export interface Alarm {
   id: number | string;
   no: number;
+  org?: string;
   entity_id: string | null;
   name: string | null;
   type?: string | null;
@@ -344,4 +345,49 @@ export interface SystemReport {
   readings: Record<string, unknown>;
   sql: Record<string, unknown>;
   ingest: { accepted: number; stored: number; lag_s: number | null; dead: number };
+}
+
+/** An entity as the list of those with one identifier names it. */
+export interface Named {
+  no: number;
+  id: string;
+  type: string;
+  name: string;
+  synthetic: boolean;
+  org: string;
+  org_name: string;
+  org_name_en: string;
+}
+
+/** One that points to another, and the attributes that do. */
+export interface Incoming extends Named {
+  paths: string[];
+}
+
+export interface Watcher {
+  /** Whether the entity meets the conditions (q, geoQ, scopeQ) now. */
+  satisfied: boolean;
+  subscription: {
+    id: string;
+    subscriptionName?: string;
+    description?: string;
+    status: string;
+    statusReason?: string;
+    q?: string;
+    geoQ?: unknown;
+    scopeQ?: string;
+    watchedAttributes?: string[];
+    timeInterval?: number;
+    notificationTrigger?: string[];
+    notification: { endpoint: { uri: string }; timesSent?: number; timesFailed?: number; lastNotification?: string; status?: string };
+  };
+}
+
+/** What the audit says of one entity and its device. */
+export interface AuditAbout {
+  made: AuditEntry | null;
+  items: AuditEntry[];
+  since: string | null;
+  created_at: string;
+  modified_at: string;
 }

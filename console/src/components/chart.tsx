@@ -17,13 +17,15 @@ interface Props {
   from: number;
   to: number;
   label: string;
+  /** A value holds until the next one. */
+  step?: boolean;
   /** The reader has zoomed or moved to this time. */
   onRange(from: number, to: number): void;
 }
 
 const DAY = 86_400_000;
 
-export default function Chart({ series, from, to, label, onRange }: Props) {
+export default function Chart({ series, from, to, label, step = false, onRange }: Props) {
   const holder = useRef<HTMLDivElement>(null);
   const chart = useRef<echarts.ECharts | null>(null);
   const { dark } = useSettings();
@@ -134,7 +136,11 @@ export default function Chart({ series, from, to, label, onRange }: Props) {
           },
           {
             type: "line",
-            data: series.points.map(([ms, average]) => [ms, average]),
+            data: [
+              ...series.points.map(([ms, average]) => [ms, average]),
+              ...(step ? [[Math.min(to, Date.now()), series.points.at(-1)?.[1] ?? null]] : []),
+            ],
+            step: step ? "end" : false,
             symbol: series.points.length < 60 ? "circle" : "none",
             symbolSize: 4,
             lineStyle: { width: 1.6, color: palette.primary },
@@ -144,7 +150,7 @@ export default function Chart({ series, from, to, label, onRange }: Props) {
       },
       { replaceMerge: ["series"] },
     );
-  }, [series, from, to, dark, text, format]);
+  }, [series, from, to, step, dark, text, format]);
 
   return <div ref={holder} className="chart" role="img" aria-label={label} data-testid="chart" />;
 }

@@ -4,6 +4,7 @@ import { Link } from "react-router";
 import { useThing, useTypeLabel } from "../api/queries.ts";
 import { useFormat, useLabel } from "../format.ts";
 import { useText } from "../settings.tsx";
+import { EntityLink, entityPath } from "./entity-link.tsx";
 import { LatestTable } from "./latest-table.tsx";
 import { ProblemAlert } from "./problem.tsx";
 import { StateMark, SyntheticTag } from "./tags.tsx";
@@ -24,7 +25,7 @@ export function ThingDrawer({ no, onClose }: { no: number | null; onClose(): voi
       title={thing.data?.name || thing.data?.id || " "}
       extra={
         no !== null && (
-          <Link to={`/things/${no}`}>
+          <Link to={thing.data?.no === no ? entityPath(thing.data.id, thing.data.org) : `/things/${no}`}>
             <Button type="primary" size="small">
               {text.cockpit.openDetail}
             </Button>
@@ -60,7 +61,9 @@ export function ThingDrawer({ no, onClose }: { no: number | null; onClose(): voi
             </div>
             <div>
               <dt>{text.things.id}</dt>
-              <dd className="mono">{thing.data.id}</dd>
+              <dd className="mono">
+                <EntityLink id={thing.data.id} org={thing.data.org} />
+              </dd>
             </div>
           </dl>
           <h3 className="drawer-sub">{text.things.latest}</h3>

@@ -7,6 +7,7 @@ import { useLive } from "../api/live.ts";
 import { usePages } from "../api/pages.ts";
 import type { Alarm, Scalar } from "../api/types.ts";
 import { SeverityMark, useAlarmRule, useAlarmUnit } from "../components/alarm-item.tsx";
+import { entityPath } from "../components/entity-link.tsx";
 import { More, Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
 import { SyntheticTag } from "../components/tags.tsx";
@@ -64,7 +65,7 @@ export default function Alarms() {
               width: 240,
               render: (_: unknown, alarm) => (
                 <span className="name-cell">
-                  <Link to={`/things/${alarm.no}`}>{alarm.name || alarm.entity_id || alarm.no}</Link>
+                  <Link to={alarm.entity_id ? entityPath(alarm.entity_id, alarm.org) : `/things/${alarm.no}`}>{alarm.name || alarm.entity_id || alarm.no}</Link>
                   {alarm.synthetic && <SyntheticTag />}
                 </span>
               ),

@@ -6,6 +6,7 @@ import { useState } from "react";
 import { get } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import type { AuditEntry } from "../api/types.ts";
+import { EntityLink } from "../components/entity-link.tsx";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
 import { More, Nothing, PageHead, useRested } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
@@ -108,7 +109,17 @@ export default function Audit() {
               render: (name: string) => <span className="mono">{name}</span>,
             },
             { title: text.things.org, dataIndex: "org", width: 140, render: (id: string | null) => orgName(id) },
-            { title: text.audit.subject, dataIndex: "subject", ellipsis: true },
+            {
+              title: text.audit.subject,
+              dataIndex: "subject",
+              ellipsis: true,
+              render: (subject: string | null, entry) =>
+                subject && entry.action.startsWith("context.entity.") ? (
+                  <EntityLink id={subject} org={entry.org} />
+                ) : (
+                  subject
+                ),
+            },
             {
               title: text.audit.outcome,
               dataIndex: "outcome",

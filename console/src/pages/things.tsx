@@ -8,6 +8,7 @@ import { get } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import { useModels, useTypeLabel } from "../api/queries.ts";
 import type { Page, Thing } from "../api/types.ts";
+import { entityPath } from "../components/entity-link.tsx";
 import { OrgSelect } from "../components/org-select.tsx";
 import { Nothing, PageHead, useHeight, useRested } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
@@ -66,7 +67,7 @@ export default function Things() {
       width: narrow ? 220 : 260,
       render: (name: string, thing) => (
         <span className="name-cell">
-          <Link to={`/things/${thing.no}`} className="ellipsis">
+          <Link to={entityPath(thing.id, thing.org)} className="ellipsis">
             {name || thing.id}
           </Link>
           {thing.synthetic ? <SyntheticTag /> : null}
@@ -200,7 +201,7 @@ export default function Things() {
               pagination={false}
               scroll={{ x: narrow ? 316 : 1116, y: height - 42 }}
               locale={{ emptyText: <Nothing title={text.empty.things} hint={text.empty.thingsHint} /> }}
-              onRow={(thing) => ({ onDoubleClick: () => void navigate(`/things/${thing.no}`) })}
+              onRow={(thing) => ({ onDoubleClick: () => void navigate(entityPath(thing.id, thing.org)) })}
               onScroll={(event) => {
                 const { scrollTop, scrollHeight, clientHeight } = event.currentTarget;
                 if (scrollHeight - scrollTop - clientHeight < 800 && things.hasNextPage && !things.isFetchingNextPage)

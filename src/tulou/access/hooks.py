@@ -12,6 +12,7 @@ from tulou.access import deadletters, removal, writer
 from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.directory import Directory
+from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.service import Devices
@@ -54,8 +55,9 @@ def services(house: House) -> Sequence[object]:
     directory = Directory(house)
     devices = Devices(house, directory)
     alarms = Alarms(house, directory)
+    things = Things(house, directory, devices)
     return [
-        devices, directory, alarms, Things(house, directory, devices), Hub(house, directory, alarms),
+        devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms),
         HttpDoor(house), DeadLetters(house),
     ]
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
+from tulou.access import entity_page
 from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.http import HttpDoor
@@ -209,5 +210,6 @@ def routes(house: House) -> list[BaseRoute]:
         at("POST", "/dead-letters/replay", letter_replay),
         at("GET", "/readings", readings_history),
         at("POST", "/readings/sql", readings_sql),
+        *entity_page.routes(house),
         *house.service(HttpDoor).routes(),
     ]

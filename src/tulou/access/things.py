@@ -208,6 +208,12 @@ class Things:
         return row
 
     @operation(READ)
+    async def key(self, actor: Actor, no: int) -> tuple[str, str]:
+        """A thing's identifier and organisation. Raises `NotFound`."""
+        row = await self._row(actor, no)
+        return self.directory.ids[row], self.directory.orgs[self.directory.org[row]]
+
+    @operation(READ)
     async def get(self, actor: Actor, no: int) -> dict[str, Any]:
         """One thing with its NGSI-LD document, its device and its model. Raises `NotFound`."""
         row = await self._row(actor, no)

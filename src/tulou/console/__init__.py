@@ -21,6 +21,7 @@ STATIC = Path(str(files("tulou.console"))) / "static"
 
 PAGES = (
     "things",
+    "entities",
     "plan",
     "organisations",
     "people",

@@ -1,14 +1,16 @@
 """Context: the NGSI-LD engine, the spine for entities and their current state (ETSI GS CIM 009 v1.9.1).
 
 Face: `ContextService` (operations on entities, `ensure_entity`, `project`), `Update` (a last value for `project`),
-`current_numbers` (what `project` last wrote), the tables `entities` and `removed` (deleted entities whose readings are still there), and `Subscriptions`.
+`current_numbers` (what `project` last wrote), the tables `entities` and `removed` (deleted entities whose readings are still there), `Subscriptions`, and `Neighbours`
+(what points to an entity and what looks at it).
 """
 
 from __future__ import annotations
 
 from tulou.context.current import current_numbers
 from tulou.context.models import entities, removed
+from tulou.context.neighbours import Neighbours
 from tulou.context.service import ContextService, Update
 from tulou.context.subscriptions import Subscriptions
 
-__all__ = ["ContextService", "Subscriptions", "Update", "current_numbers", "entities", "removed"]
+__all__ = ["ContextService", "Neighbours", "Subscriptions", "Update", "current_numbers", "entities", "removed"]

@@ -11,6 +11,7 @@ from tulou.context.commands import context
 from tulou.context.entity_maps import EntityMaps
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.linked import LinkedEntities
+from tulou.context.neighbours import Neighbours
 from tulou.context.registration_subscriptions import RegistrationSubscriptions
 from tulou.context.registrations import Registrations
 from tulou.context.routes import Door
@@ -56,6 +57,7 @@ def services(house: House) -> Sequence[object]:
         entities, entities.indexes, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
         Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations),
         Sources(house, entities, registrations), EntityMaps(house, entities),
+        Neighbours(house, entities, subscriptions),
     ]
 
 

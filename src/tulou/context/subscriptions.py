@@ -13,7 +13,7 @@ import asyncio
 import logging
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms, notifications
+from tulou.context import selection as selecting
 from tulou.context.delivery import NO_RIGHT, Delivery, enqueue, now_us
 from tulou.context.errors import AlreadyExists, bad
 from tulou.context.forms import Json
@@ -354,6 +355,26 @@ class Subscriptions:
 
         await self.db.write(write)
         await self.changed()
+
+    def naming(self, org: str, document: Json, now: int) -> Iterator[Active]:
+        """The subscriptions of `org` in force at `now` (µs) whose types, ids and patterns the entity satisfies."""
+        for no in sorted(self._known):
+            _, own, item = self._known[no]
+            if own != org or item is None or (item.expires_at is not None and item.expires_at <= now):
+                continue
+            if selecting.matches(Selection(item.selection.selectors), document):
+                yield item
+
+    def satisfied(self, cursor: Any, item: Active, document: Json) -> bool:
+        """Whether the entity satisfies the whole of what the subscription asks of entities."""
+        return selecting.matches(item.selection, document) and self._reached(cursor, item, document["id"])
+
+    async def shown(self, numbers: Sequence[int]) -> dict[int, Json]:
+        """Subscriptions as the house's context shows them, with their status, by number. The caller asks the policy."""
+        condition, parameters = self.store.among("no", numbers)
+        sql = self.store.sql(f"SELECT {self._columns} FROM subscriptions WHERE {condition}")
+        rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql, parameters).fetchall())
+        return {row[0]: self._shown(row, None, await self._hindrance(row)) for row in rows}
 
     @property
     def _columns(self) -> str:

@@ -193,6 +193,48 @@ def document(row: Any) -> dict[str, Any]:
     }
 
 
+LOOK = 50_000
+"""Rows of an organisation, from its newest, among which those about one subject are looked for."""
+AROUND = 10_000
+"""Most rows after a moment among which the making of a subject is looked for."""
+EARLIER, LATER = dt.timedelta(seconds=2), dt.timedelta(seconds=30)
+"""A row's time is that of its commit, some time after the change itself."""
+
+
+def _first_after(connection: sa.Connection, moment: dt.datetime) -> int:
+    """The lowest sequence number whose row is not older than `moment`: numbers have no gaps, and times do not go back."""
+    head = connection.execute(_head).first()
+    low, high = 1, (head.seq if head else 0) + 1
+    while low < high:
+        middle = (low + high) // 2
+        at = connection.execute(sa.select(audit_log.c.at).where(audit_log.c.seq == middle)).scalar()
+        if at is not None and at < moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _about(
+    connection: sa.Connection, org: str, subjects: Sequence[str], made: dt.datetime, limit: int
+) -> dict[str, Any]:
+    first = _first_after(connection, made - EARLIER)
+    mine = (audit_log.c.org == org) & audit_log.c.subject.in_(subjects) & (audit_log.c.outcome == "ok")
+    near = sa.select(audit_log).where(
+        mine, audit_log.c.seq >= first, audit_log.c.seq < first + AROUND, audit_log.c.at <= made + LATER
+    ).order_by(audit_log.c.seq).limit(1)
+    beginning = connection.execute(near).first()
+    own = sa.select(audit_log.c.seq).where(audit_log.c.org == org).order_by(audit_log.c.seq.desc())
+    since = connection.execute(own.offset(LOOK - 1).limit(1)).scalar() or 0
+    newest = sa.select(audit_log).where(mine, audit_log.c.seq >= since).order_by(audit_log.c.seq.desc()).limit(limit)
+    rows = connection.execute(newest).all()
+    began = connection.execute(sa.select(audit_log.c.at).where(audit_log.c.seq == since)).scalar()
+    return {
+        "made": document(beginning) if beginning else None, "items": [document(row) for row in rows],
+        "since": began.isoformat() if began else None,
+    }
+
+
 class Audit:
     """Reading the audit. Writing it is `record` and `note`."""
 
@@ -219,6 +261,19 @@ class Audit:
         if before is not None:
             query = query.where(audit_log.c.seq < before)
         return [document(row) for row in await self.house.db.read(lambda c: c.execute(query).all())]
+
+    @operation("audit.record.read")
+    async def about(
+        self, actor: Actor, org: str, subjects: Sequence[str], made: dt.datetime, *, limit: int = 20
+    ) -> dict[str, Any]:
+        """What the organisation's rows say of a subject (known by any of `subjects`): `{made, items, since}`.
+
+        `made` is the first row about it around the time `made`, `items` the newest of the organisation's last `LOOK`
+        rows, `since` when these begin (None: with the first). Subjects have no index, for rows are written thousands of
+        times a second: so the time of making is found by bisection, and the rest by a bounded look.
+        """
+        self.policy.require(actor, "audit.record.read", org)
+        return await self.house.db.read(lambda c: _about(c, org, subjects, made, limit))
 
     @operation("audit.chain.read")
     async def verify(self, actor: Actor, expect: tuple[int, str] | None = None) -> dict[str, Any]:
