@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms, geo, query, subscription_form
+from tulou.context import forms, geo, query, subscription_form, traces
 from tulou.context import selection as selecting
 from tulou.context.delivery import ld_context
 from tulou.context.errors import AlreadyExists, bad
@@ -192,6 +192,7 @@ class RegistrationSubscriptions:
             no = cursor.execute(sql("SELECT no FROM csource_subscriptions WHERE id=? AND org=?"), (id, org)).fetchone()[0]
             if active:
                 self._notify_all(cursor, org, self.watch(no, id, document, spec, expires), now)
+            traces.arranged(self.db, actor, CREATE, org, id)
             return None
 
         error = await self.db.write(write)
@@ -265,6 +266,7 @@ class RegistrationSubscriptions:
             )
             if active and (expires is None or expires > now):
                 self._notify_all(cursor, row[2], watch, now)
+            traces.arranged(self.db, actor, WRITE, row[2], id, sorted(raw.keys() - {"@context", "id"}))
 
         await self.db.write(write)
         await self._after_change()
@@ -278,6 +280,7 @@ class RegistrationSubscriptions:
             cursor = self.store.cursor(connection)
             cursor.execute(self.store.sql("DELETE FROM csource_outbox WHERE subscription=?"), (row[0],))
             cursor.execute(self.store.sql("DELETE FROM csource_subscriptions WHERE no=?"), (row[0],))
+            traces.arranged(self.db, actor, DELETE, row[2], id)
 
         await self.db.write(write)
         await self._after_change()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms, notifications
+from tulou.context import forms, notifications, traces
 from tulou.context.delivery import NO_RIGHT, Delivery, enqueue, now_us
 from tulou.context.errors import AlreadyExists, bad
 from tulou.context.forms import Json
@@ -247,6 +247,7 @@ class Subscriptions:
                 (id, org, actor.id, dumped(document), dumped(own), bool(document.get("isActive", True)), expires, now,
                  now),
             )
+            traces.arranged(self.db, actor, CREATE, org, id)
             return True
 
         if not await self.db.write(write):
@@ -339,7 +340,12 @@ class Subscriptions:
             "UPDATE subscriptions SET doc=?,context=?,active=?,expires_at=?,modified_at=?,owner=?,blocked=NULL WHERE no=?"
         )
         values = (dumped(document), dumped(own), bool(document.get("isActive", True)), expires, now, actor.id, row[0])
-        await self.db.write(lambda c: self.store.cursor(c).execute(sql, values) and None)
+
+        def write(connection: sa.Connection) -> None:
+            self.store.cursor(connection).execute(sql, values)
+            traces.arranged(self.db, actor, WRITE, row[2], id, sorted(raw.keys() - {"@context", "id"}))
+
+        await self.db.write(write)
         await self.changed()
 
     @operation(DELETE)
@@ -351,6 +357,7 @@ class Subscriptions:
             cursor = self.store.cursor(connection)
             cursor.execute(self.store.sql("DELETE FROM notification_outbox WHERE subscription=?"), (row[0],))
             cursor.execute(self.store.sql("DELETE FROM subscriptions WHERE no=?"), (row[0],))
+            traces.arranged(self.db, actor, DELETE, row[2], id)
 
         await self.db.write(write)
         await self.changed()
