@@ -118,7 +118,10 @@ async def test_representations(api: httpx.AsyncClient) -> None:
     assert set((await api.get(path(), params={"pick": "id,pm25"})).json()) == {"id", "pm25"}
     assert "pm25" not in (await api.get(path(), params={"omit": "pm25"})).json()
     assert (await api.get(path(), params={"attrs": "nothing"})).status_code == 404
-    assert (await api.get(path(), params={"nonsense": "1"})).json()["type"].endswith("InvalidRequest")
+    refused = await api.get(path(), params={"nonsense": "1"})
+    assert refused.json()["type"].endswith("InvalidRequest")
+    # 5.5.3: "implementations shall use the standard JSON MIME type ("application/json") when reporting errors"
+    assert refused.headers["content-type"] == "application/json"
     assert "createdAt" in (await api.get(path(), params={"options": "sysAttrs"})).json()["pm25"]
     assert (await api.get(path(), headers={"accept": "image/png"})).status_code == 406
     assert (await api.put("/types")).status_code == 405

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.context.conftest import ByName, execute, plugins
+from tests.context.conftest import ACTORS, ByName, execute, plugins
 from tests.context.serving import Source, served
 from tulou.context.registration_subscriptions import RegistrationSubscriptions
 from tulou.context.routes import Door
@@ -231,3 +232,29 @@ async def test_a_subscription_hears_nothing_of_another_organisation(listening: A
     assert (await api.get("/csourceSubscriptions")).json() == []
     assert execute(house, "SELECT count(*) FROM csource_outbox")[0][0] == 0
     assert subscriber.seen == []
+
+
+async def test_notifications_of_registrations_stand_on_their_owners_rights(
+    listening: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of entities do: who lost the right to read registrations is sent nothing more, and is told why."""
+    house, api, subscriber, url = listening
+    subscription = {"id": "urn:ngsi-ld:Subscription:1", "type": "Subscription", "entities": [{"type": "Vehicle"}],
+                    "notification": {"endpoint": {"uri": f"{url}/notify"}}}
+    assert (await api.post("/csourceSubscriptions", json=subscription)).status_code == 201
+    monkeypatch.setitem(ACTORS, "xiamen", replace(ACTORS["xiamen"], roles=frozenset()))
+    api.headers["authorization"] = "Bearer admin"
+    assert (await api.post(
+        "/csourceRegistrations", json=registration(), headers={"NGSILD-Tenant": "xiamen"}
+    )).status_code == 201
+    for _ in range(1000):
+        if execute(house, "SELECT blocked FROM csource_subscriptions")[0][0]:
+            break
+        await asyncio.sleep(0.02)
+    shown = (await api.get("/csourceSubscriptions/urn:ngsi-ld:Subscription:1")).json()
+    assert (shown["status"], "no longer read" in shown["statusReason"]) == ("paused", True)
+    assert (execute(house, "SELECT count(*) FROM csource_outbox")[0][0], subscriber.seen) == (0, [])
+    # who changes it answers for it from then on, and hears at once what matches
+    changed = await api.patch("/csourceSubscriptions/urn:ngsi-ld:Subscription:1", json={"description": "mine"})
+    assert changed.status_code == 204
+    assert [body["triggerReason"] for body in await heard(subscriber, 1)] == ["newlyMatching"]

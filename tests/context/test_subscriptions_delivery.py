@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tulou.context import ContextService, Subscriptions
 from tulou.context.ldcontexts import StoredContexts
+from tulou.context.registration_subscriptions import RegistrationSubscriptions
 from tulou.kernel.bus import free_port
 from tulou.kernel.house import House
 from tulou.kernel.organisations import Credentials, Organisations, People
@@ -114,6 +115,25 @@ async def test_mqtt_endpoints(api: httpx.AsyncClient, ground: House, broker: tup
     assert bodies[0]["metadata"]["X-Key"] == "v"
     assert "Link" in bodies[0]["metadata"]
     await until(lambda: waiting(ground) == 0)
+    listener.client.loop_stop()
+
+
+async def test_registrations_are_notified_over_mqtt_too(api: httpx.AsyncClient, ground: House, broker: tuple[int, int]) -> None:
+    """7.2: the notification is the `body`, what HTTP has in headers the `metadata`."""
+    listener = await asyncio.to_thread(Listener, broker[0])
+    uri = f"mqtt://us%20er:p%40ss@127.0.0.1:{broker[0]}/sources"
+    registration = {"type": "ContextSourceRegistration", "information": [{"entities": [{"type": "T"}]}],
+                    "endpoint": "http://127.0.0.1:9"}
+    delivering = asyncio.create_task(ground.service(RegistrationSubscriptions).deliver(ground))
+    assert (await api.post("/csourceSubscriptions", json=subscription(uri))).status_code == 201
+    assert (await api.post("/csourceRegistrations", json=registration)).status_code == 201
+    await until(lambda: len(listener.messages) == 1)
+    message = orjson.loads(listener.messages[0].payload)
+    assert (message["body"]["type"], message["body"]["triggerReason"]) == ("ContextSourceNotification", "newlyMatching")
+    assert message["metadata"]["NGSILD-Tenant"] == "xiamen"
+    await until(lambda: execute(ground, "SELECT count(*) FROM csource_outbox")[0][0] == 0)
+    delivering.cancel()
+    await asyncio.gather(delivering, return_exceptions=True)
     listener.client.loop_stop()
 
 
@@ -275,10 +295,10 @@ async def test_a_right_that_returns_lets_the_subscription_run_again(ground: Hous
     service, entities = ground.service(Subscriptions), ground.service(ContextService)
     id = await service.create(owned["lin"], subscription(receiver.uri), None)
     await _role_removed(ground, owned)
-    await service.review()
+    await service.delivery.review()
     await entities.create(ADMIN, {"id": "urn:x:1", "type": "T", "a": {"type": "Property", "value": 1}}, tenant=XIAMEN)
     await ground.service(People).set_roles(ADMIN, owned["person"], [RoleGrant(org=XIAMEN, role="viewer")])
-    await service.review()
+    await service.delivery.review()
     assert (await service.retrieve(ADMIN, id))["status"] == "active"
     await entities.append(ADMIN, "urn:x:1", {"a": {"type": "Property", "value": 2}}, tenant=XIAMEN)
     await receiver.wait(1)

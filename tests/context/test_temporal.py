@@ -378,3 +378,39 @@ async def test_readings_and_the_journal_are_one_history(house: House) -> None:
             assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (422, "OperationNotSupported")
         history = await house.readings.history([no], None, None, None, orgs=Orgs(True, frozenset()))
         assert [value.ts for value in history[no]["pm25"]] == [T0 + n * 60_000_000 for n in range(4)]
+
+
+# ---- entity maps (5.5.14, 5.7.3.4, 5.7.4.4)
+
+
+async def test_an_entity_map_fixes_which_histories_are_walked(api: httpx.AsyncClient, door: Any) -> None:
+    for n in range(3):
+        assert await provide(api, f"urn:x:{n}", speed=[at(1, n)]) == 201
+    made = await api.get("/temporal/entities", params={**EVER, "type": "Vehicle", "limit": 2, "entityMap": "true"})
+    assert (made.status_code, [item["id"] for item in made.json()]) == (201, ["urn:x:0", "urn:x:1"])
+    assert 'rel="next"' in made.headers["link"]
+    place = {"NGSILD-EntityMap": made.headers["ngsild-entitymap"]}
+    shown = await api.get(made.headers["ngsild-entitymap"].removeprefix("/ngsi-ld/v1"))
+    assert shown.json()["entityMap"] == {f"urn:x:{n}": ["@none"] for n in range(3)}
+    # "If a live map is given it fixes the result": what came later is not in it, what went is not shown
+    assert await provide(api, "urn:x:9", speed=[at(1, 9)]) == 201
+    assert (await api.delete("/temporal/entities/urn:x:2")).status_code == 204
+    for offset, ids in ((0, ["urn:x:0", "urn:x:1"]), (2, []), (4, [])):
+        page = await api.get(
+            "/temporal/entities", params={**EVER, "type": "Vehicle", "limit": 2, "offset": offset, "count": "true"}, headers=place
+        )
+        assert (page.status_code, [item["id"] for item in page.json()]) == (200, ids)
+        assert page.headers["ngsild-entitymap"] == made.headers["ngsild-entitymap"]
+        assert page.headers["ngsild-results-count"] == "3"
+    one = await api.get("/temporal/entities", params={**EVER, "id": "urn:x:1,urn:x:9", "type": "Vehicle"}, headers=place)
+    assert [item["id"] for item in one.json()] == ["urn:x:1"]
+    # another's map, or none: "a new EntityMap shall be created"
+    other = await door("xiamen-viewer").get("/temporal/entities", params={**EVER, "type": "Vehicle"}, headers=place)
+    assert other.status_code == 201
+    assert other.headers["ngsild-entitymap"] != made.headers["ngsild-entitymap"]
+    retrieved = await api.get(X, params={**EVER, "entityMap": "true"})
+    assert retrieved.status_code == 200
+    own = await api.get(retrieved.headers["ngsild-entitymap"].removeprefix("/ngsi-ld/v1"))
+    assert own.json()["entityMap"] == {"urn:x:1": ["@none"]}
+    refused = await api.get("/temporal/entities", params={**EVER, "type": "Vehicle", "entityMap": "true", "nonsense": 1})
+    assert refused.status_code == 400

@@ -140,3 +140,50 @@ async def test_a_changed_trace_is_found(ground: House, api: httpx.AsyncClient) -
 
     await ground.db.write(forge)
     assert not (await ground.db.read(verify_chain)).ok
+
+
+async def test_history_subscriptions_and_registrations(ground: House, api: httpx.AsyncClient) -> None:
+    """Who wrote into the past, and who arranged that data leave the house: subject and members, no values."""
+    past, watch, source = "urn:ngsi-ld:Spot:past", "urn:ngsi-ld:Subscription:1", "urn:ngsi-ld:ContextSourceRegistration:1"
+    reading = {"type": "Property", "value": 8675309, "observedAt": "2026-11-01T00:00:00Z"}
+    subscription = {
+        "id": watch, "type": "Subscription", "entities": [{"type": "Spot"}],
+        "notification": {"endpoint": {"uri": "http://127.0.0.1:9/8675309"}},
+    }
+    registration = {
+        "id": source, "type": "ContextSourceRegistration", "information": [{"entities": [{"type": "Spot"}]}],
+        "endpoint": "http://127.0.0.1:9/8675309",
+    }
+    for method, path, body, status in (
+        ("POST", "/temporal/entities", {"id": past, "type": "Spot", "free": [reading]}, 201),
+        ("POST", "/temporal/entities", {"id": past, "type": "Spot", "free": [reading]}, 204),
+        ("POST", f"/temporal/entities/{past}/attrs", {"shut": [reading]}, 204),
+        ("DELETE", f"/temporal/entities/{past}/attrs/nothing", None, 404),
+        ("DELETE", f"/temporal/entities/{past}/attrs/shut", None, 204),
+        ("DELETE", f"/temporal/entities/{past}", None, 204),
+        ("POST", "/subscriptions", subscription, 201),
+        ("POST", "/subscriptions", subscription, 409),
+        ("PATCH", f"/subscriptions/{watch}", {"description": "8675309"}, 204),
+        ("DELETE", f"/subscriptions/{watch}", None, 204),
+        ("POST", "/csourceRegistrations", registration, 201),
+        ("PATCH", f"/csourceRegistrations/{source}", {"description": "8675309"}, 204),
+        ("DELETE", f"/csourceRegistrations/{source}", None, 204),
+        ("POST", "/csourceSubscriptions", subscription, 201),
+        ("PATCH", f"/csourceSubscriptions/{watch}", {"description": "8675309"}, 204),
+        ("DELETE", f"/csourceSubscriptions/{watch}", None, 204),
+    ):
+        answer = await api.request(method, path, json=body)
+        assert answer.status_code == status, (method, path, answer.text)
+    found = await rows(ground)
+    assert [(row["action"].removeprefix("context."), row["subject"], row["detail"]) for row in found] == [
+        ("temporal.create", past, {"attributes": ["free"]}), ("temporal.write", past, {"attributes": ["free"]}),
+        ("temporal.write", past, {"attributes": ["shut"]}), ("temporal.delete", past, {"attributes": ["shut"]}),
+        ("temporal.delete", past, {}),
+        *[
+            (f"{thing}.{verb}", id, {"members": ["description"]} if verb == "write" else {})
+            for thing, id in (("subscription", watch), ("source", source), ("sourcesubscription", watch))
+            for verb in ("create", "write", "delete")
+        ],
+    ]
+    assert "8675309" not in str(found)
+    assert {(row["actor"], row["org"]) for row in found} == {("user:xiamen-steward", "xiamen")}

@@ -4,7 +4,7 @@ Law: a notification is a row written in the transaction of the change that cause
 transaction that counts it as sent or given up. So none is lost and none is sent for a change that was rolled back; after a
 crash the last ones may be sent again. Order holds within a subscription. What cannot be delivered waits until it is
 `notification_hours` old, or one of more than `QUEUE` that wait. A notification leaves the house only while the subscription's
-owner may read the organisation's entities.
+owner may read what it is about in the organisation: entities, or registrations of context sources.
 
 A slow or failing endpoint holds up nothing but itself: it works behind a gate of its own.
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tulou.context.delivery")
 
-ENTITY_READ = "context.entity.read"
-NO_RIGHT = "the owner may no longer read the entities of this organisation"
 QUEUE = 10_000
 """Most undelivered notifications of one subscription; beyond it the oldest are given up."""
 PER_NOTIFICATION = 100
@@ -49,6 +47,22 @@ BATCH = 100
 AT_ONCE = 128
 SLOW_S = 1.0
 DEFAULT_TIMEOUT_S, LONGEST_TIMEOUT_S = 5.0, 30.0
+
+
+class Kind(NamedTuple):
+    """What is delivered: the tables of the subscriptions and of their outbox, the action that their owners must be allowed,
+    and what is said of a subscription whose owner is not."""
+
+    subscriptions: str
+    outbox: str
+    action: str
+    no_right: str
+
+
+ENTITIES = Kind("subscriptions", "notification_outbox", "context.entity.read",
+                "the owner may no longer read the entities of this organisation")
+REGISTRATIONS = Kind("csource_subscriptions", "csource_outbox", "context.source.read",
+                     "the owner may no longer read the registrations of this organisation")
 
 
 class _State:
@@ -118,8 +132,10 @@ class Delivery:
     subscriptions that name none; `changed()` tells every process that a subscription's state changed."""
 
     def __init__(
-        self, house: House, address: Callable[[str], str], house_context: str, changed: Callable[[], Awaitable[None]]
+        self, house: House, kind: Kind, address: Callable[[str], str], house_context: str,
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
+        self.kind = kind
         self.house = house
         self.db = house.db
         self.policy: Policy = house.policy
@@ -169,11 +185,11 @@ class Delivery:
             self._publisher.close()
 
     async def _all(self) -> Iterable[int]:
-        sql = "SELECT DISTINCT subscription FROM notification_outbox"
+        sql = f"SELECT DISTINCT subscription FROM {self.kind.outbox}"
         return [row[0] for row in await self.db.read(lambda c: self.store.cursor(c).execute(sql).fetchall())]
 
     async def _new(self) -> Iterable[int]:
-        sql = self.store.sql("SELECT no,subscription FROM notification_outbox WHERE no>? ORDER BY no LIMIT 10000")
+        sql = self.store.sql(f"SELECT no,subscription FROM {self.kind.outbox} WHERE no>? ORDER BY no LIMIT 10000")
         own = self.db.inline()
         rows = own.execute(sql, (self._seen,)).fetchall() if own is not None else await self.db.read(
             lambda c: self.store.cursor(c).execute(sql, (self._seen,)).fetchall()
@@ -244,10 +260,10 @@ class Delivery:
     async def _waiting(self, no: int) -> _Waiting | None:
         json = (lambda column: f"{column}::text") if self.store.postgres else (lambda column: column)
         head = self.store.sql(
-            f"SELECT org,owner,{json('doc')},{json('context')},active FROM subscriptions WHERE no=?"
+            f"SELECT org,owner,{json('doc')},{json('context')},active FROM {self.kind.subscriptions} WHERE no=?"
         )
         rows = self.store.sql(
-            f"SELECT no,{json('body')} FROM notification_outbox WHERE subscription=? ORDER BY no LIMIT {BATCH}"
+            f"SELECT no,{json('body')} FROM {self.kind.outbox} WHERE subscription=? ORDER BY no LIMIT {BATCH}"
         )
 
         def read(connection: sa.Connection) -> _Waiting | None:
@@ -264,30 +280,46 @@ class Delivery:
 
     async def _forget(self, no: int) -> None:
         """Delete what a change queued for a subscription while it was being deleted."""
-        sql = self.store.sql("DELETE FROM notification_outbox WHERE subscription=?")
+        sql = self.store.sql(f"DELETE FROM {self.kind.outbox} WHERE subscription=?")
         await self.db.write(lambda c: self.store.cursor(c).execute(sql, (no,)) and None)
 
     # ---- the owner's rights
 
     async def may(self, owner: str, org: str) -> bool:
-        """Whether the owner of a subscription, as he is now, may read the organisation's entities."""
+        """Whether the owner of a subscription, as he is now, may read what it is about in the organisation."""
         authenticator = self.house.authenticator
         actor = None if authenticator is None else await authenticator.actor_named(owner)
-        return actor is not None and self.policy.allows(actor, ENTITY_READ, org)
+        return actor is not None and self.policy.allows(actor, self.kind.action, org)
 
     async def block(self, no: int) -> None:
         """Stop a subscription whose owner may no longer read; what waits for him is given up."""
         def write(connection: sa.Connection) -> None:
             cursor, sql = self.store.cursor(connection), self.store.sql
-            gone = cursor.execute(sql("DELETE FROM notification_outbox WHERE subscription=?"), (no,)).rowcount
+            gone = cursor.execute(sql(f"DELETE FROM {self.kind.outbox} WHERE subscription=?"), (no,)).rowcount
             cursor.execute(
-                sql("UPDATE subscriptions SET blocked=?,times_failed=times_failed+?,last_failure=? WHERE no=?"),
-                (NO_RIGHT, gone, now_us(), no),
+                sql(f"UPDATE {self.kind.subscriptions} SET blocked=?,times_failed=times_failed+?,last_failure=? WHERE no=?"),
+                (self.kind.no_right, gone, now_us(), no),
             )
 
-        log.warning("subscription %s: %s", no, NO_RIGHT)
+        log.warning("subscription %s: %s", no, self.kind.no_right)
         await self.db.write(write)
         await self.changed()
+
+    async def review(self) -> None:
+        """Block the subscriptions of owners who may no longer read, and let those run again who may."""
+        active = "active" if self.store.postgres else "active=1"
+        sql = f"SELECT no,owner,org,blocked FROM {self.kind.subscriptions} WHERE {active}"
+        rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql).fetchall())
+        may = {key: await self.may(*key) for key in {(row[1], row[2]) for row in rows}}
+        freed = [row[0] for row in rows if row[3] is not None and may[row[1], row[2]]]
+        for no, owner, org, blocked in rows:
+            if blocked is None and not may[owner, org]:
+                await self.block(no)
+        if freed:
+            condition, parameters = self.store.among("no", freed)
+            free = self.store.sql(f"UPDATE {self.kind.subscriptions} SET blocked=NULL WHERE {condition}")
+            await self.db.write(lambda c: self.store.cursor(c).execute(free, parameters) and None)
+            await self.changed()
 
     # ---- sending
 
@@ -340,14 +372,14 @@ class Delivery:
             cursor, sql = self.store.cursor(connection), self.store.sql
             if sent:
                 condition, parameters = self.store.among("no", sent)
-                cursor.execute(sql(f"DELETE FROM notification_outbox WHERE {condition}"), parameters)
+                cursor.execute(sql(f"DELETE FROM {self.kind.outbox} WHERE {condition}"), parameters)
                 cursor.execute(
-                    sql("UPDATE subscriptions SET times_sent=times_sent+?,last_notification=?,last_success=?,"
+                    sql(f"UPDATE {self.kind.subscriptions} SET times_sent=times_sent+?,last_notification=?,last_success=?,"
                         "last_error=NULL WHERE no=?"), (len(sent), now, now, no),
                 )
             if error is not None:
                 cursor.execute(
-                    sql("UPDATE subscriptions SET times_failed=times_failed+1,last_failure=?,last_notification=?,"
+                    sql(f"UPDATE {self.kind.subscriptions} SET times_failed=times_failed+1,last_failure=?,last_notification=?,"
                         "last_error=? WHERE no=?"), (now, now, error[:500], no),
                 )
 
@@ -373,10 +405,10 @@ class Delivery:
         def read(connection: sa.Connection) -> tuple[list[Any], list[Any]]:
             cursor = self.store.cursor(connection)
             full = cursor.execute(
-                f"SELECT subscription,count(*) FROM notification_outbox GROUP BY subscription HAVING count(*)>{QUEUE}"
+                f"SELECT subscription,count(*) FROM {self.kind.outbox} GROUP BY subscription HAVING count(*)>{QUEUE}"
             ).fetchall()
             first = cursor.execute(
-                "SELECT no,subscription,created_at FROM notification_outbox ORDER BY no LIMIT 5000"
+                f"SELECT no,subscription,created_at FROM {self.kind.outbox} ORDER BY no LIMIT 5000"
             ).fetchall()
             return full, first
 
@@ -390,7 +422,7 @@ class Delivery:
         for subscription, numbers in old.items():
             await self._give_up(subscription, numbers, f"given up: older than {hours} h")
         for subscription, count in full:
-            sql = self.store.sql("SELECT no FROM notification_outbox WHERE subscription=? ORDER BY no LIMIT ?")
+            sql = self.store.sql(f"SELECT no FROM {self.kind.outbox} WHERE subscription=? ORDER BY no LIMIT ?")
             rows = await self.db.read(
                 lambda c, s=subscription, n=count - QUEUE, q=sql: self.store.cursor(c).execute(q, (s, n)).fetchall()  # type: ignore[misc]
             )
@@ -400,9 +432,9 @@ class Delivery:
         def write(connection: sa.Connection) -> None:
             cursor, sql = self.store.cursor(connection), self.store.sql
             condition, parameters = self.store.among("no", numbers)
-            gone = cursor.execute(sql(f"DELETE FROM notification_outbox WHERE {condition}"), parameters).rowcount
+            gone = cursor.execute(sql(f"DELETE FROM {self.kind.outbox} WHERE {condition}"), parameters).rowcount
             cursor.execute(
-                sql("UPDATE subscriptions SET times_failed=times_failed+?,last_failure=?,last_error=? WHERE no=?"),
+                sql(f"UPDATE {self.kind.subscriptions} SET times_failed=times_failed+?,last_failure=?,last_error=? WHERE no=?"),
                 (gone, now_us(), reason, subscription),
             )
 

@@ -1,9 +1,9 @@
-"""The door's side of entity maps: `entityMaps`, `temporal/entityMaps`, and queries by a map.
+"""The door's side of entity maps: `entityMaps`, `temporal/entityMaps`, and queries, also of the history, by a map.
 
 Law: a map only fixes which entities are walked and in what order; what is answered is read, filtered and written by the
 same handlers as without one.
 
-Source: ETSI GS CIM 009 v1.9.1 clauses 5.5.9.3, 5.5.14, 5.7.2.4, 6.4.3.2, 6.32, 6.34 and 6.35.
+Source: ETSI GS CIM 009 v1.9.1 clauses 5.5.9.3, 5.5.14, 5.7.2.4, 5.7.3.4, 5.7.4.4, 6.4.3.2, 6.32, 6.34 and 6.35.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from urllib.parse import quote
 
 import orjson
 
-from tulou.context import routes, source_routes, sources
+from tulou.context import routes, source_routes, sources, temporal_routes
 from tulou.context.entity_maps import DEFAULT_US
 from tulou.context.errors import TooManyResults, bad
 from tulou.context.evolution import duration
+from tulou.context.forms import Json
 from tulou.context.paging import MAX_LIMIT
 from tulou.context.selection import Selection
 from tulou.context.service import Page
@@ -110,13 +111,7 @@ async def query(door: Door, ask: Ask) -> Answer:
     limit, _, offset, count = door.paging(ask)
     lifetime = lifetime_of(ask)
     asked = _Query(door, ask)
-    status, found = 200, None
-    if HEADER in ask.headers:
-        id = ask.headers[HEADER].decode("latin-1").strip().rsplit("/", 1)[-1]
-        try:
-            found = await door.maps.retrieve(ask.actor, id, tenant=ask.tenant)
-        except TulouError:
-            found = None
+    status, found = 200, await _given(door, ask)
     if found is None:
         status = 201
         found = await door.maps.create(ask.actor, await asked.all(), tenant=ask.tenant, lifetime=lifetime)
@@ -151,6 +146,17 @@ async def query(door: Door, ask: Ask) -> Answer:
     return source_routes.warned(answer, asked.caller)
 
 
+async def _given(door: Door, ask: Ask) -> Json | None:
+    """The map that a request brings, None where it brings none that is alive: then a new one is made (5.7.2.4)."""
+    if HEADER not in ask.headers:
+        return None
+    id = ask.headers[HEADER].decode("latin-1").strip().rsplit("/", 1)[-1]
+    try:
+        return await door.maps.retrieve(ask.actor, id, tenant=ask.tenant)
+    except TulouError:
+        return None
+
+
 class _Fixed:
     """The entities' service of a query whose result is known."""
 
@@ -178,16 +184,27 @@ async def create(door: Door, ask: Ask) -> Answer:
 async def create_temporal(door: Door, ask: Ask) -> Answer:
     """GET temporal/entityMaps (6.35.3.1): of the entities whose history the query finds."""
     media, (_, spec) = routes.negotiate(ask.header(b"accept")), door.context(ask)
+    made = await _map_of_histories(door, ask)
+    return door.answer(ask, made, media, spec, status=201, more=[(HEADER, _location(made["id"]).encode())])
+
+
+def _without(ask: Ask, *names: str, **more: str) -> Ask:
+    """The request less what is said of a map and the parameters `names`, with `more`."""
+    own = copy.copy(ask)
+    own.headers = {key: value for key, value in ask.headers.items() if key != HEADER}
+    less = {"entityMap", "entityMapLifetime", *names}
+    own.parameters = {**{key: value for key, value in ask.parameters.items() if key not in less}, **more}
+    return own
+
+
+async def _map_of_histories(door: Door, ask: Ask) -> Json:
+    """A new map of the entities whose history the query finds. Raises `TooManyResults`."""
     lifetime = lifetime_of(ask)
     found: dict[str, list[str]] = {}
     offset = 0
     while True:
-        own = copy.copy(ask)
-        own.headers = {key: value for key, value in ask.headers.items() if key != b"accept"}
-        own.parameters = {
-            **{key: value for key, value in ask.parameters.items() if key != "entityMapLifetime"},
-            "limit": str(MAX_LIMIT), "offset": str(offset),
-        }
+        own = _without(ask, "count", limit=str(MAX_LIMIT), offset=str(offset))
+        own.headers.pop(b"accept", None)
         page = await source_routes.here(door, own, None, "temporal", "entities")
         items = orjson.loads(page.body or b"[]")
         found.update((item["id"], ["@none"]) for item in items)
@@ -197,8 +214,44 @@ async def create_temporal(door: Door, ask: Ask) -> Answer:
         if len(found) > MOST:
             raise TooManyResults(f"实体映射最多 {MOST} 个实体", f"an entity map holds at most {MOST} entities",
                                  field="entityMap", rule=f"<= {MOST}")
-    made = await door.maps.create(ask.actor, found, tenant=ask.tenant, lifetime=lifetime)
-    return door.answer(ask, made, media, spec, status=201, more=[(HEADER, _location(made["id"]).encode())])
+    return await door.maps.create(ask.actor, found, tenant=ask.tenant, lifetime=lifetime)
+
+
+async def query_temporal(door: Door, ask: Ask) -> Answer:
+    """GET temporal/entities with `entityMap=true` or with a map (5.7.4.4): a page is a part of the map, less what does
+    not fit any more."""
+    limit, _, offset, count = door.paging(ask)
+    fresh, found = False, await _given(door, ask)
+    if found is None:
+        fresh, found = True, await _map_of_histories(door, ask)
+    context, spec = door.context(ask)
+    chosen = sources.restricted(door.selection(ask.parameters, context, free=True), list(found["entityMap"]))
+    allowed = {id for selector in chosen.selectors for id in selector.ids}
+    ids = [id for id in found["entityMap"] if id in allowed]
+    page = ids[offset : offset + limit]
+    if page:
+        own = _without(ask, "count", "offset", "cursor", "idPattern", id=",".join(page), limit=str(len(page)))
+        answer = await temporal_routes.query_history(door, own)
+    else:
+        answer = door.answer(ask, [], door.negotiate(ask), spec)
+    if fresh and answer.status == 200:
+        answer.status = 201
+    counted = [(b"ngsild-results-count", str(len(ids)).encode())] if count else []
+    answer.headers = [
+        *answer.headers, *counted, *links(ask, limit, offset, len(ids)), (HEADER, _location(found["id"]).encode()),
+    ]
+    return answer
+
+
+async def retrieve_temporal(door: Door, ask: Ask, id: str) -> Answer:
+    """GET temporal/entities/{id} with `entityMap=true` or with a map (5.7.3.4)."""
+    lifetime = lifetime_of(ask)
+    answer = await temporal_routes.retrieve(door, _without(ask), id)
+    found = await _given(door, ask) or await door.maps.create(
+        ask.actor, {id: ["@none"]}, tenant=ask.tenant, lifetime=lifetime
+    )
+    answer.headers = [*answer.headers, (HEADER, _location(found["id"]).encode())]
+    return answer
 
 
 async def show(door: Door, ask: Ask, id: str) -> Answer:

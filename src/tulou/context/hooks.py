@@ -55,7 +55,7 @@ def services(house: House) -> Sequence[object]:
     registrations = Registrations(house, entities)
     return [
         entities, entities.indexes, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
-        Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations),
+        Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations, subscriptions.address),
         Sources(house, entities, registrations), EntityMaps(house, entities),
         Neighbours(house, entities, subscriptions),
     ]

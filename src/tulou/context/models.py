@@ -219,6 +219,7 @@ source_subscriptions = sa.Table(
     sa.Column("no", BigId, primary_key=True, autoincrement=True),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("owner", sa.Text, nullable=False, server_default=""),
     sa.Column("doc", Json, nullable=False),
     sa.Column("context", Json),
     sa.Column("active", sa.Boolean, nullable=False),
@@ -230,6 +231,8 @@ source_subscriptions = sa.Table(
     sa.Column("last_notification", sa.BigInteger),
     sa.Column("last_success", sa.BigInteger),
     sa.Column("last_failure", sa.BigInteger),
+    sa.Column("last_error", sa.Text),
+    sa.Column("blocked", sa.Text),  # as in `subscriptions`
     sa.Column("queued_at", sa.BigInteger),
     sa.UniqueConstraint("id", "org"),
     sa.Index(None, "org", "no"),
@@ -242,9 +245,7 @@ source_outbox = sa.Table(
     sa.Column("no", BigId, primary_key=True, autoincrement=True),
     sa.Column("subscription", sa.BigInteger, nullable=False),
     sa.Column("body", Json, nullable=False),
-    sa.Column("due_at", sa.BigInteger, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Index(None, "due_at"),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index(None, "subscription", "no"),
     sqlite_autoincrement=True,
 )

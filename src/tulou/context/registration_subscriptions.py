@@ -1,35 +1,35 @@
-"""Subscriptions to context source registrations, and the delivery of what they cause.
+"""Subscriptions to context source registrations, and what a change of one queues for them.
 
-Law: a notification is a row written in the transaction of the registration's change, delivered at least once and in order
-within a subscription, with growing pauses, and given up after a bounded number of attempts. A subscription sees the
-registrations of its own organisation only, and never what they say to their sources.
+Law: a notification is a row written in the transaction of the registration's change; `delivery` has the rest, and holds it
+back where the subscription's owner may no longer read registrations. A subscription sees the registrations of its own
+organisation only, and never what they say to their sources.
 
 Source: ETSI GS CIM 009 v1.9.1 clauses 5.3.2, 5.3.3 and 5.11.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms, geo, query, subscription_form
+from tulou.context import forms, geo, query, subscription_form, traces
 from tulou.context import selection as selecting
-from tulou.context.delivery import ld_context
+from tulou.context.delivery import REGISTRATIONS, Delivery
 from tulou.context.errors import AlreadyExists, bad
 from tulou.context.evolution import span
 from tulou.context.forms import Json
-from tulou.context.jsonld import CORE_URL, LINK_REL, Context, is_iri
+from tulou.context.jsonld import Context, is_iri
 from tulou.context.registrations import Registrations, Wanted, compiled, found_by, shown
 from tulou.context.selection import Selector
 from tulou.context.store import Store, dumped
+from tulou.context.subscription_form import SCHEMES
 from tulou.kernel.errors import NotFound, TulouError
-from tulou.kernel.outbound import Refused, Unreachable
+from tulou.kernel.outbound import Refused
 from tulou.kernel.policy import Actor, operation
 
 if TYPE_CHECKING:
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
 
 READ, CREATE = "context.sourcesubscription.read", "context.sourcesubscription.create"
 WRITE, DELETE = "context.sourcesubscription.write", "context.sourcesubscription.delete"
-ATTEMPTS = 12
-LONGEST_PAUSE_S = 300
-QUEUE = 1_000
-"""Most undelivered notifications of one subscription; beyond it the oldest are given up."""
+REVIEW = 5
+"""Seconds between looks at whether owners may still read."""
 
 
 class Watch(NamedTuple):
@@ -68,16 +66,20 @@ class Watch(NamedTuple):
 
 
 class RegistrationSubscriptions:
-    """The operations on subscriptions to registrations, and their worker."""
+    """The operations on subscriptions to registrations, and their worker. `address(path)` makes an absolute address of a
+    path of this house."""
 
-    def __init__(self, house: House, registrations: Registrations) -> None:
+    def __init__(self, house: House, registrations: Registrations, address: Callable[[str], str]) -> None:
+        from tulou.context.service import HOUSE_CONTEXT
+
         self.house = house
         self.db = house.db
         self.policy = house.policy
         self.entities = registrations.entities
         self.store = Store(house.db.dialect)
         self._active: dict[str, list[Watch]] = {}
-        self._wake: asyncio.Event | None = None
+        self._seconds = 0
+        self.delivery = Delivery(house, REGISTRATIONS, address, HOUSE_CONTEXT, self._changed)
         registrations.subscriptions = self
 
     # ---- what is active
@@ -86,7 +88,8 @@ class RegistrationSubscriptions:
         """Read and compile every active subscription."""
         rows = await self.db.read(
             lambda c: self.store.cursor(c).execute(
-                f"SELECT {self._columns} FROM csource_subscriptions WHERE active" + ("" if self.store.postgres else "=1")
+                f"SELECT {self._columns} FROM csource_subscriptions WHERE blocked IS NULL AND active"
+                + ("" if self.store.postgres else "=1")
             ).fetchall()
         )
         active: dict[str, list[Watch]] = {}
@@ -153,7 +156,7 @@ class RegistrationSubscriptions:
             "subscriptionId": watch.id, "notifiedAt": forms.moment(now), "triggerReason": reason, "data": list(data),
         }
         cursor.execute(
-            sql("INSERT INTO csource_outbox (subscription,body,due_at,attempts) VALUES (?,?,?,0)"),
+            sql("INSERT INTO csource_outbox (subscription,body,created_at) VALUES (?,?,?)"),
             (watch.no, dumped(body), now),
         )
 
@@ -171,7 +174,7 @@ class RegistrationSubscriptions:
     async def create(self, actor: Actor, raw: Any, spec: Any, *, tenant: str | None = None) -> str:
         """Create a subscription (5.11.2); what matches already is notified at once. Returns its id."""
         org = self.entities.tenant(actor, tenant, CREATE)
-        self.policy.require(actor, "context.source.read", org)
+        self.policy.require(actor, REGISTRATIONS.action, org)
         document = self._checked(raw)
         id: str = document.setdefault("id", f"urn:ngsi-ld:Subscription:{uuid.uuid4()}")
         now = _now()
@@ -185,13 +188,14 @@ class RegistrationSubscriptions:
                 return AlreadyExists(f"订阅 {id} 已存在", f"subscription {id} already exists", field="id", value=id)
             active = bool(document.get("isActive", True))
             cursor.execute(
-                sql("INSERT INTO csource_subscriptions (id,org,doc,context,active,expires_at,created_at,modified_at,times_sent,"
-                    "times_failed) VALUES (?,?,?,?,?,?,?,?,0,0)"),
-                (id, org, dumped(document), dumped(spec), active, expires, now, now),
+                sql("INSERT INTO csource_subscriptions (id,org,owner,doc,context,active,expires_at,created_at,modified_at,"
+                    "times_sent,times_failed) VALUES (?,?,?,?,?,?,?,?,?,0,0)"),
+                (id, org, actor.id, dumped(document), dumped(spec), active, expires, now, now),
             )
             no = cursor.execute(sql("SELECT no FROM csource_subscriptions WHERE id=? AND org=?"), (id, org)).fetchone()[0]
             if active:
                 self._notify_all(cursor, org, self.watch(no, id, document, spec, expires), now)
+            traces.arranged(self.db, actor, CREATE, org, id)
             return None
 
         error = await self.db.write(write)
@@ -208,7 +212,10 @@ class RegistrationSubscriptions:
     @operation(READ)
     async def retrieve(self, actor: Actor, id: str, *, tenant: str | None = None) -> Json:
         """One subscription with its status (5.11.4). Raises `NotFound`."""
-        return self._shown(await self._row(actor, id, tenant, READ))
+        row = await self._row(actor, id, tenant, READ)
+        if await self.delivery.settled(row[0]):
+            row = await self._row(actor, id, tenant, READ)
+        return await self._shown(row)
 
     @operation(READ)
     async def search(
@@ -231,13 +238,14 @@ class RegistrationSubscriptions:
             return rows, count
 
         rows, count = await self.db.read(read)
-        return [self._shown(row) for row in rows], count
+        return [await self._shown(row) for row in rows], count
 
     @operation(WRITE)
     async def update(self, actor: Actor, id: str, raw: Any, spec: Any, *, tenant: str | None = None) -> None:
-        """Update members (5.11.3); all that matches then is notified. a member given replaces the old one,
-        NGSI-LD Null deletes it."""
+        """Update members (5.11.3); all that matches then is notified. A member given replaces the old one, NGSI-LD Null
+        deletes it. The subscription is the actor's then."""
         row = await self._row(actor, id, tenant, WRITE)
+        self.policy.require(actor, REGISTRATIONS.action, row[2])
         if not isinstance(raw, dict) or not raw:
             raise bad("正文应为非空的 JSON 对象", "the body must be a non-empty JSON object", field="body", rule="object")
         document = orjson.loads(row[3])
@@ -260,11 +268,13 @@ class RegistrationSubscriptions:
         def write(connection: sa.Connection) -> None:
             cursor = self.store.cursor(connection)
             cursor.execute(
-                self.store.sql("UPDATE csource_subscriptions SET doc=?,context=?,active=?,expires_at=?,modified_at=? WHERE no=?"),
-                (dumped(document), dumped(spec), active, expires, now, row[0]),
+                self.store.sql("UPDATE csource_subscriptions SET doc=?,context=?,active=?,expires_at=?,modified_at=?,owner=?,"
+                               "blocked=NULL WHERE no=?"),
+                (dumped(document), dumped(spec), active, expires, now, actor.id, row[0]),
             )
             if active and (expires is None or expires > now):
                 self._notify_all(cursor, row[2], watch, now)
+            traces.arranged(self.db, actor, WRITE, row[2], id, sorted(raw.keys() - {"@context", "id"}))
 
         await self.db.write(write)
         await self._after_change()
@@ -278,13 +288,18 @@ class RegistrationSubscriptions:
             cursor = self.store.cursor(connection)
             cursor.execute(self.store.sql("DELETE FROM csource_outbox WHERE subscription=?"), (row[0],))
             cursor.execute(self.store.sql("DELETE FROM csource_subscriptions WHERE no=?"), (row[0],))
+            traces.arranged(self.db, actor, DELETE, row[2], id)
 
         await self.db.write(write)
         await self._after_change()
 
     def _checked(self, raw: Any) -> Json:
         document = subscription_form.checked(raw)
-        self.house.outbound.check(document["notification"]["endpoint"]["uri"])
+        uri = document["notification"]["endpoint"]["uri"]
+        try:
+            self.house.outbound.check(uri, SCHEMES)
+        except Refused as error:
+            raise bad(error.zh, error.en, field="notification.endpoint.uri", value=uri, rule=error.rule) from None
         return document
 
     @property
@@ -292,7 +307,7 @@ class RegistrationSubscriptions:
         cast = "::text" if self.store.postgres else ""
         return (
             f"no,id,org,doc{cast},context{cast},active,expires_at,created_at,modified_at,times_sent,times_failed,"
-            "last_notification,last_success,last_failure"
+            "last_notification,last_success,last_failure,last_error,owner,blocked"
         )
 
     async def _row(self, actor: Actor, id: str, tenant: str | None, action: str) -> Any:
@@ -311,43 +326,51 @@ class RegistrationSubscriptions:
         self.policy.require(actor, action, row[2])
         return row
 
-    def _shown(self, row: Any) -> Json:
+    async def _shown(self, row: Any) -> Json:
         document: Json = orjson.loads(row[3])
-        document["status"] = "expired" if row[6] is not None and row[6] <= _now() else "active" if row[5] else "paused"
+        expired = row[6] is not None and row[6] <= _now()
+        hindrance = row[16] or (None if await self.delivery.may(row[15], row[2]) else REGISTRATIONS.no_right)
+        document["status"] = "expired" if expired else "active" if row[5] and hindrance is None else "paused"
+        if hindrance is not None and row[5] and not expired:
+            document["statusReason"] = hindrance
         document["createdAt"], document["modifiedAt"] = forms.moment(row[7]), forms.moment(row[8])
         notification = document["notification"]
-        if row[9]:
-            notification["timesSent"] = row[9]
-            notification["status"] = "failed" if (row[13] or 0) > (row[12] or 0) else "ok"
-        if row[10]:
-            notification["timesFailed"] = row[10]
+        for name, count in (("timesSent", row[9]), ("timesFailed", row[10])):
+            if count:
+                notification[name] = count
         for name, at in (("lastNotification", row[11]), ("lastSuccess", row[12]), ("lastFailure", row[13])):
             if at is not None:
                 notification[name] = forms.moment(at)
+        if row[11] is not None or row[14]:
+            notification["status"] = "failed" if row[14] else "ok"
+        if row[14]:
+            notification["lastFailureReason"] = row[14]
         return document
 
-    async def _after_change(self) -> None:
+    async def _changed(self) -> None:
         await self.reload()
-        self.wake()
         if hasattr(self.house, "bus"):
             await self.house.bus.changed("csource_subscriptions")
+
+    async def _after_change(self) -> None:
+        await self._changed()
+        self.wake()
 
     # ---- delivery
 
     def wake(self) -> None:
         """Tell the worker of this process, if it runs here, that there may be something to deliver."""
-        if self._wake is not None:
-            self._wake.set()
+        self.delivery.wake()
 
     async def deliver(self, _house: House) -> None:
         """The worker: deliver what is due, for ever."""
-        self._wake = asyncio.Event()
-        while True:
-            await self._intervals(_now())
-            if not await self._round():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), 1.0)
-                self._wake.clear()
+        await self.delivery.run(self._tick)
+
+    async def _tick(self) -> None:
+        await self._intervals(_now())
+        self._seconds += 1
+        if self._seconds % REVIEW == 0:
+            await self.delivery.review()
 
     async def _intervals(self, now: int) -> None:
         """Queue what subscriptions with a `timeInterval` are due."""
@@ -365,80 +388,7 @@ class RegistrationSubscriptions:
                         self._notify_all(cursor, org, watch, now)
 
                 await self.db.write(write)
-
-    async def _round(self) -> bool:
-        cast = "::text" if self.store.postgres else ""
-        sql = self.store.sql(
-            f"SELECT o.no,o.subscription,o.body{cast},o.attempts,s.doc{cast},s.context{cast},s.org FROM csource_outbox o "
-            "JOIN csource_subscriptions s ON s.no=o.subscription WHERE o.due_at<=? ORDER BY o.no LIMIT 200"
-        )
-        rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql, (_now(),)).fetchall())
-        queues: dict[int, list[Any]] = {}
-        for row in rows:
-            queues.setdefault(row[1], []).append(row)
-        await asyncio.gather(*(self._drain(queue) for queue in queues.values()))
-        return bool(rows)
-
-    async def _drain(self, queue: list[Any]) -> None:
-        """Deliver a subscription's notifications in order, up to the first that fails."""
-        done: list[int] = []
-        fresh = 0
-        failed: tuple[int, int] | None = None
-        for no, _, body, attempts, document, context, _ in queue:
-            if await self._send(body, orjson.loads(document), orjson.loads(context or "null")):
-                done.append(no)
-                fresh += attempts == 0
-            else:
-                failed = (no, attempts + 1)
-                break
-        subscription, now = queue[0][1], _now()
-
-        def write(connection: sa.Connection) -> None:
-            cursor, sql = self.store.cursor(connection), self.store.sql
-            cursor.executemany(sql("DELETE FROM csource_outbox WHERE no=?"), [(no,) for no in done])
-            if done:
-                cursor.execute(  # each notification counts once, when it is first sent
-                    sql("UPDATE csource_subscriptions SET times_sent=times_sent+?,last_notification=?,last_success=? WHERE no=?"),
-                    (fresh, now, now, subscription),
-                )
-            if failed is not None:
-                no, attempts = failed
-                if attempts >= ATTEMPTS:
-                    cursor.execute(sql("DELETE FROM csource_outbox WHERE no=?"), (no,))
-                pause = min(2 ** (attempts - 1), LONGEST_PAUSE_S) * 1_000_000
-                cursor.execute(sql("UPDATE csource_outbox SET attempts=? WHERE no=?"), (attempts, no))
-                cursor.execute(sql("UPDATE csource_outbox SET due_at=? WHERE subscription=?"), (now + pause, subscription))
-                cursor.execute(
-                    sql("DELETE FROM csource_outbox WHERE no IN (SELECT no FROM csource_outbox WHERE subscription=? "
-                        "ORDER BY no DESC LIMIT 100000 OFFSET ?)"), (subscription, QUEUE),
-                )
-                cursor.execute(
-                    sql("UPDATE csource_subscriptions SET times_sent=times_sent+?,times_failed=times_failed+?,"
-                        "last_notification=?,last_failure=? WHERE no=?"),
-                    (int(attempts == 1), int(attempts == 1), now, now, subscription),
-                )
-
-        await self.db.write(write)
-
-    async def _send(self, body: str, document: Json, spec: Any) -> bool:
-        endpoint = document["notification"]["endpoint"]
-        headers = {item["key"]: item["value"] for item in endpoint.get("receiverInfo", ())}
-        accept = endpoint.get("accept", "application/json")
-        payload = body.encode()
-        if accept == "application/ld+json":
-            payload = orjson.dumps({**orjson.loads(payload), "@context": ld_context(spec, self.entities.document)})
-        else:
-            accept = "application/json"
-            headers["Link"] = f'<{spec if isinstance(spec, str) else CORE_URL}>; rel="{LINK_REL}"; type="application/ld+json"'
-        headers["Content-Type"] = accept
-        try:
-            answer = await self.house.outbound.request(
-                "POST", endpoint["uri"], content=payload, headers=headers,
-                timeout=min(float(endpoint.get("timeout", 5000)) / 1000, 30.0),
-            )
-        except (Refused, Unreachable):
-            return False
-        return answer.ok
+                self.wake()
 
 
 def _now() -> int:

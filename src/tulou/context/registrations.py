@@ -19,7 +19,7 @@ import orjson
 import re2
 import sqlalchemy as sa
 
-from tulou.context import forms, geo, matching, query
+from tulou.context import forms, geo, matching, query, traces
 from tulou.context import selection as selecting
 from tulou.context.errors import AlreadyExists, RegistrationConflict, TooManyResults, bad
 from tulou.context.evolution import duration
@@ -143,6 +143,7 @@ class Registrations:
                 (id, org, dumped(document), expires, now, now),
             )
             self.subscriptions.queue(cursor, org, None, document, now)
+            traces.arranged(self.db, actor, CREATE, org, id)
             return None
 
         error = await self.db.write(write)
@@ -183,6 +184,7 @@ class Registrations:
                 (dumped(document), expires, now, row[0]),
             )
             self.subscriptions.queue(cursor, row[2], before, document, now)
+            traces.arranged(self.db, actor, WRITE, row[2], id, sorted(raw.keys() - {"@context", "id"}))
             return None
 
         error = await self.db.write(write)
@@ -201,6 +203,7 @@ class Registrations:
             if found is not None:
                 cursor.execute(self.store.sql("DELETE FROM csource_registrations WHERE no=?"), (row[0],))
                 self.subscriptions.queue(cursor, row[2], orjson.loads(found[3]), None, _now())
+                traces.arranged(self.db, actor, DELETE, row[2], id)
 
         await self.db.write(write)
         await self._after_change()

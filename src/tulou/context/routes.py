@@ -1228,8 +1228,9 @@ def _random_id(kind: str) -> str:
 
 
 def refusal(error: TulouError) -> Answer:
-    """The answer for an error: ProblemDetails with an NGSI-LD type."""
-    headers: Headers = [(b"content-type", b"application/problem+json"), (b"cache-control", b"no-store")]
+    """The answer for an error: ProblemDetails with an NGSI-LD type, as plain JSON ("implementations shall use the standard
+    JSON MIME type", 5.5.3)."""
+    headers: Headers = list(_PLAIN)
     if isinstance(error, Throttled):
         headers.append((b"retry-after", str(max(1, round(error.retry_after))).encode()))
     if error.status == 401:

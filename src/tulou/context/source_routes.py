@@ -48,6 +48,10 @@ def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, 
     match parts:
         case ["entities"] if method == "GET" and entity_map_routes.wanted(ask):
             return partial(entity_map_routes.query, door), []
+        case ["temporal", "entities"] if method == "GET" and entity_map_routes.wanted(ask):
+            return partial(entity_map_routes.query_temporal, door), []
+        case ["temporal", "entities", id] if method == "GET" and entity_map_routes.wanted(ask):
+            return partial(entity_map_routes.retrieve_temporal, door), [id]
         case ["entities" | "entityOperations" | "types" | "attributes", *_]:
             pass
         case _:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms, notifications
+from tulou.context import forms, notifications, traces
 from tulou.context import selection as selecting
-from tulou.context.delivery import NO_RIGHT, Delivery, enqueue, now_us
+from tulou.context.delivery import ENTITIES, Delivery, enqueue, now_us
 from tulou.context.errors import AlreadyExists, bad
 from tulou.context.forms import Json
 from tulou.context.jsonld import Context, Contexts, is_iri
@@ -51,7 +51,6 @@ log = logging.getLogger("tulou.context.subscriptions")
 
 READ, CREATE = "context.subscription.read", "context.subscription.create"
 WRITE, DELETE = "context.subscription.write", "context.subscription.delete"
-ENTITY_READ = "context.entity.read"
 
 PER_INTERVAL = 10_000
 """Most entities of one notification round of a subscription with `timeInterval`."""
@@ -89,7 +88,7 @@ class Subscriptions:
 
         self.entities = entities
         self.contexts = entities.contexts
-        self.delivery = Delivery(self.house, self.address, HOUSE_CONTEXT, self.changed)
+        self.delivery = Delivery(self.house, ENTITIES, self.address, HOUSE_CONTEXT, self.changed)
 
     def address(self, path: str) -> str:
         """The absolute address of a path of this house, for those who are told of it outside a request."""
@@ -224,7 +223,7 @@ class Subscriptions:
     async def create(self, actor: Actor, raw: Any, spec: Any, *, tenant: str | None = None) -> str:
         """Create a subscription (5.8.1); `spec` is the @context that its names are in. Returns its id."""
         org = self.entities.tenant(actor, tenant, CREATE)
-        self.policy.require(actor, ENTITY_READ, org)
+        self.policy.require(actor, ENTITIES.action, org)
         document = stored_document(checked(raw), self._names(spec), spec)
         self.check_endpoint(document)
         id = document.setdefault("id", f"urn:ngsi-ld:Subscription:{uuid.uuid4()}")
@@ -248,6 +247,7 @@ class Subscriptions:
                 (id, org, actor.id, dumped(document), dumped(own), bool(document.get("isActive", True)), expires, now,
                  now),
             )
+            traces.arranged(self.db, actor, CREATE, org, id)
             return True
 
         if not await self.db.write(write):
@@ -303,7 +303,7 @@ class Subscriptions:
     ) -> None:
         """Change members of a subscription (5.8.2); NGSI-LD Null deletes one. The subscription is the actor's then."""
         row = await self._row(actor, id, tenant, WRITE)
-        self.policy.require(actor, ENTITY_READ, row[2])
+        self.policy.require(actor, ENTITIES.action, row[2])
         if not isinstance(raw, dict) or not raw:
             raise bad("正文应为 JSON 对象", "the body must be a JSON object", field="body", rule="object")
         own = orjson.loads(row[4] or "null")
@@ -340,7 +340,12 @@ class Subscriptions:
             "UPDATE subscriptions SET doc=?,context=?,active=?,expires_at=?,modified_at=?,owner=?,blocked=NULL WHERE no=?"
         )
         values = (dumped(document), dumped(own), bool(document.get("isActive", True)), expires, now, actor.id, row[0])
-        await self.db.write(lambda c: self.store.cursor(c).execute(sql, values) and None)
+
+        def write(connection: sa.Connection) -> None:
+            self.store.cursor(connection).execute(sql, values)
+            traces.arranged(self.db, actor, WRITE, row[2], id, sorted(raw.keys() - {"@context", "id"}))
+
+        await self.db.write(write)
         await self.changed()
 
     @operation(DELETE)
@@ -352,6 +357,7 @@ class Subscriptions:
             cursor = self.store.cursor(connection)
             cursor.execute(self.store.sql("DELETE FROM notification_outbox WHERE subscription=?"), (row[0],))
             cursor.execute(self.store.sql("DELETE FROM subscriptions WHERE no=?"), (row[0],))
+            traces.arranged(self.db, actor, DELETE, row[2], id)
 
         await self.db.write(write)
         await self.changed()
@@ -408,7 +414,7 @@ class Subscriptions:
             self._compiled(row[0], row[1], row[2], orjson.loads(row[3]), orjson.loads(row[4] or "null"), row[6])
         except TulouError as error:
             return error.en
-        return row[16] or (None if await self.delivery.may(row[15], row[2]) else NO_RIGHT)
+        return row[16] or (None if await self.delivery.may(row[15], row[2]) else ENTITIES.no_right)
 
     def _shown(self, row: Any, spec: Any, hindrance: str | None) -> Json:
         now = now_us()
@@ -455,23 +461,7 @@ class Subscriptions:
         await self._intervals(now_us())
         self._seconds += 1
         if self._seconds % REVIEW == 0:
-            await self.review()
-
-    async def review(self) -> None:
-        """Block the subscriptions of owners who may no longer read, and let those run again who may."""
-        active = "active" if self.store.postgres else "active=1"
-        sql = f"SELECT no,owner,org,blocked FROM subscriptions WHERE {active}"
-        rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql).fetchall())
-        may = {key: await self.delivery.may(*key) for key in {(row[1], row[2]) for row in rows}}
-        freed = [row[0] for row in rows if row[3] is not None and may[row[1], row[2]]]
-        for no, owner, org, blocked in rows:
-            if blocked is None and not may[owner, org]:
-                await self.delivery.block(no)
-        if freed:
-            condition, parameters = self.store.among("no", freed)
-            free = self.store.sql(f"UPDATE subscriptions SET blocked=NULL WHERE {condition}")
-            await self.db.write(lambda c: self.store.cursor(c).execute(free, parameters) and None)
-            await self.changed()
+            await self.delivery.review()
 
     async def _intervals(self, now: int) -> None:
         """Write the notifications of subscriptions with a `timeInterval` that are due."""

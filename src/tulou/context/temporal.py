@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import aggregates, forms, journal
+from tulou.context import aggregates, forms, journal, traces
 from tulou.context import selection as selecting
 from tulou.context.aggregates import Summary
 from tulou.context.errors import OperationNotSupported, TooManyResults, bad
@@ -153,10 +153,12 @@ class Temporal:
             cursor = self.store.cursor(connection)
             row = self.store.get(cursor, head["id"], org)
             if row is not None:
-                self.journal.add(cursor, journal.provided(row.no, row.type, stamped, now))
-                return False
-            number, kind, fresh = self._only(cursor, head, org, now)
-            self.journal.add(cursor, journal.provided(-number, kind, stamped, now))
+                number, kind, fresh = row.no, row.type, False
+            else:
+                only, kind, fresh = self._only(cursor, head, org, now)
+                number = -only
+            self.journal.add(cursor, journal.provided(number, kind, stamped, now))
+            traces.changed(self.db, actor, CREATE if fresh else WRITE, org, head["id"], list(attributes))
             return fresh
 
         return await self.db.write(write)
@@ -192,7 +194,7 @@ class Temporal:
             rows = journal.provided(found.numbers[0], kind, _stamped(attributes, now), now)
             self.journal.add(cursor, rows)
 
-        await self._write(actor, id, tenant, WRITE, change)
+        await self._write(actor, id, tenant, WRITE, change, list(attributes))
 
     @operation(DELETE)
     async def delete_attribute(
@@ -215,7 +217,7 @@ class Temporal:
             if not gone:
                 raise no_such_attribute(self.entities.names.shown(name))
 
-        await self._write(actor, id, tenant, DELETE, change)
+        await self._write(actor, id, tenant, DELETE, change, [name])
 
     @operation(WRITE)
     async def modify_instance(
@@ -233,7 +235,7 @@ class Temporal:
             put(fresh)
             self.journal.write_again(cursor, line, now)
 
-        await self._write(actor, id, tenant, WRITE, change)
+        await self._write(actor, id, tenant, WRITE, change, [name])
 
     @operation(DELETE)
     async def delete_instance(
@@ -247,7 +249,7 @@ class Temporal:
             put(None)
             self.journal.write_again(cursor, line, now)
 
-        await self._write(actor, id, tenant, DELETE, change)
+        await self._write(actor, id, tenant, DELETE, change, [name])
 
     @operation(DELETE)
     async def delete(self, actor: Actor, id: str, *, tenant: str | None = None) -> None:
@@ -269,9 +271,10 @@ class Temporal:
     # ---- writing
 
     async def _write(
-        self, actor: Actor, id: str, tenant: str | None, action: str, change: Callable[[Any, Found], None]
+        self, actor: Actor, id: str, tenant: str | None, action: str, change: Callable[[Any, Found], None],
+        attributes: Sequence[str] | None = None,
     ) -> None:
-        """Run `change(cursor, entity)` in a write, on the entity as it is then."""
+        """Run `change(cursor, entity)` in a write, on the entity as it is then; the audit names `attributes`."""
         target = await self._find(actor, id, tenant, action)
         own = Orgs(False, frozenset({target.org}))
 
@@ -283,6 +286,7 @@ class Temporal:
                 change(self.store.cursor(connection), found[0])
             except TulouError as error:
                 return error  # raised here it would make the writer run its whole group again
+            traces.changed(self.db, actor, action, target.org, id, attributes)
             return None
 
         error = await self.db.write(write)

@@ -1,7 +1,8 @@
-"""What the audit says of changes to entities over NGSI-LD.
+"""What the audit says of changes over NGSI-LD: of entities and their history, subscriptions and registrations.
 
 Law: one row for each operation, in the transaction of the change. A row names the entity and the attributes that were
-changed, never their values; a batch names how many, and the digest of their ids. What devices send is not here: it is
+changed, or the members of a subscription or registration, never their values; a batch names how many, and the digest of
+their ids. What devices send is not here: it is
 kept as frames and readings.
 """
 
@@ -34,6 +35,13 @@ def changed(
         if len(attributes) > NAMED:
             detail["attributes_in_all"] = len(attributes)
     audit.record_soon(db, audit.entry(actor, action, org, id, detail))
+
+
+def arranged(
+    db: Database, actor: Actor | str, action: str, org: str, id: str, members: Sequence[str] | None = None
+) -> None:
+    """From inside a write: a subscription or registration was created, deleted, or changed in these `members`."""
+    audit.record_soon(db, audit.entry(actor, action, org, id, None if members is None else {"members": list(members)}))
 
 
 def batch(db: Database, actor: Actor | str, action: str, org: str, operation: str, **ids: Sequence[str]) -> None:
