@@ -481,7 +481,8 @@ async def test_bus_killed_nothing_acknowledged_is_lost_and_nothing_stored_twice(
 
 async def test_a_full_stream_stops_acknowledgements_until_there_is_room(tmp_path: Path) -> None:
     house = House(tmp_path)
-    await house.start(max_bytes=1_000_000)
+    # Room for the largest batch, which holds each of these payloads as a frame and as a text: one that never fits waits for ever.
+    await house.start(max_bytes=2_500_000)
     try:
         gateway = await house.gateway(high=500_000)
         device = await Device.connect(gateway.ports[0])
