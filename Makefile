@@ -14,6 +14,7 @@ PYTEST_ARGS ?=
 BENCHES ?= ingest readings ngsild things
 
 export PIP_ROOT_USER_ACTION := ignore
+export ETSI_SUITE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -90,6 +91,8 @@ bench: install-dev test-tools ## measure against peers started in the same run; 
 
 conformance: install-dev test-tools ## independent clients and suites against a real house
 	$(BIN)/python -m pytest -m conformance $(PYTEST_ARGS)
+	@if [ -n "$(ETSI_SUITE)" ]; then $(BIN)/python -m tests.conformance.ngsild && $(BIN)/python -m tests.conformance.ngsild IOP; \
+	  else echo 'NGSI-LD: ETSI_SUITE=<checkout of the ETSI test suite> make conformance runs it too (docs/conformance.md)'; fi
 
 wheel: install-dev $(STATIC) ## build dist/tulou-*.whl with the console inside
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

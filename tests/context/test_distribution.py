@@ -433,3 +433,38 @@ async def test_a_map_fixes_what_is_walked_and_is_its_makers_alone(world: World) 
         assert answer.status_code in (403, 404)
     assert (await world.near.patch(where.removeprefix("/ngsi-ld/v1"), json={"expiresAt": "2000-01-01T00:00:00Z"})).status_code == 204
     assert (await world.near.get(where.removeprefix("/ngsi-ld/v1"))).status_code == 404
+
+
+async def test_a_retrieval_makes_a_map_of_where_the_entity_is_held(world: World) -> None:
+    """5.7.1.4: "If a flag to return an EntityMap was present in the request, and no EntityMap currently exists, then a new
+    EntityMap shall be created"."""
+    one = "urn:ngsi-ld:Vehicle:1"
+    await world.near.post("/entities", json=vehicle(one, speed=1))
+    await world.far.post("/entities", json=vehicle(one, colour="red"))
+
+    async def held(answer: httpx.Response) -> Any:
+        return (await world.near.get(answer.headers["ngsild-entitymap"].removeprefix("/ngsi-ld/v1"))).json()["entityMap"]
+
+    alone = await world.near.get(f"/entities/{one}?entityMap=true")
+    assert (alone.status_code, await held(alone)) == (200, {one: ["@none"]})
+    id = await world.register()
+    made = await world.near.get(f"/entities/{one}?entityMap=true&attrs=speed")
+    assert (made.status_code, await held(made)) == (200, {one: ["@none", id]})
+    where = made.headers["ngsild-entitymap"]
+    for given, same in ((where, True), ("urn:ngsi-ld:entitymap:none", False)):
+        again = await world.near.get(f"/entities/{one}", headers={"ngsild-entitymap": given})
+        assert (again.headers["ngsild-entitymap"] == where) is same
+    assert (await world.near.get("/entities/urn:ngsi-ld:Vehicle:2?entityMap=true")).status_code == 404
+
+
+async def test_a_context_counts_once_for_a_distributed_request(world: World) -> None:
+    """5.13.3: numberOfHits is how often a context was used, not how often a request looked it up."""
+    await world.register()
+    made = await world.near.post("/jsonldContexts", json={"@context": {"Vehicle": "https://example.org/Vehicle"}})
+    place = made.headers["location"]
+    link = {"link": f'<{place}>; rel="http://www.w3.org/ns/json-ld#context"; type="application/ld+json"'}
+    assert (await world.near.get("/entities?type=Vehicle", headers=link)).status_code == 200
+    assert (await world.near.post("/entityOperations/query", headers=link, json={
+        "type": "Query", "entities": [{"type": "Vehicle"}]})).status_code == 200
+    details = await world.near.get(place.removeprefix("/ngsi-ld/v1"), params={"details": "true"})
+    assert details.json()["numberOfHits"] == 2

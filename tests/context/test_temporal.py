@@ -414,3 +414,16 @@ async def test_an_entity_map_fixes_which_histories_are_walked(api: httpx.AsyncCl
     assert own.json()["entityMap"] == {"urn:x:1": ["@none"]}
     refused = await api.get("/temporal/entities", params={**EVER, "type": "Vehicle", "entityMap": "true", "nonsense": 1})
     assert refused.status_code == 400
+
+
+async def test_which_context_names_a_history(api: httpx.AsyncClient) -> None:
+    """5.5.5: as with entities, the house's default context names an answer only where a name in it needs that."""
+    assert await provide(api, "urn:x:plain", "Plain", colour=[at(1, "red")]) == 201
+    assert await provide(api, "urn:x:house", "Plain", colour=[at(1, "red")], pm25=[at(1, 2)]) == 201
+    assert await provide(api, "urn:x:inner", "Plain", colour=[at(1, "red", pm25={"type": "Property", "value": 1})]) == 201
+    for id, own in (("plain", False), ("house", True), ("inner", True)):
+        one = await api.get(f"/temporal/entities/urn:x:{id}")
+        some = await api.get("/temporal/entities", params={**EVER, "type": "Plain", "id": f"urn:x:{id}"})
+        for answer in (one, some):
+            assert ("tulou.jsonld" in answer.headers["link"]) is own, id
+        assert "colour" in one.json()

@@ -239,7 +239,7 @@ class Delivery:
                     began = time.monotonic()
                     sent, error = await self._send(waiting)
                     state.slow = time.monotonic() - began > SLOW_S * max(sent, 1)
-                    await self._count(no, [row[0] for row in waiting.rows[:sent]], error)
+                    await self._count(no, [row[0] for row in waiting.rows[:sent]], error, state.attempts > 0)
                     if error is not None:
                         state.attempts += 1
                         cooldown = float(waiting.document["notification"]["endpoint"].get("cooldown", 0)) / 1000
@@ -365,8 +365,14 @@ class Delivery:
         body["@context"] = context
         return orjson.dumps(body)
 
-    async def _count(self, no: int, sent: list[int], error: str | None) -> None:
+    async def _count(self, no: int, sent: list[int], error: str | None, again: bool) -> None:
+        """Write down what came of a round, the first notification of which was tried before if `again`.
+
+        A notification counts once as sent, when it is first tried, and once as failed, however often it is tried (5.2.14).
+        """
         now = now_us()
+        fresh = len(sent) - (again and bool(sent))
+        failed = int(error is not None and not (again and not sent))
 
         def write(connection: sa.Connection) -> None:
             cursor, sql = self.store.cursor(connection), self.store.sql
@@ -375,12 +381,13 @@ class Delivery:
                 cursor.execute(sql(f"DELETE FROM {self.kind.outbox} WHERE {condition}"), parameters)
                 cursor.execute(
                     sql(f"UPDATE {self.kind.subscriptions} SET times_sent=times_sent+?,last_notification=?,last_success=?,"
-                        "last_error=NULL WHERE no=?"), (len(sent), now, now, no),
+                        "last_error=NULL WHERE no=?"), (fresh, now, now, no),
                 )
             if error is not None:
                 cursor.execute(
-                    sql(f"UPDATE {self.kind.subscriptions} SET times_failed=times_failed+1,last_failure=?,last_notification=?,"
-                        "last_error=? WHERE no=?"), (now, now, error[:500], no),
+                    sql(f"UPDATE {self.kind.subscriptions} SET times_sent=times_sent+?,times_failed=times_failed+?,"
+                        "last_failure=?,last_notification=?,last_error=? WHERE no=?"),
+                    (failed, failed, now, now, error[:500], no),
                 )
 
         done = self._counting[no] = asyncio.Event()

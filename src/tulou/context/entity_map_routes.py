@@ -73,10 +73,10 @@ def links(ask: Ask, limit: int, offset: int, total: int) -> list[tuple[bytes, by
 class _Query:
     """A query of the door as a function: everywhere that the request's organisation has sources, or here alone."""
 
-    def __init__(self, door: Door, ask: Ask) -> None:
+    def __init__(self, door: Door, ask: Ask, *, free: bool = False) -> None:
         self.door, self.ask = door, ask
         self.context, self.spec = door.context(ask)
-        self.selection = door.selection(ask.parameters, self.context, free=ask.flag("local"))
+        self.selection = door.selection(ask.parameters, self.context, free=free or ask.flag("local"))
         self.caller = source_routes.caller_of(door, ask, self.context, self.spec)
         self.filters = source_routes.filters_of(ask.parameters, self.context, self.caller)
         org = ask.tenant or ask.actor.org
@@ -144,6 +144,25 @@ async def query(door: Door, ask: Ask) -> Answer:
         *answer.headers, *links(ask, limit, offset, total), (HEADER, _location(found["id"]).encode()),
     ]
     return source_routes.warned(answer, asked.caller)
+
+
+async def retrieve(door: Door, ask: Ask, id: str) -> Answer:
+    """GET entities/{id} with `entityMap=true` or with a map (5.7.1.4): of that entity, with where it is held."""
+    lifetime = lifetime_of(ask)
+    own = _without(ask)
+    handler, arguments = source_routes.find(door, own, "GET", ["entities", id]) or door.find("GET", ["entities", id])
+    answer = await handler(own, *arguments)
+    if answer.status >= 400:
+        return answer
+    found = await _given(door, ask)
+    if found is None:
+        plain = _without(ask, *ask.parameters, id=id, local=str(ask.flag("local")).lower())
+        asked = _Query(door, plain, free=True)
+        await asked.rows(asked.selection, 1)
+        held = asked.filters.origins.get(id) or ["@none"]
+        found = await door.maps.create(ask.actor, {id: held}, tenant=ask.tenant, lifetime=lifetime)
+    answer.headers = [*answer.headers, (HEADER, _location(found["id"]).encode())]
+    return answer
 
 
 async def _given(door: Door, ask: Ask) -> Json | None:

@@ -100,7 +100,7 @@ class Ask:
     """A request: method, headers, parameters, who asks, and the context of the names in it."""
 
     __slots__ = (
-        "actor", "amended", "given", "headers", "method", "parameters", "path", "receive", "scope", "snapshot",
+        "actor", "amended", "counted", "given", "headers", "method", "parameters", "path", "receive", "scope", "snapshot",
     )
 
     def __init__(self, scope: Any, receive: Receive) -> None:
@@ -124,6 +124,8 @@ class Ask:
                 raise InvalidRequest("查询参数不是 UTF-8 或过多", "query parameters are not UTF-8, or too many",
                                      field="query", rule="RFC 3986") from None
             self.parameters = dict(pairs)
+        self.counted: set[str] = set()
+        """Contexts that this request, in all its copies, has been counted for."""
         self.actor: Actor
         self.snapshot: int | None = None
         self.amended: bool | None = None
@@ -312,7 +314,7 @@ class Door:
             raw = ask.scope.get("raw_path")
             if raw is None or b"%" not in raw:
                 key = rest[9:].rstrip("/")
-                if key and "/" not in key and ask.method in ("GET", "HEAD") and not (
+                if key and "/" not in key and ask.method in ("GET", "HEAD") and not entity_map_routes.wanted(ask) and not (
                     self.registrations.active and (ask.tenant or ask.actor.org) in self.registrations.active
                 ):
                     return await self.retrieve(ask, key)
@@ -426,7 +428,16 @@ class Door:
         if url is None:
             return self.house_names, None
         url = self._local(ask, url)
-        return (self.house_names, None) if url == HOUSE_CONTEXT else (self.contexts.use(url), url)
+        return (self.house_names, None) if url == HOUSE_CONTEXT else (self._used(ask, url), url)
+
+    def _used(self, ask: Ask, spec: Any) -> Context:
+        """The context that a request names, which is one use of it (5.13.3) however often it is looked up."""
+        key = spec if isinstance(spec, str) else orjson.dumps(spec).decode()
+        if key in ask.counted:
+            return self.contexts.get(spec)
+        found = self.contexts.use(spec)
+        ask.counted.add(key)
+        return found
 
     def naming(self, context: Context, spec: Any, stored: Iterable[str]) -> tuple[Context, Any]:
         """The context of an answer, as `context` gives it. Where the client gave none and none of these names, or texts of
@@ -525,7 +536,7 @@ class Door:
                 raise bad("application/ld+json 的正文缺少 @context", "the JSON-LD body has no @context",
                           field="@context", rule="CIM 009, 6.3.5")
             spec = self.spec(ask, body["@context"])
-            return body, self.contexts.use(spec), spec
+            return body, self._used(ask, spec), spec
         if isinstance(body, dict) and "@context" in body:
             raise bad("application/json 的正文不可含 @context", "a JSON body must not contain @context",
                       field="@context", rule="CIM 009, 6.3.5")

@@ -48,6 +48,8 @@ def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, 
     match parts:
         case ["entities"] if method == "GET" and entity_map_routes.wanted(ask):
             return partial(entity_map_routes.query, door), []
+        case ["entities", id] if method == "GET" and entity_map_routes.wanted(ask):
+            return partial(entity_map_routes.retrieve, door), [id]
         case ["temporal", "entities"] if method == "GET" and entity_map_routes.wanted(ask):
             return partial(entity_map_routes.query_temporal, door), []
         case ["temporal", "entities", id] if method == "GET" and entity_map_routes.wanted(ask):

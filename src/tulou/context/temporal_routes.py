@@ -7,10 +7,12 @@ Source: ETSI GS CIM 009 v1.9.1 clauses 6.18 to 6.22, 6.24 and, for temporal page
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
+
+import orjson
 
 from tulou.context import evolution, forms, query
 from tulou.context.errors import InvalidRequest, OperationNotSupported, bad
@@ -139,6 +141,7 @@ async def retrieve(door: Door, ask: Ask, id: str) -> Answer:
     seen = view(ask.parameters, ask, context)
     wanted = _wanted(seen, ask.parameters, needed=False)
     found = await door.history.retrieve(ask.actor, entity_id(id), wanted, tenant=ask.tenant)
+    context, spec = _naming(door, found, context, spec)
     body = seen.entity(found.evolutions[0], wanted, context)
     if not body or (seen.keep is not None and not body.keys() - {"createdAt", "modifiedAt"}):
         raise NotFound(f"实体 {id} 没有所要的成员", f"entity {id} has none of these members", field="pick", value=id)
@@ -212,6 +215,7 @@ async def _histories(
     found = await door.history.query(
         ask.actor, chosen, wanted, tenant=ask.tenant, limit=limit, cursor=place, offset=offset, count=count, order=order,
     )
+    context, spec = _naming(door, found, context, spec)
     items = [seen.entity(one, wanted, context) for one in found.evolutions]
     more: list[tuple[bytes, bytes]] = []
     if found.total is not None:
@@ -226,6 +230,18 @@ async def _histories(
                 text = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in kept)
                 more.append((b"link", f'<{ask.path}?{text}>;rel="{relation}";type="application/ld+json"'.encode()))
     return _answer(door, ask, items, found, wanted, media, spec, more)
+
+
+def _naming(door: Door, found: evolution.Answer, context: Context, spec: Any) -> tuple[Context, Any]:
+    """As `Door.naming`, of histories."""
+    def texts() -> Iterator[str]:
+        for one in found.evolutions:
+            yield from one.entity.types
+            yield from one.kinds
+            for points in one.points.values():
+                yield orjson.dumps([point.body for point in points]).decode()
+
+    return door.naming(context, spec, texts())
 
 
 def _answer(
