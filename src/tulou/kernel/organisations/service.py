@@ -7,6 +7,7 @@ role that he could not grant. Who applied for an organisation does not decide on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,18 @@ class Organisations:
         self.policy = house.policy
         self.rows: dict[str, dict[str, Any]] = {}
         self.when_changed: list[Callable[[], None]] = []
+        self._reloading = asyncio.Lock()
 
     async def reload(self) -> None:
-        """Read the tree again and hand it to the policy. Below a suspended organisation everything is suspended."""
-        found = await self.house.db.read(lambda c: c.execute(sa.select(organisations)).mappings().all())
+        """Read the tree again and hand it to the policy. Below a suspended organisation everything is suspended.
+
+        One at a time: an older reading that ends late must not take the place of a newer one.
+        """
+        async with self._reloading:
+            found = await self.house.db.read(lambda c: c.execute(sa.select(organisations)).mappings().all())
+            self._take(found)
+
+    def _take(self, found: Iterable[Any]) -> None:
         rows = {row["id"]: dict(row) for row in found}
         if rows == self.rows:
             return
