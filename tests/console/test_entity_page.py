@@ -41,7 +41,7 @@ def ngsi(client: httpx.Client, method: str, path: str, body: Any, org: str = ORG
 @pytest.fixture(scope="module")
 def written(house: Tulou) -> None:
     """A building that a street is related to and a camera watches; two subscriptions; one identifier twice."""
-    square = [[116.97, 24.66], [116.99, 24.66], [116.99, 24.68], [116.97, 24.68], [116.97, 24.66]]
+    square = [[116.9, 24.6], [117.02, 24.6], [117.02, 24.72], [116.9, 24.72], [116.9, 24.6]]
     building = {
         "id": BUILDING, "type": "Building", "name": prop("承启楼"),
         "title": {"type": "LanguageProperty", "languageMap": {"zh": "圆楼之王", "en": "King of the round houses"}},

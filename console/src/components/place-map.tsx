@@ -11,7 +11,7 @@ import { useSettings } from "../settings.tsx";
 const WIDTH = 440;
 const HEIGHT = 300;
 /** Degrees of latitude shown at least. */
-const NEAR = 0.5;
+const NEAR = 0.9;
 /** Pixels of the picture within which a name would lie upon the place. */
 const APART = 26;
 /** Pixels below which a shape gets a ring around it, to be seen at all. */
