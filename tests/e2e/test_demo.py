@@ -43,7 +43,7 @@ def test_the_demo_comes_and_goes(tulou: Tulou) -> None:
         assert again["devices"] == len(things()) == 40
 
         assert tulou.json("demo", "--remove") == {"removed": 40}
-        assert things() == []
+        eventually(lambda: not things())  # other engines hear of it within 200 ms
     assert tulou.json("demo", "--remove") == {"removed": 0}
 
 
@@ -64,4 +64,4 @@ def test_the_bench_finds_every_message_and_leaves_nothing(tulou: Tulou) -> None:
     assert answer["messages"] > 0
     assert answer["readings_missing"] == 0
     with tulou.sign_in() as client:
-        assert client.get("/api/v1/things", params={"q": "demo-bench-"}).json()["items"] == []
+        eventually(lambda: not client.get("/api/v1/things", params={"q": "demo-bench-"}).json()["items"])
