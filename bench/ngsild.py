@@ -124,11 +124,12 @@ async def main() -> None:
     parser.add_argument("--entities", type=int, default=20_000)
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--only", default="retrieve,update,upsert,query,project")
+    parser.add_argument("--no-history", action="store_true", help="with entity_history = false")
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed (Debian package wrk)")
     folder = Path(tempfile.mkdtemp(prefix="tulou-bench-"))
-    settings = Settings(home=folder / "home", http_port=free_port(), mqtt_port=0, admin_password="Bench-" + os.urandom(9).hex())
+    settings = Settings(home=folder / "home", http_port=free_port(), mqtt_port=0, admin_password="Bench-" + os.urandom(9).hex(), entity_history=not options.no_history)
     running = Running(settings, ("api", "worker"))
     await running.start()
     collect_rarely()
