@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import signal
 import sys
@@ -97,8 +98,7 @@ async def _run(
     tasks = [
         asyncio.create_task(traffic.live(device, every, every * i / len(wanted))) for i, device in enumerate(wanted)
     ]
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_watch(session, traffic, tasks), seconds or None)
+    await _watch(session, traffic, tasks, seconds)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -123,15 +123,17 @@ async def _history(session: Any, traffic: Traffic, wanted: Sequence[Device], hou
     await asyncio.gather(*(one(device) for device in wanted))
 
 
-async def _watch(session: Any, traffic: Traffic, tasks: list[asyncio.Task[None]]) -> None:
-    """Show progress once a second until Ctrl-C, or until a device's task ends with a defect."""
+async def _watch(session: Any, traffic: Traffic, tasks: list[asyncio.Task[None]], seconds: float) -> None:
+    """Show progress once a second for `seconds` (0: until Ctrl-C), or until a device's task ends with a defect."""
+    until = time.monotonic() + (seconds or math.inf)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     last = traffic.messages
-    while not stop.is_set():
+    while not stop.is_set() and (left := until - time.monotonic()) > 0:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 1)
+            async with asyncio.timeout(min(1, left)):
+                await stop.wait()
         for task in tasks:
             if task.done():
                 task.result()

@@ -50,7 +50,8 @@ class Publisher:
         connect = _text("MQTT") + bytes([4, 0x82]) + struct.pack("!H", self.keep_alive)
         self._writer.write(packet(0x10, connect + _text(self.client_id) + _text(self.token)))
         try:
-            answer = await asyncio.wait_for(self._reader.readexactly(4), 30)
+            async with asyncio.timeout(30):  # wait_for of Python 3.11 can lose a cancellation
+                answer = await self._reader.readexactly(4)
         except (TimeoutError, asyncio.IncompleteReadError) as error:
             self._writer.close()
             raise ConnectionError("no CONNACK") from error
