@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tulou.context import ContextService
+from tulou.context import ContextService, journal
 from tulou.context.routes import Door
 from tulou.context.temporal import Temporal
 from tulou.kernel.house import House
@@ -201,6 +201,33 @@ async def test_the_history_goes_with_the_entity(api: httpx.AsyncClient, service:
         pass
     assert execute(ground, "SELECT count(*) FROM attribute_history")[0][0] == 1
     assert execute(ground, "SELECT count(*) FROM removed_history")[0][0] == 0
+
+
+async def test_where_rows_are_is_noted_once_and_placed_in_order(
+    api: httpx.AsyncClient, service: ContextService, ground: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite an entity's rows are found through two tables, however the two share them; elsewhere by the index."""
+    monkeypatch.setattr(journal, "RECENT", 7)
+    monkeypatch.setattr(journal, "ROWS", 4)
+    for turn in range(1, 8):
+        await api.post("/entityOperations/upsert", json=[
+            {"id": f"urn:x:{n}", "type": "Vehicle", "speed": at(60 - turn if n == 2 else turn, turn)} for n in (1, 2, 3)
+        ])
+    for n in (1, 2, 3):
+        found = [item["value"] for item in (await evolution(api, f"urn:x:{n}"))["speed"]]
+        assert sorted(found) == [1, 2, 3, 4, 5, 6, 7], n
+        assert [item["value"] for item in (await evolution(api, f"urn:x:{n}", lastN=2))["speed"]] in ([6, 7], [7, 6], [2, 1], [1, 2])
+    assert await values(api, timerel="between", timeAt=EVER["timeAt"], endTimeAt="2026-01-01T00:03:00Z") == [1, 2]
+    one = (await evolution(api))["speed"][0]["instanceId"]
+    assert (await api.patch(f"{X}/attrs/speed/{one}", json=at(30, 1))).status_code == 204
+    assert await values(api, timerel="after", timeAt="2026-01-01T00:20:00Z") == [1]
+    await api.delete("/entities/urn:x:3")
+    while await ground.db.write(service.journal.sweep):
+        pass
+    if ground.db.dialect == "sqlite":
+        placed, recent = (execute(ground, f"SELECT no,entity,last,first FROM history_{part}") for part in ("places", "recent"))
+        assert placed
+        assert sorted(placed + recent) == execute(ground, "SELECT no,entity,last,first FROM attribute_history ORDER BY no")
 
 
 async def test_a_models_retention_bounds_its_history(api: httpx.AsyncClient, service: ContextService, ground: House) -> None:

@@ -37,6 +37,7 @@ Entry = tuple[int, str, int, bool, int, int, str]
 """(entity, type, at, whole, first, last, document text): the parameters of a new row."""
 
 micros = lru_cache(maxsize=8192)(forms.micros)
+_OBSERVED = re.compile('"observedAt":"([^"]+)"')
 
 
 class Line(NamedTuple):
@@ -97,8 +98,17 @@ def span(document: Json, at: int) -> tuple[int, int]:
 
 def entry(entity: int, type: str, at: int, document: Json, *, whole: bool = False, text: str | None = None) -> Entry:
     """A new row of `document`; `text` is its JSON, if it has been made already."""
-    first, last = span(document, at)
+    first, last = _around(text, document, at) if whole and text is not None else span(document, at)
     return (entity, type, at, whole, first, last, text if text is not None else dumped(document))
+
+
+def _around(text: str, document: Json, at: int) -> tuple[int, int]:
+    """A span that holds `span(document, at)`, from the text: all that it names as observed, and `at`."""
+    try:
+        times = [at, *(micros(moment) for moment in set(_OBSERVED.findall(text)))]
+    except ValueError:  # a value that only looks like an attribute
+        return span(document, at)
+    return min(times), max(times)
 
 
 def changes(before: Json, after: Json, names: Iterable[str], at: int) -> Json:
@@ -250,10 +260,17 @@ class Ends:
 # ---- the store ----------------------------------------------------------------------------------------------------
 
 _COLUMNS = "h.no,h.entity,h.at,h.changed,h.whole,h.doc"
+RECENT = 20_000
+"""Rows that are noted in `history_recent` (SQLite) before all of them go to `history_places` in order."""
 
 
 class Journal:
-    """The journal's statements. What writes runs inside `Database.write`."""
+    """The journal's statements. What writes runs inside `Database.write`.
+
+    PostgreSQL finds an entity's rows by an index. On SQLite, where each new entry of such an index writes a page of its
+    own, triggers note where rows are in `history_recent`, in the order of their writing, and `place` moves all of them
+    to `history_places`, in the order of entities and times: many entries a page. A row is noted in exactly one of them.
+    """
 
     _ADD = "INSERT INTO attribute_history (entity,type,at,whole,first,last,doc) VALUES (?,?,?,?,?,?,?)"
 
@@ -262,6 +279,8 @@ class Journal:
         self.notes = notes
         """Whether changes of the current state are kept; what is provided as history always is."""
         self._low: dict[str, int] = {}
+        self._recent: int | None = None
+        self._arms = ("",) if store.postgres else ("history_places", "history_recent")
 
     def add(self, cursor: Any, entries: Sequence[Entry]) -> None:
         """Insert rows made by `entry` (of changes, only while `notes`) or `provided`."""
@@ -269,6 +288,27 @@ class Journal:
             cursor.execute(self.store.sql(self._ADD), entries[0])
         elif entries:
             cursor.executemany(self.store.sql(self._ADD), entries)
+        if not self.store.postgres:
+            if self._recent is None:
+                self._recent = cursor.execute("SELECT count(*) FROM history_recent").fetchone()[0]
+            else:
+                self._recent += len(entries)
+            if self._recent >= RECENT:
+                self.place(cursor)
+
+    def place(self, cursor: Any) -> None:
+        """Move what `history_recent` notes to `history_places`."""
+        cursor.execute("INSERT INTO history_places (entity,last,first,no) "
+                       "SELECT entity,last,first,no FROM history_recent ORDER BY entity,last,first,no")
+        cursor.execute("DELETE FROM history_recent")
+        self._recent = 0
+
+    def _rows_of(self, entities: Sequence[int]) -> tuple[str, list[Any]]:
+        """A query of the numbers of these entities' rows."""
+        condition, parameters = self.store.among("entity", list(entities))
+        tables = [arm or "attribute_history" for arm in self._arms]
+        sql = " UNION ALL ".join(f"SELECT no FROM {table} WHERE {condition}" for table in tables)
+        return sql, parameters * len(tables)
 
     def written(self, cursor: Any, number: int, type: str, at: int, document: Json, text: str) -> None:
         """Note that the whole document of an entity was written; `text` is its JSON."""
@@ -301,17 +341,18 @@ class Journal:
         name: str | None, bound: Callable[[], int | None],
     ) -> Iterator[Line]:
         observed = timeproperty == "observedAt"
-        condition = "h.entity=?"
+        p = "h" if self.store.postgres else "p"
+        condition = f"{p}.entity=?"
         parameters: list[Any] = [number]
         if name is not None:
             condition += " AND position(? in h.doc)>0" if self.store.postgres else " AND instr(h.doc,?)>0"
             parameters.append(dumped(name))
         if observed:
             if start is not None:
-                condition += " AND h.last>=?"
+                condition += f" AND {p}.last>=?"
                 parameters.append(start)
             if end is not None:
-                condition += " AND h.first<?"
+                condition += f" AND {p}.first<?"
                 parameters.append(end)
         else:
             if end is not None:
@@ -320,20 +361,26 @@ class Journal:
             if start is not None and timeproperty != "deletedAt":
                 condition += " AND coalesce(h.changed,h.at)>=?"
                 parameters.append(start)
-        key, down = ("h.last", newest_first) if observed else ("h.no", newest_first and timeproperty != "deletedAt")
+        key, down = (f"{p}.last", newest_first) if observed else (f"{p}.no", newest_first and timeproperty != "deletedAt")
         after: tuple[int, int] | None = None
         while True:
-            sql, own = f"SELECT {_COLUMNS},{key} FROM attribute_history h WHERE {condition}", list(parameters)
+            more, own = "", list(parameters)
             limit = bound()
             if limit is not None and observed:
-                sql += " AND h.last>=?" if down else " AND h.first<=?"
+                more += f" AND {p}.last>=?" if down else f" AND {p}.first<=?"
                 own.append(limit)
             if after is not None:
-                sql += f" AND ({key},h.no){'<' if down else '>'}(?,?)"
+                more += f" AND ({key},{p}.no){'<' if down else '>'}(?,?)"
                 own += after
             order = "DESC" if down else "ASC"
-            sql += f" ORDER BY {key} {order},h.no {order} LIMIT {ROWS}"
-            rows = cursor.execute(self.store.sql(sql), own).fetchall()
+            rows = []
+            for arm in self._arms:
+                source = f"{arm} p CROSS JOIN attribute_history h ON h.no=p.no" if arm else "attribute_history h"
+                sql = (f"SELECT {_COLUMNS},{key} FROM {source} WHERE {condition}{more} "
+                       f"ORDER BY {key} {order},{p}.no {order} LIMIT {ROWS}")
+                rows += cursor.execute(self.store.sql(sql), own).fetchall()
+            if len(self._arms) > 1:
+                rows = sorted(rows, key=lambda row: (row[6], row[0]), reverse=down)[:ROWS]
             for no, entity, at, changed, whole, text, _ in rows:
                 yield Line(no, entity, at, changed, bool(whole), orjson.loads(text))
             if len(rows) < ROWS:
@@ -342,14 +389,13 @@ class Journal:
 
     def any(self, cursor: Any, numbers: Sequence[int]) -> bool:
         """Whether there is any row of these entities."""
-        condition, parameters = self.store.among("h.entity", list(numbers))
-        sql = f"SELECT 1 FROM attribute_history h WHERE {condition} LIMIT 1"
-        return cursor.execute(self.store.sql(sql), parameters).fetchone() is not None
+        sql, parameters = self._rows_of(numbers)
+        return cursor.execute(self.store.sql(f"{sql} LIMIT 1"), parameters).fetchone() is not None
 
     def at(self, cursor: Any, numbers: Sequence[int], at: int) -> list[Line]:
         """Rows of these entities written at one time."""
-        condition, parameters = self.store.among("h.entity", list(numbers))
-        sql = f"SELECT {_COLUMNS} FROM attribute_history h WHERE {condition} AND h.at=?"
+        own, parameters = self._rows_of(numbers)
+        sql = f"SELECT {_COLUMNS} FROM attribute_history h WHERE h.no IN ({own}) AND h.at=?"
         rows = cursor.execute(self.store.sql(sql), [*parameters, at]).fetchall()
         return [Line(no, of, at, changed, bool(whole), orjson.loads(doc)) for no, of, at, changed, whole, doc in rows]
 
@@ -377,8 +423,8 @@ class Journal:
 
     def forget(self, cursor: Any, numbers: Sequence[int]) -> None:
         """Delete every row of these entities."""
-        condition, parameters = self.store.among("entity", list(numbers))
-        cursor.execute(self.store.sql(f"DELETE FROM attribute_history WHERE {condition}"), parameters)
+        own, parameters = self._rows_of(numbers)
+        cursor.execute(self.store.sql(f"DELETE FROM attribute_history WHERE no IN ({own})"), parameters)
 
     # ---- what is old, or of deleted entities
 
@@ -389,10 +435,10 @@ class Journal:
         gone = [row[0] for row in cursor.execute(some).fetchall()]
         if not gone:
             return 0
-        condition, parameters = self.store.among("entity", gone)
-        sql = (f"DELETE FROM attribute_history WHERE no IN (SELECT no FROM attribute_history WHERE {condition} "
-               f"LIMIT {4 * ROWS})")
+        own, parameters = self._rows_of(gone)
+        sql = f"DELETE FROM attribute_history WHERE no IN ({own} LIMIT {4 * ROWS})"
         if cursor.execute(self.store.sql(sql), parameters).rowcount < 4 * ROWS:
+            condition, parameters = self.store.among("entity", gone)
             cursor.execute(self.store.sql(f"DELETE FROM removed_history WHERE {condition}"), parameters)
         return len(gone)
 
