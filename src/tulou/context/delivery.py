@@ -25,10 +25,11 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.forms import Json
 from tulou.context.jsonld import CORE_URL, LINK_REL
 from tulou.context.mqtt_endpoint import Publisher, message
-from tulou.context.store import Store, dumped
+from tulou.context.store import Store
 from tulou.context.subscription_form import pairs
 from tulou.kernel.errors import TulouError
 from tulou.kernel.policy import Policy

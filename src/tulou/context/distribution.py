@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.errors import NS, bad, ngsi_problem
 from tulou.context.forms import Json, Reader
 from tulou.context.jsonld import Context
 from tulou.context.matching import EVERY, Registration
-from tulou.context.store import Row, dumped
+from tulou.context.store import Row
 from tulou.kernel.errors import TulouError
 
 

@@ -16,10 +16,11 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.errors import bad
 from tulou.context.forms import Json
 from tulou.context.jsonld import is_iri
-from tulou.context.store import Store, dumped
+from tulou.context.store import Store
 from tulou.kernel.errors import NotFound
 from tulou.kernel.policy import Actor, operation
 

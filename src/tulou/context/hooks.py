@@ -90,6 +90,7 @@ def tasks(house: House) -> Sequence[Task]:
     entities, subscriptions = house.service(ContextService), house.service(Subscriptions)
     return [
         Task("context.usage", "api", house.service(StoredContexts).keep_usage),
+        Task("context.read-ahead", "api", entities.reader.run),
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.deliver-sources", "worker", house.service(RegistrationSubscriptions).deliver),
         Task("context.expire", "worker", entities.expire),

@@ -20,8 +20,9 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.forms import Json
-from tulou.context.store import Row, Store, dumped
+from tulou.context.store import Row, Store
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -96,19 +97,19 @@ def span(document: Json, at: int) -> tuple[int, int]:
     return (min(first, at), max(last, at)) if "scope" in document else (first, last)
 
 
-def entry(entity: int, type: str, at: int, document: Json, *, whole: bool = False, text: str | None = None) -> Entry:
-    """A new row of `document`; `text` is its JSON, if it has been made already."""
-    first, last = _around(text, document, at) if whole and text is not None else span(document, at)
-    return (entity, type, at, whole, first, last, text if text is not None else dumped(document))
+def entry(entity: int, type: str, at: int, fragment: Json) -> Entry:
+    """A new row of a fragment."""
+    first, last = span(fragment, at)
+    return (entity, type, at, False, first, last, dumped(fragment))
 
 
-def _around(text: str, document: Json, at: int) -> tuple[int, int]:
-    """A span that holds `span(document, at)`, from the text: all that it names as observed, and `at`."""
+def whole(entity: int, type: str, at: int, text: str) -> Entry:
+    """A new row of a whole document's JSON. Its span holds `at` and all that the text names as observed."""
     try:
         times = [at, *(micros(moment) for moment in set(_OBSERVED.findall(text)))]
     except ValueError:  # a value that only looks like an attribute
-        return span(document, at)
-    return min(times), max(times)
+        return (entity, type, at, True, *span(orjson.loads(text), at), text)
+    return (entity, type, at, True, min(times), max(times), text)
 
 
 def changes(before: Json, after: Json, names: Iterable[str], at: int) -> Json:
@@ -283,7 +284,7 @@ class Journal:
         self._arms = ("",) if store.postgres else ("history_places", "history_recent")
 
     def add(self, cursor: Any, entries: Sequence[Entry]) -> None:
-        """Insert rows made by `entry` (of changes, only while `notes`) or `provided`."""
+        """Insert rows made by `entry` or `whole` (of changes, only while `notes`) or `provided`."""
         if len(entries) == 1:
             cursor.execute(self.store.sql(self._ADD), entries[0])
         elif entries:
@@ -310,10 +311,10 @@ class Journal:
         sql = " UNION ALL ".join(f"SELECT no FROM {table} WHERE {condition}" for table in tables)
         return sql, parameters * len(tables)
 
-    def written(self, cursor: Any, number: int, type: str, at: int, document: Json, text: str) -> None:
+    def written(self, cursor: Any, number: int, type: str, at: int, text: str) -> None:
         """Note that the whole document of an entity was written; `text` is its JSON."""
         if self.notes:
-            self.add(cursor, [entry(number, type, at, document, whole=True, text=text)])
+            self.add(cursor, [whole(number, type, at, text)])
 
     def change(self, cursor: Any, row: Row, before: Json, after: Json, names: Iterable[str], at: int) -> None:
         """Note what a change of an entity with a current state changed."""

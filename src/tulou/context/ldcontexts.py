@@ -20,10 +20,11 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.errors import AlreadyExists, InvalidRequest, LdContextNotAvailable, bad
 from tulou.context.jsonld import CORE_DOCUMENT, CORE_URL, Contexts, is_iri
 from tulou.context.service import HOUSE_CONTEXT, ContextService, now_us
-from tulou.context.store import Store, dumped
+from tulou.context.store import Store
 from tulou.kernel.errors import NotFound, TulouError
 from tulou.kernel.policy import ROOT, Actor, operation
 

@@ -18,11 +18,11 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.errors import bad
 from tulou.context.forms import Json
 from tulou.context.jsonld import is_iri
 from tulou.context.service import READ, ContextService, now_us
-from tulou.context.store import dumped
 from tulou.context.subscriptions import READ as SUBSCRIPTION_READ
 from tulou.context.subscriptions import Subscriptions
 from tulou.kernel.policy import Actor, Orgs, operation

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from tulou.context import forms, geo, query, subscription_form, traces
 from tulou.context import selection as selecting
+from tulou.context.columns import dumped
 from tulou.context.delivery import REGISTRATIONS, Delivery
 from tulou.context.errors import AlreadyExists, bad
 from tulou.context.evolution import span
@@ -26,7 +27,7 @@ from tulou.context.forms import Json
 from tulou.context.jsonld import Context, is_iri
 from tulou.context.registrations import Registrations, Wanted, compiled, found_by, shown
 from tulou.context.selection import Selector
-from tulou.context.store import Store, dumped
+from tulou.context.store import Store
 from tulou.context.subscription_form import SCHEMES
 from tulou.kernel.errors import NotFound, TulouError
 from tulou.kernel.outbound import Refused

@@ -21,13 +21,14 @@ import sqlalchemy as sa
 
 from tulou.context import forms, geo, matching, query, traces
 from tulou.context import selection as selecting
+from tulou.context.columns import dumped
 from tulou.context.errors import AlreadyExists, RegistrationConflict, TooManyResults, bad
 from tulou.context.evolution import duration
 from tulou.context.forms import Json, Reader
 from tulou.context.jsonld import CORE, Context, is_iri
 from tulou.context.matching import EntityInfo, Index, Info, Registration
 from tulou.context.selection import Selection, Selector
-from tulou.context.store import Store, dumped
+from tulou.context.store import Store
 from tulou.kernel.errors import NotFound, TulouError
 from tulou.kernel.outbound import Refused
 from tulou.kernel.policy import Actor, operation

@@ -28,6 +28,8 @@ import sqlalchemy as sa
 
 from tulou.context import forms, geo, journal, ordering, traces
 from tulou.context import selection as selecting
+from tulou.context.batch_reader import BatchReader
+from tulou.context.columns import Prepared, dumped, insertion, replacement, times_text
 from tulou.context.counts import Counts
 from tulou.context.errors import AlreadyExists, NonexistentTenant, TooManyResults, bad
 from tulou.context.forms import Change, Json, Reader, entity_id
@@ -37,7 +39,7 @@ from tulou.context.ordering import Ordering
 from tulou.context.paging import MAX_LIMIT, Cursor
 from tulou.context.query import Reach
 from tulou.context.selection import Selection
-from tulou.context.store import Row, driver_of, dumped, insertion, replacement, times_text
+from tulou.context.store import Row, driver_of
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.value_indexes import ValueIndexes, chunks
 from tulou.context.watching import Changed
@@ -122,6 +124,7 @@ class ContextService:
         self.names: Context = self.contexts.get(HOUSE_CONTEXT)
         """The house context: what is used where a client gives none (clause 5.5.5)."""
         self.indexes = ValueIndexes(house, self.store, self.names)
+        self.reader = BatchReader()
         self._of_the_house = re.compile("|".join(map(re.escape, namespaces(self.document))) or "(?!)").search
         self._by_id = self.db.point(self.store.by_id)
         self._units: dict[tuple[str, str], tuple[str, str | None, str]] = {}
@@ -483,7 +486,7 @@ class ContextService:
                 self.store.delete(cursor, [old.no])
             self.store.insert(cursor, [row])
             no = self.store.numbers(cursor, [document["id"]], org)[document["id"]]
-            self.journal.written(cursor, no, row[2], now, document, row[5])
+            self.journal.written(cursor, no, row[2], now, row[5])
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
             traces.changed(self.db, actor, CREATE, org, document["id"])
             return no
@@ -521,7 +524,7 @@ class ContextService:
                 return done, False, row.no
             heavy = self.rewrite(cursor, row, before, document, text, times, now)
             if whole:
-                self.journal.written(cursor, row.no, row.type, now, document, text)
+                self.journal.written(cursor, row.no, row.type, now, text)
             else:
                 self.journal.change(cursor, row, before, document, done.updated, now)
             changed = Changed(org, document, set(done.updated), "entityUpdated", before, times)
@@ -766,26 +769,39 @@ class ContextService:
         return documents, errors
 
     @operation(CREATE)
-    async def create_many(self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None) -> BatchResult:
+    async def read_ahead(
+        self, actor: Actor, data: bytes, context: Context, *, tenant: str | None = None
+    ) -> list[Prepared] | None:
+        """A batch of whole entities, read in a process beside this one; None where it is to be read here."""
+        org = self.tenant(actor, tenant, CREATE)
+        found = await self.reader.read(data, context, self.names, org, now_us())
+        return found if found and len(found) <= BATCH else None
+
+    @operation(CREATE)
+    async def create_many(
+        self, actor: Actor, documents: Sequence[Json | Prepared], *, tenant: str | None = None
+    ) -> BatchResult:
         """Create entities (5.6.7): of one id the first is created, the others are errors."""
         return await self._batch(actor, documents, tenant, "create")
 
     @operation(CREATE)
     async def upsert_many(
-        self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None, update: bool = False
+        self, actor: Actor, documents: Sequence[Json | Prepared], *, tenant: str | None = None, update: bool = False
     ) -> BatchResult:
         """Create entities or replace (with `update`: append to) those that exist (5.6.8)."""
         return await self._batch(actor, documents, tenant, "update" if update else "replace")
 
     @operation(WRITE)
     async def update_many(
-        self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None, overwrite: bool = True
+        self, actor: Actor, documents: Sequence[Json | Prepared], *, tenant: str | None = None, overwrite: bool = True
     ) -> BatchResult:
         """Append to entities that exist (5.6.9)."""
         return await self._batch(actor, documents, tenant, "append" if overwrite else "append-new")
 
     @operation(WRITE)
-    async def merge_many(self, actor: Actor, documents: Sequence[Json], *, tenant: str | None = None) -> BatchResult:
+    async def merge_many(
+        self, actor: Actor, documents: Sequence[Json | Prepared], *, tenant: str | None = None
+    ) -> BatchResult:
         """Merge entities that exist (5.6.20)."""
         return await self._batch(actor, documents, tenant, "merge")
 
@@ -811,21 +827,26 @@ class ContextService:
                 errors.append((id, no_such_entity(id)))
         return BatchResult([], gone, errors)
 
-    async def _batch(self, actor: Actor, documents: Sequence[Json], tenant: str | None, mode: str) -> BatchResult:
+    async def _batch(
+        self, actor: Actor, documents: Sequence[Json | Prepared], tenant: str | None, mode: str
+    ) -> BatchResult:
         creates = mode in ("create", "replace", "update")
         org = self.tenant(actor, tenant, CREATE if creates else WRITE)
         if mode in ("replace", "update"):
             self.policy.require(actor, WRITE, org)
         now = now_us()
         errors: list[tuple[str, TulouError]] = []
-        prepared: list[tuple[Json, tuple[Any, ...] | None]] = []
+        prepared: list[Prepared] = []
         for document in documents:
+            if isinstance(document, Prepared):
+                prepared.append(document)
+                continue
             try:
                 if creates and "type" in document:
-                    prepared.append((document, self._insertion(document, org, now)))
+                    prepared.append(Prepared(self._insertion(document, org, now), document))
                 else:
                     _checked_text(document)
-                    prepared.append((document, None))
+                    prepared.append(Prepared(None, document))
             except TulouError as error:
                 errors.append((document["id"], error))
 
@@ -839,12 +860,12 @@ class ContextService:
         return BatchResult(created, updated, errors + refused)
 
     def _write_batch(
-        self, cursor: Any, org: str, prepared: Sequence[tuple[Json, tuple[Any, ...] | None]], mode: str, now: int
+        self, cursor: Any, org: str, prepared: Sequence[Prepared], mode: str, now: int
     ) -> tuple[list[str], list[str], list[tuple[str, TulouError]], list[int]]:
         watched = self.subscriptions.watches(org)
         fresh_times = dumped({"*": [now, now]})
         updated: list[str] = []
-        ids = [document["id"] for document, _ in prepared]
+        ids = [item.id for item in prepared]
         rows: dict[str, Row]
         places: dict[str, tuple[Any, ...]] = {}
         if mode == "create" or (mode == "replace" and not watched):
@@ -855,65 +876,66 @@ class ContextService:
         renamed: set[int] = set()
         refused: list[tuple[str, TulouError]] = []
         changes: list[Changed] = []
-        fresh: dict[str, tuple[Json, tuple[Any, ...]]] = {}
+        fresh: dict[str, Prepared] = {}
         replaced: dict[str, tuple[Any, ...]] = {}
         in_place: dict[str, tuple[Any, ...]] = {}
         state: dict[str, tuple[Json, Json, Json]] = {}
-        anew: dict[str, tuple[int, Json, Any, Any]] = {}
+        anew: dict[str, tuple[int, str, str]] = {}
         entries: list[Entry] = []
         parts: dict[str, int] = {}
-        for document, inserting in prepared:
-            id = document["id"]
+        for item in prepared:
+            id, inserting = item.id, item.row
             row = rows.get(id)
             if row is None and id not in fresh:
                 if inserting is None:
                     refused.append((id, _no_type() if mode in ("replace", "update", "create") else no_such_entity(id)))
                     continue
-                fresh[id] = (document, inserting)
+                fresh[id] = item
                 created.append(id)
                 continue
             if mode == "create":
                 refused.append((id, already_exists(id)))
                 continue
             if row is None:
-                before = fresh[id][0]
-                merged = dict(document) if mode == "replace" else dict(before)
+                before = fresh[id].document
+                merged = dict(item.document) if mode == "replace" else dict(before)
                 if mode == "replace":
                     merged.setdefault("type", before["type"])
                 else:
-                    forms.append(merged, {"@": [now, now]}, document, now)
-                fresh[id] = (merged, self._insertion(merged, org, now))
+                    forms.append(merged, {"@": [now, now]}, item.document, now)
+                fresh[id] = Prepared(self._insertion(merged, org, now), merged)
                 continue
             try:
                 if mode == "replace":
-                    after, times = document, {"@": [row.created_at, now], "*": [now, now]}
-                    if "type" not in after:
+                    if inserting is None:
                         raise _no_type()
-                    if inserting is None or (row.synthetic and not inserting[7]):
-                        keep_synthetic(after)
-                        replaced[id] = self._replacement(row.no, after, times, now)
+                    times = {"@": [row.created_at, now], "*": [now, now]}
+                    if row.synthetic and not inserting[7]:
+                        keep_synthetic(item.document)
+                        replaced[id] = self._replacement(row.no, item.document, times, now)
                         in_place.pop(id, None)
-                        anew[id] = (row.no, after, *replaced[id][:4:3])
-                    elif places.get(id, ())[1:] == (*inserting[2:4], *inserting[8:14], inserting[16]):
-                        if places[id][0] != inserting[4] or row.synthetic != inserting[7]:
-                            renamed.add(row.no)
-                        in_place[id] = (*inserting[4:6], fresh_times, inserting[7], now, row.no)
-                        replaced.pop(id, None)
+                        anew[id] = (row.no, *replaced[id][:4:3])
                     else:
-                        replaced[id] = (*inserting[2:6], fresh_times, *inserting[7:14], now, inserting[16], row.no)
-                        in_place.pop(id, None)
-                        places.pop(id, None)
-                    if inserting is not None and not (row.synthetic and not inserting[7]):
-                        anew[id] = (row.no, after, inserting[2], inserting[5])
-                    done = Change(["type"], [])
-                    before = orjson.loads(row.text) if watched else {}
+                        if places.get(id, ())[1:] == (*inserting[2:4], *inserting[8:14], inserting[16]):
+                            if places[id][0] != inserting[4] or row.synthetic != inserting[7]:
+                                renamed.add(row.no)
+                            in_place[id] = (*inserting[4:6], fresh_times, inserting[7], now, row.no)
+                            replaced.pop(id, None)
+                        else:
+                            replaced[id] = (*inserting[2:6], fresh_times, *inserting[7:14], now, inserting[16], row.no)
+                            in_place.pop(id, None)
+                            places.pop(id, None)
+                        anew[id] = (row.no, inserting[2], inserting[5])
+                    if watched:
+                        before, after = orjson.loads(row.text), item.document
+                        names = {*forms.attributes(before), *forms.attributes(after)}
                 else:
                     before, after, times = state.get(id) or (row.document, row.alive(), row.times)
                     work, work_times = dict(after), dict(times)
                     if mode == "merge":
-                        done = forms.merge(work, work_times, document, now)
+                        done = forms.merge(work, work_times, item.document, now)
                     else:
-                        done = forms.append(work, work_times, document, now, overwrite=mode != "append-new")
+                        done = forms.append(work, work_times, item.document, now, overwrite=mode != "append-new")
                     if row.synthetic:
                         keep_synthetic(work)
                     replaced[id] = self._replacement(row.no, work, work_times, now)
@@ -922,32 +944,31 @@ class ContextService:
                     if fragment:
                         parts[id] = parts.get(id, 0) + 1
                         entries.append(journal.entry(row.no, row.type, at, fragment))
-                    after, times = work, work_times
+                    after, times, names = work, work_times, set(done.updated)
+                    state[id] = (before, after, times)
                     if done.unchanged:
                         refused.append((id, AlreadyExists(
                             "部分属性已存在", "some attributes exist and were not overwritten", field="attributes",
                             value=", ".join(self.names.shown(name) for name, _ in done.unchanged),
                         )))
-                state[id] = (before, after, times)
             except TulouError as error:
                 refused.append((id, error))
                 continue
             if id not in updated[-1:]:
                 updated.append(id)
             if watched:
-                names = set(done.updated) if mode != "replace" else {*forms.attributes(before), *forms.attributes(after)}
                 changes.append(Changed(org, after, names, "entityUpdated", before, times))
-        self.store.insert(cursor, [inserting for _, inserting in fresh.values()])
+        self.store.insert(cursor, [item.row for item in fresh.values() if item.row is not None])
         self.store.update(cursor, list(replaced.values()))
         self.store.update_in_place(cursor, list(in_place.values()))
         if watched:
-            changes = [Changed(org, d, None, "entityCreated") for d, _ in fresh.values()] + changes
+            changes = [Changed(org, item.document, None, "entityCreated") for item in fresh.values()] + changes
             self.subscriptions.queue(cursor, changes, now)
         touched = [row[-1] for row in replaced.values()] + sorted(renamed)
         numbers = self.store.numbers(cursor, created, org)
         if self.journal.notes:
-            anew.update((id, (numbers[id], d, row[2], row[5])) for id, (d, row) in fresh.items())
-            entries += [journal.entry(no, type, now, d, whole=True, text=text) for no, d, type, text in anew.values()]
+            anew.update((id, (numbers[id], item.row[2], item.row[5])) for id, item in fresh.items() if item.row is not None)
+            entries += [journal.whole(no, type, now, text) for no, type, text in anew.values()]
             self.journal.add(cursor, entries)
         if len(created) <= ANNOUNCED:
             touched += numbers.values()
@@ -1004,7 +1025,7 @@ class ContextService:
             self.store.insert(cursor, [row])
             self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
             no = self.store.numbers(cursor, [id], org)[id]
-            self.journal.written(cursor, no, row[2], now, document, row[5])
+            self.journal.written(cursor, no, row[2], now, row[5])
             return no, True
 
         no, fresh = await self.db.write(write)

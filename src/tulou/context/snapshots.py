@@ -18,12 +18,13 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms, models, query
+from tulou.context.columns import dumped
 from tulou.context.errors import AlreadyExists, OperationNotSupported, TooManyResults, bad
 from tulou.context.forms import Json, entity_id
 from tulou.context.jsonld import CORE
 from tulou.context.selection import Selection
 from tulou.context.service import ContextService, now_us
-from tulou.context.store import CHUNK, Store, dumped
+from tulou.context.store import CHUNK, Store
 from tulou.kernel.errors import NotFound
 from tulou.kernel.policy import Actor, operation
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from tulou.context import forms, matching, query
 from tulou.context import selection as selecting
+from tulou.context.columns import dumped
 from tulou.context.distribution import Part, Piece, merged, parts_of, piece_of
 from tulou.context.errors import NonexistentTenant, TooManyResults
 from tulou.context.forms import Json
@@ -29,7 +30,7 @@ from tulou.context.paging import MAX_LIMIT, Cursor
 from tulou.context.registrations import Registrations
 from tulou.context.selection import Selection, Selector, TypeTree
 from tulou.context.service import ContextService, Page, no_such_entity, now_us
-from tulou.context.store import Row, dumped
+from tulou.context.store import Row
 from tulou.kernel.errors import NotFound, TulouError
 from tulou.kernel.policy import ROOT, Actor, operation
 

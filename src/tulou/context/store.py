@@ -15,6 +15,7 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.forms import Json
 from tulou.context.query import regexp
 
@@ -52,17 +53,6 @@ class Row(NamedTuple):
         found: Json = orjson.loads(self.times_text) if self.times_text else {}
         found["@"] = [self.created_at, self.modified_at]
         return found
-
-
-def dumped(value: Any) -> str:
-    """JSON text. Raises `TypeError` (orjson's) for what cannot be written."""
-    return orjson.dumps(value).decode()
-
-
-def times_text(times: Json) -> str | None:
-    """The `times` column of the times of a row."""
-    kept = {key: value for key, value in times.items() if key != "@"}
-    return dumped(kept) if kept else None
 
 
 class Kind(NamedTuple):
@@ -249,30 +239,3 @@ def driver_of(connection: sa.Connection) -> Any:
 
 def _regexp(pattern: str, text: object) -> int:
     return 1 if isinstance(text, str) and regexp(pattern).search(text) is not None else 0
-
-
-def columns_of(document: Json, type_name: Any) -> tuple[tuple[Any, ...], tuple[Any, ...], int | None]:
-    """(type, types, name), (synthetic, lon, lat, west, south, east, north) and expires_at of a document.
-
-    `type_name` maps a stored type to the name that the type column holds.
-    """
-    found = forms.facts(document)
-    types = None if found.types is None else dumped([type_name(item) for item in found.types])
-    box = found.bbox or (None, None, None, None)
-    return (
-        (type_name(found.type), types, found.name),
-        (found.synthetic, found.lon, found.lat, *box),
-        forms.micros(document["expiresAt"]) if "expiresAt" in document else None,
-    )
-
-
-def insertion(document: Json, org: str, now: int, type_name: Any) -> tuple[Any, ...]:
-    """The parameters of an insert."""
-    kind, place, expires = columns_of(document, type_name)
-    return (document["id"], org, *kind, dumped(document), None, *place, now, now, expires)
-
-
-def replacement(no: int, document: Json, times: Json, now: int, type_name: Any) -> tuple[Any, ...]:
-    """The parameters of an update of everything."""
-    kind, place, expires = columns_of(document, type_name)
-    return (*kind, dumped(document), times_text(times), *place, now, expires, no)

@@ -23,12 +23,13 @@ import sqlalchemy as sa
 
 from tulou.context import forms, notifications, traces
 from tulou.context import selection as selecting
+from tulou.context.columns import dumped
 from tulou.context.delivery import ENTITIES, Delivery, enqueue, now_us
 from tulou.context.errors import AlreadyExists, bad
 from tulou.context.forms import Json
 from tulou.context.jsonld import Context, Contexts, is_iri
 from tulou.context.selection import Selection, Selector
-from tulou.context.store import Store, dumped
+from tulou.context.store import Store
 from tulou.context.subscription_form import (
     DEFAULT_TRIGGERS,
     SCHEMES,

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from tulou.context import aggregates, forms, journal, traces
 from tulou.context import selection as selecting
 from tulou.context.aggregates import Summary
+from tulou.context.columns import dumped
 from tulou.context.errors import OperationNotSupported, TooManyResults, bad
 from tulou.context.evolution import (
     ONLY_HISTORY,
@@ -37,7 +38,7 @@ from tulou.context.journal import Ends, Line, Point
 from tulou.context.paging import Cursor
 from tulou.context.selection import Selection
 from tulou.context.service import ContextService, no_such_attribute, no_such_entity, now_us
-from tulou.context.store import driver_of, dumped
+from tulou.context.store import driver_of
 from tulou.kernel.errors import NotFound, TulouError
 from tulou.kernel.policy import Actor, Orgs, operation
 

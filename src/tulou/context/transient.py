@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from tulou.context import forms
+from tulou.context.columns import dumped
 from tulou.context.service import ContextService, now_us
-from tulou.context.store import dumped
 from tulou.context.watching import Changed
 
 if TYPE_CHECKING:
