@@ -167,6 +167,6 @@ def test_only_whole_entities_of_plain_json() -> None:
     now = time.time_ns() // 1000
     found = rows(json.dumps(fleet()).encode(), CORE, CORE, "xiamen", now)
     assert found is not None
-    assert [row[0] for row in found] == [vehicle(n)["id"] for n in range(MANY)]
+    assert [row[0] for row, _ in found] == [vehicle(n)["id"] for n in range(MANY)]
     for body in (b"{}", b"1", b'[{"@context": [], "id": "urn:x:1", "type": "T"}]', b"[1]"):
         assert rows(body, CORE, CORE, "xiamen", now) is None

@@ -2,15 +2,30 @@
 
 Face: `ContextService` (operations on entities, `ensure_entity`, `project`), `Update` (a last value for `project`),
 `current_numbers` (what `project` last wrote), the tables `entities` and `removed` (deleted entities whose readings are still there), `Subscriptions`, and `Neighbours`
-(what points to an entity and what looks at it).
+(what points to an entity and what looks at it). They are imported when they are named: `batch_reader` needs none of them.
 """
 
 from __future__ import annotations
 
-from tulou.context.current import current_numbers
-from tulou.context.models import entities, removed
-from tulou.context.neighbours import Neighbours
-from tulou.context.service import ContextService, Update
-from tulou.context.subscriptions import Subscriptions
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tulou.context.current import current_numbers
+    from tulou.context.models import entities, removed
+    from tulou.context.neighbours import Neighbours
+    from tulou.context.service import ContextService, Update
+    from tulou.context.subscriptions import Subscriptions
 
 __all__ = ["ContextService", "Neighbours", "Subscriptions", "Update", "current_numbers", "entities", "removed"]
+
+_HOME = {
+    "ContextService": "service", "Neighbours": "neighbours", "Subscriptions": "subscriptions", "Update": "service",
+    "current_numbers": "current", "entities": "models", "removed": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
-from tulou.context.columns import Prepared, insertion
+from tulou.context.columns import Prepared, Span, insertion, observed
 from tulou.context.forms import Reader
 from tulou.context.jsonld import CORE, Context
 
@@ -42,8 +42,11 @@ _LENGTH = struct.Struct("!I")
 _LENGTHS = struct.Struct("!II")
 
 
-def rows(body: bytes, context: Context, names: Context, org: str, now: int) -> list[tuple[Any, ...]] | None:
-    """The parameters of the inserts of a JSON array of whole entities; None where anything is not as it should be."""
+def rows(
+    body: bytes, context: Context, names: Context, org: str, now: int
+) -> list[tuple[tuple[Any, ...], Span]] | None:
+    """The parameters of the inserts of a JSON array of whole entities, each with its span of times; None where anything
+    is not as it should be."""
     raw = orjson.loads(body)
     if type(raw) is not list:
         return None
@@ -51,7 +54,8 @@ def rows(body: bytes, context: Context, names: Context, org: str, now: int) -> l
     for item in raw:
         if type(item) is not dict or "@context" in item:
             return None
-        found.append(insertion(reader.entity(item), org, now, names.shown))
+        row = insertion(reader.entity(item), org, now, names.shown)
+        found.append((row, observed(row[5], now)))
     return found
 
 
@@ -101,7 +105,7 @@ class BatchReader:
         process.stdin.writelines((_LENGTHS.pack(len(head), len(body)), head, body))
         with contextlib.suppress(ConnectionError):
             found = marshal.loads(await answer)  # noqa: S302 - of our own making
-            return None if found is None else [Prepared(row) for row in found]
+            return None if found is None else [Prepared(row, None, span) for row, span in found]
         return None
 
     def _text(self, context: Context) -> bytes:

@@ -5,6 +5,9 @@ Law: pure functions, for whoever reads entities, in whichever process.
 
 from __future__ import annotations
 
+import contextlib
+import re
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -12,17 +15,30 @@ import orjson
 from tulou.context import forms
 from tulou.context.forms import Json
 
+micros = lru_cache(maxsize=8192)(forms.micros)
+_OBSERVED = re.compile('"observedAt":"([^"]+)"')
+
+MADE = 14
+"""Where the parameters of an insert hold the time of making."""
+
+Span = tuple[int, int]
+"""The earliest and the latest of times in µs."""
+
 
 class Prepared:
     """An entity that was read: the parameters of its insert, and its document, opened when somebody needs it.
 
-    `row` is None for a fragment that cannot be inserted: it has no type.
+    `row` is None for a fragment that cannot be inserted: it has no type. `observed` is what `observed` says of its text,
+    if it was asked already.
     """
 
-    __slots__ = ("_document", "id", "row")
+    __slots__ = ("_document", "id", "observed", "row")
 
-    def __init__(self, row: tuple[Any, ...] | None, document: Json | None = None) -> None:
+    def __init__(
+        self, row: tuple[Any, ...] | None, document: Json | None = None, observed: Span | None = None
+    ) -> None:
         self.row = row
+        self.observed = observed
         self._document = document
         self.id: str = row[0] if row is not None else document["id"]  # type: ignore[index]
 
@@ -37,6 +53,15 @@ class Prepared:
 def dumped(value: Any) -> str:
     """JSON text. Raises `TypeError` (orjson's) for what cannot be written."""
     return orjson.dumps(value).decode()
+
+
+def observed(text: str, at: int) -> Span:
+    """A span that holds `at` and the times of a document's instances: all that its JSON names as observed."""
+    times = [at]
+    for moment in set(_OBSERVED.findall(text)):
+        with contextlib.suppress(ValueError):  # a value that only looks like an attribute's
+            times.append(micros(moment))
+    return min(times), max(times)
 
 
 def times_text(times: Json) -> str | None:

@@ -13,14 +13,14 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
-from tulou.context import forms
-from tulou.context.columns import dumped
+from tulou.context import columns, forms
+from tulou.context.columns import dumped, micros
 from tulou.context.forms import Json
 from tulou.context.store import Row, Store
 
@@ -37,8 +37,6 @@ DAY = 86_400_000_000
 Entry = tuple[int, str, int, bool, int, int, str]
 """(entity, type, at, whole, first, last, document text): the parameters of a new row."""
 
-micros = lru_cache(maxsize=8192)(forms.micros)
-_OBSERVED = re.compile('"observedAt":"([^"]+)"')
 
 
 class Line(NamedTuple):
@@ -103,13 +101,10 @@ def entry(entity: int, type: str, at: int, fragment: Json) -> Entry:
     return (entity, type, at, False, first, last, dumped(fragment))
 
 
-def whole(entity: int, type: str, at: int, text: str) -> Entry:
-    """A new row of a whole document's JSON. Its span holds `at` and all that the text names as observed."""
-    try:
-        times = [at, *(micros(moment) for moment in set(_OBSERVED.findall(text)))]
-    except ValueError:  # a value that only looks like an attribute
-        return (entity, type, at, True, *span(orjson.loads(text), at), text)
-    return (entity, type, at, True, min(times), max(times), text)
+def whole(entity: int, type: str, at: int, text: str, observed: columns.Span | None = None) -> Entry:
+    """A new row of a whole document's JSON; `observed` as `columns.observed` says, if it has been asked already."""
+    first, last = observed or columns.observed(text, at)
+    return (entity, type, at, True, first, last, text)
 
 
 def changes(before: Json, after: Json, names: Iterable[str], at: int) -> Json:

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from tulou.context import forms, geo, journal, ordering, traces
 from tulou.context import selection as selecting
 from tulou.context.batch_reader import BatchReader
-from tulou.context.columns import Prepared, dumped, insertion, replacement, times_text
+from tulou.context.columns import MADE, Prepared, Span, dumped, insertion, replacement, times_text
 from tulou.context.counts import Counts
 from tulou.context.errors import AlreadyExists, NonexistentTenant, TooManyResults, bad
 from tulou.context.forms import Change, Json, Reader, entity_id
@@ -834,7 +834,8 @@ class ContextService:
         org = self.tenant(actor, tenant, CREATE if creates else WRITE)
         if mode in ("replace", "update"):
             self.policy.require(actor, WRITE, org)
-        now = now_us()
+        read = next((item.row for item in documents if isinstance(item, Prepared)), None)
+        now = now_us() if read is None else read[MADE]
         errors: list[tuple[str, TulouError]] = []
         prepared: list[Prepared] = []
         for document in documents:
@@ -867,7 +868,7 @@ class ContextService:
         updated: list[str] = []
         ids = [item.id for item in prepared]
         rows: dict[str, Row]
-        places: dict[str, tuple[Any, ...]] = {}
+        places: dict[str, list[Any]] = {}
         if mode == "create" or (mode == "replace" and not watched):
             rows, places = self._present(cursor, org, ids)
         else:
@@ -880,7 +881,7 @@ class ContextService:
         replaced: dict[str, tuple[Any, ...]] = {}
         in_place: dict[str, tuple[Any, ...]] = {}
         state: dict[str, tuple[Json, Json, Json]] = {}
-        anew: dict[str, tuple[int, str, str]] = {}
+        anew: dict[str, tuple[int, str, str, Span | None]] = {}
         entries: list[Entry] = []
         parts: dict[str, int] = {}
         for item in prepared:
@@ -914,9 +915,9 @@ class ContextService:
                         keep_synthetic(item.document)
                         replaced[id] = self._replacement(row.no, item.document, times, now)
                         in_place.pop(id, None)
-                        anew[id] = (row.no, *replaced[id][:4:3])
+                        anew[id] = (row.no, *replaced[id][:4:3], None)
                     else:
-                        if places.get(id, ())[1:] == (*inserting[2:4], *inserting[8:14], inserting[16]):
+                        if id in places and places[id][1:] == [*inserting[2:4], *inserting[8:14], inserting[16]]:
                             if places[id][0] != inserting[4] or row.synthetic != inserting[7]:
                                 renamed.add(row.no)
                             in_place[id] = (*inserting[4:6], fresh_times, inserting[7], now, row.no)
@@ -925,7 +926,7 @@ class ContextService:
                             replaced[id] = (*inserting[2:6], fresh_times, *inserting[7:14], now, inserting[16], row.no)
                             in_place.pop(id, None)
                             places.pop(id, None)
-                        anew[id] = (row.no, inserting[2], inserting[5])
+                        anew[id] = (row.no, inserting[2], inserting[5], item.observed)
                     if watched:
                         before, after = orjson.loads(row.text), item.document
                         names = {*forms.attributes(before), *forms.attributes(after)}
@@ -967,8 +968,10 @@ class ContextService:
         touched = [row[-1] for row in replaced.values()] + sorted(renamed)
         numbers = self.store.numbers(cursor, created, org)
         if self.journal.notes:
-            anew.update((id, (numbers[id], item.row[2], item.row[5])) for id, item in fresh.items() if item.row is not None)
-            entries += [journal.whole(no, type, now, text) for no, type, text in anew.values()]
+            anew.update(
+                (id, (numbers[id], item.row[2], item.row[5], item.observed)) for id, item in fresh.items() if item.row is not None
+            )
+            entries += [journal.whole(no, type, now, text, observed) for no, type, text, observed in anew.values()]
             self.journal.add(cursor, entries)
         if len(created) <= ANNOUNCED:
             touched += numbers.values()
@@ -978,10 +981,10 @@ class ContextService:
 
     def _present(
         self, cursor: Any, org: str, ids: list[str]
-    ) -> tuple[dict[str, Row], dict[str, tuple[Any, ...]]]:
+    ) -> tuple[dict[str, Row], dict[str, list[Any]]]:
         """Which of these exist, without their documents; and their name, and what their indexed columns hold."""
         found: dict[str, Row] = {}
-        places: dict[str, tuple[Any, ...]] = {}
+        places: dict[str, list[Any]] = {}
         types = "e.types::text" if self.store.postgres else "e.types"
         for at in range(0, len(ids), 500):
             condition, parameters = self.store.among("e.id", ids[at : at + 500])
@@ -989,10 +992,9 @@ class ContextService:
                 f"SELECT e.no,e.id,e.synthetic,e.created_at,e.name,e.type,{types},e.lon,e.lat,e.west,e.south,e.east,e.north,"
                 f"e.expires_at FROM entities e WHERE {condition} AND e.org=?"
             )
-            for row in cursor.execute(self.store.sql(sql), (*parameters, org)).fetchall():
-                no, id, synthetic, created = row[:4]
-                found[id] = Row(no, id, org, row[5], "{}", None, synthetic, created, created, 0)
-                places[id] = row[4:]
+            for no, id, synthetic, created, *place in cursor.execute(self.store.sql(sql), (*parameters, org)).fetchall():
+                found[id] = Row(no, id, org, place[1], "{}", None, synthetic, created, created, 0)
+                places[id] = place
         return found, places
 
     # ---- for the other engines

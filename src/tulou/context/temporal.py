@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from tulou.context import aggregates, forms, journal, traces
 from tulou.context import selection as selecting
 from tulou.context.aggregates import Summary
-from tulou.context.columns import dumped
+from tulou.context.columns import dumped, micros
 from tulou.context.errors import OperationNotSupported, TooManyResults, bad
 from tulou.context.evolution import (
     ONLY_HISTORY,
@@ -322,11 +322,11 @@ class Temporal:
         text = item.get("observedAt")
         if text is None:
             return
-        at = journal.micros(text)
+        at = micros(text)
 
         def same(other: Json) -> bool:
             return (other.get("datasetId") == item.get("datasetId") and "observedAt" in other
-                    and journal.micros(other["observedAt"]) == at)
+                    and micros(other["observedAt"]) == at)
 
         for other in list(self.journal.lines(cursor, found.numbers, "observedAt", at, at + 1, name=name)):
             if other.no != line.no:

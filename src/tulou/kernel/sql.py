@@ -357,6 +357,6 @@ def _gave_way(failure: BaseException) -> bool:
 def _prepare(connection: sqlite3.Connection) -> None:
     for pragma in (
         "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=15000", "cache_size=-65536",
-        "mmap_size=1073741824", "temp_store=MEMORY",
+        "mmap_size=1073741824", "temp_store=MEMORY", "wal_autocheckpoint=4000",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
