@@ -29,7 +29,8 @@ class AsXiamen(ByName):
 
 
 class World(NamedTuple):
-    """Clients of the near and the far house, the far one's address, a source that is told what to answer, its address."""
+    """Clients of the near and the far house, the far one's address, a source that is told what to answer, its address, and
+    the doors of the two houses."""
 
     near: httpx.AsyncClient
     far: httpx.AsyncClient
@@ -37,6 +38,7 @@ class World(NamedTuple):
     source: Source
     source_url: str
     door: Door
+    far_door: Door
 
     async def register(self, endpoint: str | None = None, *, to: str = "far", **members: Any) -> str:
         """Register vehicles at the far house, or at the source; returns the id."""
@@ -64,7 +66,7 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
         httpx.AsyncClient(base_url=f"{near_url}/ngsi-ld/v1", headers={"authorization": "Bearer xiamen"}) as here,
         httpx.AsyncClient(base_url=f"{far_url}/ngsi-ld/v1") as there,
     ):
-        yield World(here, there, far_url, source, source_url, near_door)
+        yield World(here, there, far_url, source, source_url, near_door, far_door)
     await near.stop()
     await far.stop()
 

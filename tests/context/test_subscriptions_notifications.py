@@ -104,9 +104,11 @@ async def test_deleted_entities(api: httpx.AsyncClient, ground: House) -> None:
     await subscribe(api, notificationTrigger=["entityDeleted"], notification={"sysAttrs": True})
     await subscribe(api, notificationTrigger=["attributeDeleted"], watchedAttributes=["p"], notification={"sysAttrs": True})
     await subscribe(api, notificationTrigger=["attributeDeleted"], watchedAttributes=["other"])
+    await subscribe(api, notificationTrigger=["entityDeleted"], notification={"sysAttrs": True, "showChanges": True})
     await api.post("/entities", json=ENTITY)
-    await api.delete("/entities/urn:x:1")
-    [plain], [system], [attribute] = told(ground)
+    assert (await api.delete("/entities/urn:x:1")).status_code == 204
+    [plain], [system], [attribute], [changes] = told(ground)
+    assert {"deletedAt", "modifiedAt", "previousValue"} <= changes["p"].keys()
     assert sorted(plain) == ["deletedAt", "id", "type"]
     assert sorted(system) == ["createdAt", "deletedAt", "id", "modifiedAt", "type"]
     assert sorted(attribute) == ["createdAt", "deletedAt", "id", "modifiedAt", "p", "type"]

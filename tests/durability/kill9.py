@@ -326,6 +326,10 @@ async def trial(
             fleet = await enrol(tree, devices)
             sending = [asyncio.create_task(device.run(tree.mqtt, window, pause)) for device in fleet]
             for number in range(rounds):
+                before = sum(len(d.acked) for d in fleet)
+                async with asyncio.timeout(120):  # a blow at a house that has not come back is none
+                    while sum(len(d.acked) for d in fleet) == before:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
                 await asyncio.sleep(pick.uniform(shortest, longest))
                 await strike(tree, what, pick)
                 print(f"round {number + 1}: acknowledged {sum(len(d.acked) for d in fleet):,}, "

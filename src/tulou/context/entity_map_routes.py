@@ -78,7 +78,7 @@ class _Query:
         self.context, self.spec = door.context(ask)
         self.selection = door.selection(ask.parameters, self.context, free=free or ask.flag("local"))
         self.caller = source_routes.caller_of(door, ask, self.context, self.spec)
-        self.filters = source_routes.filters_of(ask.parameters, self.context, self.caller)
+        self.filters = sources.filters_of(ask.parameters, self.context, self.caller)
         org = ask.tenant or ask.actor.org
         self.everywhere = org in door.registrations.active and not ask.flag("local")
 

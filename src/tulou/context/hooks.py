@@ -14,6 +14,7 @@ from tulou.context.linked import LinkedEntities
 from tulou.context.neighbours import Neighbours
 from tulou.context.registration_subscriptions import RegistrationSubscriptions
 from tulou.context.registrations import Registrations
+from tulou.context.remote_subscriptions import RemoteSubscriptions
 from tulou.context.routes import Door
 from tulou.context.service import ContextService
 from tulou.context.snapshots import Snapshots
@@ -53,10 +54,11 @@ def services(house: House) -> Sequence[object]:
     stored = StoredContexts(house, entities)
     subscriptions.imply = stored.imply
     registrations = Registrations(house, entities)
+    sources = Sources(house, entities, registrations)
     return [
         entities, entities.indexes, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
         Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations, subscriptions.address),
-        Sources(house, entities, registrations), EntityMaps(house, entities),
+        sources, RemoteSubscriptions(house, subscriptions, registrations, sources), EntityMaps(house, entities),
         Neighbours(house, entities, subscriptions),
     ]
 
@@ -93,6 +95,7 @@ def tasks(house: House) -> Sequence[Task]:
         Task("context.read-ahead", "api", entities.reader.run),
         Task("context.deliver", "worker", subscriptions.deliver),
         Task("context.deliver-sources", "worker", house.service(RegistrationSubscriptions).deliver),
+        Task("context.remote-subscriptions", "worker", house.service(RemoteSubscriptions).run),
         Task("context.expire", "worker", entities.expire),
         Task("context.transient", "worker", Transient(house, entities).run),
         Task("context.snapshots", "worker", house.service(Snapshots).expire),

@@ -31,13 +31,29 @@ def datum(subscription: Active, change: Changed, now: int) -> Json | None:
         return None
     if change.trigger == "entityDeleted":
         return _deleted(subscription, change, names, now)
-    document, form = change.document, subscription.form
-    gone = _gone(subscription, change, names)
-    if form.keep is not None and not any(name in form.keep for name in (*forms.attributes(document), *gone)):
-        return None
     times = {"@": [now, now], "*": [now, now]} if change.times is None else {
         **change.times, "@": [change.times["@"][0], now],
     }
+    return _changed(subscription, change, names, _gone(subscription, change, names), times, now)
+
+
+def passed_on(subscription: Active, change: Changed, gone: Mapping[str, list[Json]], now: int) -> Json | None:
+    """What `subscription` is told of a change that a source has notified (5.8.6): the source has said what changed, and
+    which attributes are `gone`, as they were; None when nothing of it is to be shown."""
+    assert change.names is not None
+    assert change.times is not None
+    if change.trigger == "entityDeleted":
+        return _deleted(subscription, change, change.names, now)
+    seen = {name: lost for name, lost in gone.items() if _shown(subscription, name)}
+    return _changed(subscription, change, change.names, seen, change.times, now)
+
+
+def _changed(
+    subscription: Active, change: Changed, names: set[str], gone: Mapping[str, list[Json]], times: Json, now: int
+) -> Json | None:
+    document, form = change.document, subscription.form
+    if form.keep is not None and not any(name in form.keep for name in (*forms.attributes(document), *gone)):
+        return None
     written = entity(subscription, document, times)
     if subscription.show_changes and change.before is not None:
         for name in names:
@@ -137,11 +153,11 @@ def _put_gone(out: Json, name: str, instances: list[Json], change: Changed, subs
         made: Json = {"type": kind, VALUE_OF[kind]: _null(kind)}
         if "datasetId" in item:
             made["datasetId"] = item["datasetId"]
-        if subscription.show_changes:
-            made[PREVIOUS[kind]] = _in_context(kind, item[VALUE_OF[kind]], context)
         if subscription.form.system:
             times = change.times or {"@": [now, now], "*": [now, now]}
             made = {**forms.stamp(name, made, times), "deletedAt": forms.moment(now)}
+        if subscription.show_changes:
+            made[PREVIOUS[kind]] = _in_context(kind, item[VALUE_OF[kind]], context)
         if style == "concise":
             del made["type"]
         written.append(made)

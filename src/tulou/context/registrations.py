@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,7 @@ class Registrations:
         self.subscriptions: RegistrationSubscriptions
         self.active: dict[str, Index] = {}
         """The registrations in force by organisation; no entry for an organisation without any."""
+        self.reloaded: Callable[[], object] = lambda: None
 
     # ---- what is in force
 
@@ -104,6 +105,7 @@ class Registrations:
         for no, id, org, text in rows:
             found.setdefault(org, []).append(compiled(no, id, org, orjson.loads(text)))
         self.active = {org: Index(own) for org, own in found.items()}
+        self.reloaded()
 
     async def _after_change(self) -> None:
         await self.reload()

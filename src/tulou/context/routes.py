@@ -58,6 +58,7 @@ from tulou.context.ldcontexts import StoredContexts
 from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, cursor, neighbours, whole_number
 from tulou.context.registration_subscriptions import RegistrationSubscriptions
 from tulou.context.registrations import Registrations
+from tulou.context.remote_subscriptions import NOTIFIED, RemoteSubscriptions
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page, no_such_entity
 from tulou.context.snapshots import Snapshots
@@ -260,6 +261,7 @@ class Door:
         self.snapshots = house.service(Snapshots)
         self.registrations = house.service(Registrations)
         self.sources = house.service(Sources)
+        self.remote = house.service(RemoteSubscriptions)
         self.source_subscriptions = house.service(RegistrationSubscriptions)
         self.maps = house.service(EntityMaps)
         self.contexts = self.entities.contexts
@@ -310,6 +312,8 @@ class Door:
         if not path.startswith(ROOT):
             if path == HOUSE_CONTEXT:
                 return self.house_document(ask)
+            if path == NOTIFIED:
+                return await subscription_routes.notified(self, ask)
             raise NotFound("没有这个地址", "no such address", field="path", value=path)
         rest = path[len(ROOT) :]
         if rest.startswith("entities/") and "%" not in rest and b"ngsild-snapshot" not in ask.headers:

@@ -26,7 +26,7 @@ from tulou.context.registrations import Wanted, shown
 from tulou.context.selection import Selection
 from tulou.context.service import Page
 from tulou.context.source_discovery import Described
-from tulou.context.sources import Filters
+from tulou.context.sources import Filters, filters_of
 from tulou.context.store import Row
 from tulou.kernel.errors import TulouError
 from tulou.kernel.policy import Actor
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from tulou.context.routes import Answer, Ask, Door
 
 Handler = Callable[..., Awaitable["Answer"]]
-
-_FILTERS = ("q", "scopeQ", "expandValues")
-_PLACE = ("georel", "geometry", "coordinates", "geoproperty")
 
 
 def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, list[str]] | None:
@@ -135,46 +132,6 @@ class Everywhere:
         """As `ContextService.query`; a distributed query has no order (5.7.2.4), so an `order` there is None."""
         paging.pop("order", None)
         return await self._door.sources.query(actor, selection, self._caller, self._filters, tenant=tenant, **paging)
-
-
-def portable(parameters: Mapping[str, Any], context: Context, caller: Caller) -> bool:
-    """Whether the filters of a query mean at a source what they mean here, as the client wrote them: they travel with
-    their context, or name only what every context without an address names alike."""
-    if caller.link is not None or context.identity:
-        return True
-    if "expandValues" in parameters:
-        return False
-    names = {context.stored(str(parameters["geoproperty"]))} if "geoproperty" in parameters else set()
-    if isinstance(parameters.get("q"), str):
-        try:
-            found = query.parse(parameters["q"], context)
-        except TulouError:
-            return False  # the handler says what is wrong with it
-        names |= {name for path in query.paths(found) for name in path.names}
-    return all(":" not in name and context.shown(name) == name for name in names)
-
-
-def filters_of(parameters: Mapping[str, Any], context: Context, caller: Caller) -> Filters:
-    """How a query is executed, and what of it goes to sources."""
-    texts = {name: str(parameters[name]) for name in _FILTERS if name in parameters}
-    place = {name: parameters[name] for name in _PLACE if name in parameters}
-    keep: set[str] = set()
-    restricted = False
-    for member in ("attrs", "pick"):
-        value = parameters.get(member)
-        if value:
-            names = value if isinstance(value, list) else str(value).replace("|", ",").split(",")
-            plain = {name.partition("{")[0].strip() for name in names} - {"id", "type", "scope", "expiresAt"}
-            keep |= {context.stored(name) for name in plain if name}
-            restricted = bool(keep)
-    csf = parameters.get("csf")
-    datasets = parameters.get("datasetId")
-    split = parameters.get("splitEntities") in (True, "true")
-    return Filters(
-        texts, place or None, query.parse(csf, context) if isinstance(csf, str) else None,
-        split or not portable(parameters, context, caller), frozenset(keep) if restricted else None,
-        frozenset(datasets if isinstance(datasets, list) else datasets.split(",")) if datasets else frozenset(),
-    )
 
 
 async def here(door: Door, ask: Ask, body: bytes | None, *parts: str) -> Answer:

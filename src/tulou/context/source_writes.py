@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import orjson
 
-from tulou.context import distribution, forms, matching, routes, source_routes
+from tulou.context import distribution, forms, matching, routes, source_routes, sources
 from tulou.context import selection as selecting
 from tulou.context.distribution import Part, RemoteProblem, entries_of, error_entry
 from tulou.context.errors import RegistrationConflict
@@ -322,7 +322,7 @@ async def purge(door: Door, ask: Ask) -> Answer:
     context, spec = door.context(ask)
     caller = source_routes.caller_of(door, ask, context, spec)
     chosen = door.selection(ask.parameters, context)
-    filters = source_routes.filters_of(ask.parameters, context, caller)
+    filters = sources.filters_of(ask.parameters, context, caller)
     asked = await door.sources.purging(ask.actor, chosen, caller, filters, tenant=ask.tenant)
     await source_routes.here(door, ask, None, "entities")
     named: dict[str, frozenset[str]] = {

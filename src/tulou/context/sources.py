@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -46,6 +46,8 @@ ACTIONS = {
 """What the policy is asked for before an operation is distributed; all others are writes."""
 MAX_UNION = 10_000
 """Most entities that a distributed query takes from sources; and, where filters are applied here, of the house's own."""
+FILTERS = ("q", "scopeQ", "expandValues")
+PLACE = ("georel", "geometry", "coordinates", "geoproperty")
 PLACES = 1 << 62
 """Cursors of distributed queries count places from here, those of others count entities' numbers."""
 
@@ -109,11 +111,11 @@ class Sources:
     @operation(READ)
     async def retrieve(
         self, actor: Actor, id: str, caller: Caller, *, tenant: str | None = None, names: frozenset[str] | None = None,
-        types: TypeTree | None = None, datasets: frozenset[str] = frozenset(),
+        types: TypeTree | None = None, datasets: frozenset[str] = frozenset(), told: Piece | None = None,
     ) -> Row:
         """One entity of the house and of all sources that have a part of it (5.7.1). Raises `NotFound`.
 
-        `names`: the attributes wanted, None for all.
+        `names`: the attributes wanted, None for all. `told`: what one source said of itself, which is not asked then.
         """
         row: Row | None = None
         try:
@@ -127,7 +129,9 @@ class Sources:
         claims: list[frozenset[str]] = []
         if index is not None:
             for item, offered in index.serving(id, matching.leaves(types) or None, now_us(), caller.chain):
-                if item.offers("retrieveEntity", "queryEntity", "queryBatch") is None or _apart(datasets, item):
+                if item.offers("retrieveEntity", "queryEntity", "queryBatch") is None or _apart(datasets, item) or (
+                    told is not None and item.id == told.registration
+                ):
                     continue
                 share = offered if names is None else names if offered is EVERY else names & offered
                 if not share:
@@ -136,7 +140,7 @@ class Sources:
                 if item.proxied:
                     claims.append(offered)
         outcomes = await self._all(caller, [(item, self._retrieving(item, share, id, caller)) for item, share in asked])
-        pieces: list[Piece] = []
+        pieces: list[Piece] = [told] if told is not None else []
         for (_, share), outcome in zip(asked, outcomes, strict=True):
             pieces += self._pieces(outcome, caller, share, only=id)
         found = merged(row, pieces, claims, now_us())
@@ -429,6 +433,46 @@ class Sources:
         if caller.looped:
             return Outcome(part.registration, 508, error=loop(part.registration.id))
         return await self.forwarder.send(part.registration, caller, method, path, parameters, body)
+
+
+def portable(parameters: Mapping[str, Any], context: Context, caller: Caller) -> bool:
+    """Whether the filters of a query mean at a source what they mean here, as the client wrote them: they travel with
+    their context, or name only what every context without an address names alike."""
+    if caller.link is not None or context.identity:
+        return True
+    if "expandValues" in parameters:
+        return False
+    names = {context.stored(str(parameters["geoproperty"]))} if "geoproperty" in parameters else set()
+    if isinstance(parameters.get("q"), str):
+        try:
+            found = query.parse(parameters["q"], context)
+        except TulouError:
+            return False  # the handler says what is wrong with it
+        names |= {name for path in query.paths(found) for name in path.names}
+    return all(":" not in name and context.shown(name) == name for name in names)
+
+
+def filters_of(parameters: Mapping[str, Any], context: Context, caller: Caller) -> Filters:
+    """How a query is executed, and what of it goes to sources."""
+    texts = {name: str(parameters[name]) for name in FILTERS if name in parameters}
+    place = {name: parameters[name] for name in PLACE if name in parameters}
+    keep: set[str] = set()
+    restricted = False
+    for member in ("attrs", "pick"):
+        value = parameters.get(member)
+        if value:
+            names = value if isinstance(value, list) else str(value).replace("|", ",").split(",")
+            plain = {name.partition("{")[0].strip() for name in names} - {"id", "type", "scope", "expiresAt"}
+            keep |= {context.stored(name) for name in plain if name}
+            restricted = bool(keep)
+    csf = parameters.get("csf")
+    datasets = parameters.get("datasetId")
+    split = parameters.get("splitEntities") in (True, "true")
+    return Filters(
+        texts, place or None, query.parse(csf, context) if isinstance(csf, str) else None,
+        split or not portable(parameters, context, caller), frozenset(keep) if restricted else None,
+        frozenset(datasets if isinstance(datasets, list) else datasets.split(",")) if datasets else frozenset(),
+    )
 
 
 def bare(selection: Selection) -> Selection:

@@ -23,6 +23,8 @@ from tulou.kernel.outbound import target_of
 
 WORDS = "@words"
 """Member of a stored document: the context of its query texts."""
+VIA = "@via"
+"""Member of a stored document: the sources by which a subscription came (4.3.6.4), where it came by any."""
 SCHEMES = ("http", "https", "mqtt", "mqtts")
 TRIGGERS = frozenset(
     {"entityCreated", "entityUpdated", "entityDeleted", "attributeCreated", "attributeUpdated", "attributeDeleted"}
@@ -265,4 +267,5 @@ def shown_document(document: Json, context: Context) -> Json:
     """A stored document as a client of `context` sees it."""
     out = with_names(document, context.shown)
     out.pop(WORDS, None)
+    out.pop(VIA, None)
     return out

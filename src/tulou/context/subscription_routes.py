@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tulou.context import routes
-from tulou.context.errors import InvalidRequest, bad
+from tulou.context.errors import InvalidRequest, LoopDetected, MethodNotAllowed, bad
 from tulou.context.forms import Json
+from tulou.context.forwarding import chain_of
 from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, whole_number
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ async def create(door: Door, ask: Ask) -> Answer:
     """POST subscriptions (6.10.3.1)."""
     ask.only(frozenset({"local"}))
     body, spec = await _read(door, ask, patch=False)
-    id = await door.subscriptions.create(ask.actor, body, spec, tenant=ask.tenant)
+    chain = chain_of(ask.header(b"via"))
+    if door.sources.alias(ask.tenant or ask.actor.org) in chain:
+        raise LoopDetected("订阅转了一圈又回到本系统", "the subscription has come back to this house", field="Via",
+                           rule="CIM 009, 6.3.17")
+    if ask.flag("local") and isinstance(body, dict):
+        body["localOnly"] = True
+    id = await door.subscriptions.create(ask.actor, body, spec, tenant=ask.tenant, chain=chain)
     return routes.Answer(201, None, [(b"location", f"{routes.ROOT}subscriptions/{quote(id, safe=':')}".encode())])
 
 
@@ -105,3 +112,14 @@ async def delete(door: Door, ask: Ask, id: str) -> Answer:
     ask.only(frozenset({"local"}))
     await door.subscriptions.delete(ask.actor, id, tenant=ask.tenant)
     return routes.Answer(204)
+
+
+async def notified(door: Door, ask: Ask) -> Answer:
+    """POST of a Notification by a context source (5.8.6, 6.3.8)."""
+    if ask.method != "POST":
+        raise MethodNotAllowed("此资源只支持 POST", "POST is the only method of this resource", field="method",
+                               value=ask.method, rule="POST")
+    named = b"link" in ask.headers or (ask.header(b"content-type") or "").startswith(routes.LD)
+    body, context, _ = await door.read(ask)
+    await door.remote.receive(body, context if named else None)
+    return routes.Answer(200)

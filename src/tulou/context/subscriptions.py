@@ -29,10 +29,11 @@ from tulou.context.errors import AlreadyExists, bad
 from tulou.context.forms import Json
 from tulou.context.jsonld import Context, Contexts, is_iri
 from tulou.context.selection import Selection, Selector
-from tulou.context.store import Store
+from tulou.context.store import Row, Store
 from tulou.context.subscription_form import (
     DEFAULT_TRIGGERS,
     SCHEMES,
+    VIA,
     WORDS,
     checked,
     shown_document,
@@ -45,6 +46,7 @@ from tulou.kernel.outbound import Refused
 from tulou.kernel.policy import Actor, operation
 
 if TYPE_CHECKING:
+    from tulou.context.remote_subscriptions import RemoteSubscriptions
     from tulou.context.service import ContextService
     from tulou.kernel.house import House
 
@@ -73,6 +75,8 @@ class Subscriptions:
         self.delivery: Delivery
         self.imply: Callable[[str, Any], Awaitable[str]]
         """(organisation, inline context) -> the path of a stored one: `StoredContexts.imply`."""
+        self.remote: RemoteSubscriptions | None = None
+        self.reloaded: Callable[[], object] = lambda: None
         self._indexes: dict[str, Index] = {}
         self._periodic: list[Active] = []
         self._seconds = 0
@@ -186,6 +190,12 @@ class Subscriptions:
         indexes = {**self._indexes, **{org: Index(items) for org, items in by_org.items()}}
         self._indexes = {org: index for org, index in indexes.items() if index.items}
         self._periodic = [item for _, _, item in self._known.values() if item is not None and item.interval_us]
+        self.reloaded()
+
+    def running(self, no: int) -> Active | None:
+        """The subscription of this number if it is active, not blocked and can be compiled."""
+        found = self._known.get(no)
+        return None if found is None else found[2]
 
     def _read(self, numbers: list[int], connection: sa.Connection) -> dict[int, Active | None]:
         """Compiled subscriptions by number; None for one that cannot be compiled."""
@@ -221,11 +231,16 @@ class Subscriptions:
     # ---- operations
 
     @operation(CREATE)
-    async def create(self, actor: Actor, raw: Any, spec: Any, *, tenant: str | None = None) -> str:
-        """Create a subscription (5.8.1); `spec` is the @context that its names are in. Returns its id."""
+    async def create(
+        self, actor: Actor, raw: Any, spec: Any, *, tenant: str | None = None, chain: Sequence[str] = ()
+    ) -> str:
+        """Create a subscription (5.8.1); `spec` is the @context that its names are in, `chain` the sources by which it
+        comes. Returns its id."""
         org = self.entities.tenant(actor, tenant, CREATE)
         self.policy.require(actor, ENTITIES.action, org)
         document = stored_document(checked(raw), self._names(spec), spec)
+        if chain:
+            document[VIA] = list(chain)
         self.check_endpoint(document)
         id = document.setdefault("id", f"urn:ngsi-ld:Subscription:{uuid.uuid4()}")
         now = now_us()
@@ -313,6 +328,7 @@ class Subscriptions:
         if WORDS not in document:
             document = stored_document(document, self._names(own), own)
         words = document.pop(WORDS)
+        chain = document.pop(VIA, None)
         given: Json = {}
         for key, value in raw.items():
             if key in ("id", "@context"):
@@ -334,6 +350,8 @@ class Subscriptions:
         if "jsonldContext" in given:
             own = given["jsonldContext"]
         document[WORDS] = words
+        if chain is not None:
+            document[VIA] = chain
         if "notification" in given:
             self.check_endpoint(document)
         self._compiled(0, id, row[2], document, own, expires)
@@ -375,6 +393,11 @@ class Subscriptions:
     def satisfied(self, cursor: Any, item: Active, document: Json) -> bool:
         """Whether the entity satisfies the whole of what the subscription asks of entities."""
         return selecting.matches(item.selection, document) and self._reached(cursor, item, document["id"])
+
+    async def tell(self, subscription: Active, data: list[Json], documents: list[Json], now: int) -> None:
+        """Queue a notification of `data`, which is of the entities `documents`; returns when it is in the outbox."""
+        await self.db.write(lambda c: self._enqueue(self.store.cursor(c), subscription, data, documents, now))
+        self.wake()
 
     async def shown(self, numbers: Sequence[int]) -> dict[int, Json]:
         """Subscriptions as the house's context shows them, with their status, by number. The caller asks the policy."""
@@ -478,9 +501,13 @@ class Subscriptions:
         asked_for = subscription.selection if subscription.linked is None else replace(
             subscription.selection, q=subscription.linked
         )
-        found = await self.db.read(
-            lambda c: self.entities.selected(c, subscription.org, asked_for, PER_INTERVAL)
-        )
+        found: Sequence[Row] | None = None
+        if self.remote is not None:
+            found = await self.remote.selected(subscription, asked_for)
+        if found is None:
+            found = await self.db.read(
+                lambda c: self.entities.selected(c, subscription.org, asked_for, PER_INTERVAL)
+            )
         documents = [item.document for item in found]
         data = []
         for item, document in zip(found, documents, strict=True):
