@@ -255,10 +255,10 @@ async def settle(tree: Tree, entities: int, seconds: float = 120) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{tree.http}/api/v1", headers={"X-Tulou": "1"}) as client:
         answer = await client.post("/session", json={"name": "admin", "password": PASSWORD})
         answer.raise_for_status()
-        quiet, deadline = 0, time.monotonic() + seconds
+        quiet, deadline, ingest = 0, time.monotonic() + seconds, {}
         while quiet < 4:
             if time.monotonic() > deadline:
-                raise TimeoutError("the writer did not come to the end of the stream")
+                raise TimeoutError(f"the writer did not come to the end of the stream: {ingest}")
             await asyncio.sleep(1)
             system = (await client.get("/system")).json()
             ingest = system.get("ingest", {})

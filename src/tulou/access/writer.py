@@ -445,9 +445,9 @@ class Writer:
             try:
                 await self._group(group)
             except Exception as error:
-                if not self.counters.error:
+                told, self.counters.error = self.counters.error, f"{type(error).__name__}: {error}"
+                if told != self.counters.error:
                     log.exception("group %s could not be stored; trying until it is", group.token)
-                self.counters.error = f"{type(error).__name__}: {error}"
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()
