@@ -17,6 +17,7 @@ from tulou.context.registrations import Registrations
 from tulou.context.routes import Door
 from tulou.context.service import ContextService
 from tulou.context.snapshots import Snapshots
+from tulou.context.source_history import SourceHistory
 from tulou.context.sources import Sources
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
@@ -53,10 +54,11 @@ def services(house: House) -> Sequence[object]:
     stored = StoredContexts(house, entities)
     subscriptions.imply = stored.imply
     registrations = Registrations(house, entities)
+    history, sources = Temporal(house, entities), Sources(house, entities, registrations)
     return [
-        entities, entities.indexes, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
+        entities, entities.indexes, subscriptions, stored, history, LinkedEntities(house, entities),
         Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations, subscriptions.address),
-        Sources(house, entities, registrations), EntityMaps(house, entities),
+        sources, SourceHistory(house, history, sources), EntityMaps(house, entities),
         Neighbours(house, entities, subscriptions),
     ]
 

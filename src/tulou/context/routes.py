@@ -61,6 +61,7 @@ from tulou.context.registrations import Registrations
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page, no_such_entity
 from tulou.context.snapshots import Snapshots
+from tulou.context.source_history import SourceHistory
 from tulou.context.sources import Sources
 from tulou.context.store import Row
 from tulou.context.subscriptions import Subscriptions
@@ -260,6 +261,7 @@ class Door:
         self.snapshots = house.service(Snapshots)
         self.registrations = house.service(Registrations)
         self.sources = house.service(Sources)
+        self.source_history = house.service(SourceHistory)
         self.source_subscriptions = house.service(RegistrationSubscriptions)
         self.maps = house.service(EntityMaps)
         self.contexts = self.entities.contexts
