@@ -37,6 +37,7 @@ class World(NamedTuple):
     source: Source
     source_url: str
     door: Door
+    far_door: Door
 
     async def register(self, endpoint: str | None = None, *, to: str = "far", **members: Any) -> str:
         """Register vehicles at the far house, or at the source; returns the id."""
@@ -64,7 +65,7 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
         httpx.AsyncClient(base_url=f"{near_url}/ngsi-ld/v1", headers={"authorization": "Bearer xiamen"}) as here,
         httpx.AsyncClient(base_url=f"{far_url}/ngsi-ld/v1") as there,
     ):
-        yield World(here, there, far_url, source, source_url, near_door)
+        yield World(here, there, far_url, source, source_url, near_door, far_door)
     await near.stop()
     await far.stop()
 

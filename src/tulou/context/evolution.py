@@ -316,9 +316,14 @@ class Judge:
             return frozenset(more) or None  # a condition that holds has seen an instance
         return self.wanted | more
 
+    def see(self, name: str) -> None:
+        """Note that there is an instance of an attribute in the time, be it when its scope did not match."""
+        self.hit = self.hit or (name != "scope" and (self.wanted is None or name in self.wanted))
+
     def feed(self, part: Json) -> None:
         """Take instances by attribute, `{stored name: [instances]}`."""
-        self.hit = self.hit or any(name != "scope" and (self.wanted is None or name in self.wanted) for name in part)
+        for name in part:
+            self.see(name)
         for term, state in self.state.items():
             if term.path.names and term.path.names[0] in part and query.matches(query.Term(term.path), part):
                 state[query.matches(term, part)] = True

@@ -522,15 +522,20 @@ class Temporal:
                 if selection.scope is not None:
                     within[at] = self._scopes(cursor, found, selection.scope, wanted)
                 for _, name, point in self._lines(cursor, found.numbers, wanted, judge.names):
+                    judge.see(name)
                     if at not in within or within[at].has(point.time):
                         judge.feed({name: [point.body]})
-                        if judge.decided:
-                            break
+                    if judge.decided:
+                        break
 
         await self.db.read(read)
         if self._readings_of(wanted):
             await self._judge_readings(entities, judges, within, wanted)
-        return [within.get(at, Scopes([], [])) if judge.holds else None for at, judge in enumerate(judges)]
+        found: list[Scopes | None] = []
+        for at, judge in enumerate(judges):
+            scopes = within.get(at, Scopes([], []))
+            found.append(scopes if judge.holds and (selection.scope is None or scopes.times) else None)
+        return found
 
     async def _judge_readings(
         self, entities: Sequence[Found], judges: Sequence[Judge], within: Within, wanted: Span
@@ -556,7 +561,10 @@ class Temporal:
                     bodies = []
                     for value in values:
                         reading = self._reading(self._type(entities[at]), name, value.ts, value.value)
-                        if reading is not None and (at not in within or within[at].has(value.ts)):
+                        if reading is None:
+                            break
+                        judges[at].see(reading[0])
+                        if at not in within or within[at].has(value.ts):
                             bodies.append(reading[1].body)
                     if bodies and reading is not None:
                         judges[at].feed({reading[0]: bodies})
