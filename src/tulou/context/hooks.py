@@ -18,6 +18,7 @@ from tulou.context.routes import Door
 from tulou.context.service import ContextService
 from tulou.context.snapshots import Snapshots
 from tulou.context.source_history import SourceHistory
+from tulou.context.source_snapshots import SourceSnapshots
 from tulou.context.sources import Sources
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
@@ -55,10 +56,12 @@ def services(house: House) -> Sequence[object]:
     subscriptions.imply = stored.imply
     registrations = Registrations(house, entities)
     history, sources = Temporal(house, entities), Sources(house, entities, registrations)
+    snapshots = Snapshots(house, entities)
     return [
         entities, entities.indexes, subscriptions, stored, history, LinkedEntities(house, entities),
-        Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations, subscriptions.address),
-        sources, SourceHistory(house, history, sources), EntityMaps(house, entities),
+        snapshots, registrations, RegistrationSubscriptions(house, registrations, subscriptions.address),
+        sources, SourceHistory(house, history, sources), SourceSnapshots(house, snapshots, sources),
+        EntityMaps(house, entities),
         Neighbours(house, entities, subscriptions),
     ]
 

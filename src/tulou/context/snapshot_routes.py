@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from tulou.context import source_routes
 from tulou.context.errors import bad
 from tulou.context.snapshots import checked
 
@@ -36,9 +37,16 @@ def find(door: Door, rest: list[str]) -> tuple[Handlers, list[str]] | None:
 async def create(door: Door, ask: Ask) -> Answer:
     """POST snapshots (6.36.3.1)."""
     ask.only(frozenset())
-    body, context, _ = await door.read(ask)
+    body, context, spec = await door.read(ask)
     checked(body)
     selections = [door.query_document(query, context)[0] for query in body["snapshotQueries"]]
+    if source_routes.distributed(door, ask):
+        caller = source_routes.caller_of(door, ask, context, spec)
+        filters = [
+            source_routes.filters_of({**query, **(query.get("geoQ") or {})}, context, caller) for query in body["snapshotQueries"]
+        ]
+        queries = list(zip(selections, filters, strict=True))
+        return _created(await door.source_snapshots.create(ask.actor, body, queries, caller, tenant=ask.tenant))
     return _created(await door.snapshots.create(ask.actor, body, selections, tenant=ask.tenant))
 
 
