@@ -423,7 +423,7 @@ def write(
             if wanted.style == "concise":
                 items = [{key: value for key, value in item.items() if key != "type"} for item in items]
             out[shown] = items
-    if system:
+    if system and entity.modified_at:
         out["createdAt"], out["modifiedAt"] = forms.moment(entity.created_at), forms.moment(entity.modified_at)
     return out
 

@@ -46,6 +46,8 @@ MAX_INSTANCES = 100_000
 """Most instances that one operation takes from a source, or aggregates of the house and its sources together."""
 MAX_REQUESTS = 100
 """Most requests to one source for one operation."""
+IDS = 50
+"""Most identifiers in one request: an address must not be too long for its reader."""
 
 Request = tuple[str, str, list[tuple[str, str]], Any]
 
@@ -419,12 +421,18 @@ class SourceHistory:
         """The replies about the entities of a page. Who had cut its answer is asked again for these alone; for aggregates
         until all of it is here."""
         async def one(reply: Reply) -> Reply:
-            own = frozenset(id for id in reply.heard if id in ids)
+            own = sorted(id for id in reply.heard if id in ids)
             if reply.cut is None or not own:
                 return reply._replace(cut=None)
-            return await self._several(
-                reply.registration, reply.portion, caller, filters, wanted, only=own, whole=wanted.style == "aggregatedValues"
-            )
+            parts = await asyncio.gather(*(
+                self._several(
+                    reply.registration, reply.portion, caller, filters, wanted, only=frozenset(own[at : at + IDS]),
+                    whole=wanted.style == "aggregatedValues",
+                )
+                for at in range(0, len(own), IDS)
+            ))
+            heard = {id: found for part in parts for id, found in part.heard.items()}
+            return reply._replace(heard=heard, cut=_soonest(wanted, parts))
 
         return list(await asyncio.gather(*(one(reply) for reply in replies)))
 
@@ -438,7 +446,7 @@ class SourceHistory:
         names = portion.names if portion.names is not None else EVERY
         heard: dict[str, Heard] = {}
         cut: int | None = None
-        span, offset, size = first, 0, 0
+        span, offset, size, full = first, 0, 0, False
         for _ in range(MAX_REQUESTS):
             (outcome,) = await self.sources._all(caller, [(item, request(span, offset))])
             pieces = self._pieces(outcome, caller, context, names, wanted, only)
@@ -447,16 +455,16 @@ class SourceHistory:
             size += sum(len(piece.points) for piece in pieces)
             if size > MAX_INSTANCES:
                 raise _too_many("instances", MAX_INSTANCES)
+            full = full or (isinstance(outcome.body, list) and len(outcome.body) >= MAX_LIMIT)
             at = cut_of(outcome, span, pieces)
             if at is not None and whole:
                 span = beyond(span, at)
                 continue
             if at is not None:
                 cut = at if cut is None else (max if wanted.last else min)(cut, at)
-            if not isinstance(outcome.body, list) or len(outcome.body) < MAX_LIMIT:
+            if not full:
                 return Reply(item, portion, heard, cut)
-            offset += MAX_LIMIT
-            span = first
+            span, offset, full = first, offset + MAX_LIMIT, False
         raise _too_many("requests", MAX_REQUESTS)
 
     def _pieces(

@@ -521,6 +521,8 @@ class Temporal:
             for at, (found, judge) in enumerate(zip(entities, judges, strict=True)):
                 if selection.scope is not None:
                     within[at] = self._scopes(cursor, found, selection.scope, wanted)
+                    if not within[at].times:
+                        continue
                 for _, name, point in self._lines(cursor, found.numbers, wanted, judge.names):
                     judge.see(name)
                     if at not in within or within[at].has(point.time):
@@ -531,17 +533,16 @@ class Temporal:
         await self.db.read(read)
         if self._readings_of(wanted):
             await self._judge_readings(entities, judges, within, wanted)
-        found: list[Scopes | None] = []
-        for at, judge in enumerate(judges):
-            scopes = within.get(at, Scopes([], []))
-            found.append(scopes if judge.holds and (selection.scope is None or scopes.times) else None)
-        return found
+        return [within.get(at, Scopes([], [])) if judge.holds else None for at, judge in enumerate(judges)]
 
     async def _judge_readings(
         self, entities: Sequence[Found], judges: Sequence[Judge], within: Within, wanted: Span
     ) -> None:
         """Feed the judges what devices sent, a piece of time after the other."""
-        place = {found.no: at for at, found in enumerate(entities) if found.no is not None and not judges[at].decided}
+        place = {
+            found.no: at for at, found in enumerate(entities)
+            if found.no is not None and not judges[at].decided and (at not in within or within[at].times)
+        }
         names = judges[0].names
         properties = None if names is None else [self.entities.names.shown(name) for name in names]
         limit = READINGS if judges[0].state or within else 1
