@@ -307,6 +307,12 @@ async def test_instances_are_those_of_the_times_in_which_the_scope_matched(api: 
     await provide(api, "urn:x:2", speed=[at(5, 5)])
     found = (await api.get("/temporal/entities", params={"type": "Vehicle", **EVER, "scopeQ": "/B"})).json()
     assert [(item["id"], [i["value"] for i in item["speed"]], [i["value"] for i in item["scope"]]) for item in found] == [("urn:x:1", [15], ["/B"])]
+    # 4.18: "valid from the time it has been set"; 5.7.4.4 selects entities by it, with or without instances of those times
+    await provide(api, "urn:x:3", scope=[at(10, "/B")], speed=[at(5, 5)])
+    found = (await api.get("/temporal/entities", params={"type": "Vehicle", **EVER, "scopeQ": "/B", "id": "urn:x:3"})).json()
+    assert [(item["id"], item.keys()) for item in found] == [("urn:x:3", {"id", "type", "scope"})]
+    before = {"timerel": "before", "timeAt": "2026-01-01T00:08:00Z"}
+    assert (await api.get("/temporal/entities", params={"type": "Vehicle", **before, "scopeQ": "/B"})).json() == []
 
 
 async def test_pages_of_entities(api: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import orjson
 
-from tulou.context import routes, source_routes, sources, temporal_routes
+from tulou.context import routes, source_history_routes, source_routes, sources
 from tulou.context.entity_maps import DEFAULT_US
 from tulou.context.errors import TooManyResults, bad
 from tulou.context.evolution import duration
@@ -203,8 +203,9 @@ async def create(door: Door, ask: Ask) -> Answer:
 async def create_temporal(door: Door, ask: Ask) -> Answer:
     """GET temporal/entityMaps (6.35.3.1): of the entities whose history the query finds."""
     media, (_, spec) = routes.negotiate(ask.header(b"accept")), door.context(ask)
-    made = await _map_of_histories(door, ask)
-    return door.answer(ask, made, media, spec, status=201, more=[(HEADER, _location(made["id"]).encode())])
+    made, warnings = await _map_of_histories(door, ask)
+    more = [(HEADER, _location(made["id"]).encode()), *warnings]
+    return door.answer(ask, made, media, spec, status=201, more=more)
 
 
 def _without(ask: Ask, *names: str, **more: str) -> Ask:
@@ -216,24 +217,27 @@ def _without(ask: Ask, *names: str, **more: str) -> Ask:
     return own
 
 
-async def _map_of_histories(door: Door, ask: Ask) -> Json:
-    """A new map of the entities whose history the query finds. Raises `TooManyResults`."""
+async def _map_of_histories(door: Door, ask: Ask) -> tuple[Json, list[tuple[bytes, bytes]]]:
+    """A new map of the entities whose history the query finds, and the warnings on the way. Raises `TooManyResults`."""
     lifetime = lifetime_of(ask)
     found: dict[str, list[str]] = {}
+    warnings: dict[tuple[bytes, bytes], None] = {}
     offset = 0
     while True:
         own = _without(ask, "count", limit=str(MAX_LIMIT), offset=str(offset))
         own.headers.pop(b"accept", None)
-        page = await source_routes.here(door, own, None, "temporal", "entities")
+        origins: dict[str, list[str]] = {}
+        page = await source_history_routes.anywhere(door, own, ["temporal", "entities"], origins)
         items = orjson.loads(page.body or b"[]")
-        found.update((item["id"], ["@none"]) for item in items)
+        found.update((item["id"], origins.get(item["id"], ["@none"])) for item in items)
+        warnings.update((pair, None) for pair in page.headers if pair[0] == b"ngsild-warning")
         offset += MAX_LIMIT
         if not any(key == b"link" and b'rel="next"' in value for key, value in page.headers):
             break
         if len(found) > MOST:
             raise TooManyResults(f"实体映射最多 {MOST} 个实体", f"an entity map holds at most {MOST} entities",
                                  field="entityMap", rule=f"<= {MOST}")
-    return await door.maps.create(ask.actor, found, tenant=ask.tenant, lifetime=lifetime)
+    return await door.maps.create(ask.actor, found, tenant=ask.tenant, lifetime=lifetime), list(warnings)
 
 
 async def query_temporal(door: Door, ask: Ask) -> Answer:
@@ -242,7 +246,7 @@ async def query_temporal(door: Door, ask: Ask) -> Answer:
     limit, _, offset, count = door.paging(ask)
     fresh, found = False, await _given(door, ask)
     if found is None:
-        fresh, found = True, await _map_of_histories(door, ask)
+        fresh, (found, _) = True, await _map_of_histories(door, ask)
     context, spec = door.context(ask)
     chosen = sources.restricted(door.selection(ask.parameters, context, free=True), list(found["entityMap"]))
     allowed = {id for selector in chosen.selectors for id in selector.ids}
@@ -250,7 +254,7 @@ async def query_temporal(door: Door, ask: Ask) -> Answer:
     page = ids[offset : offset + limit]
     if page:
         own = _without(ask, "count", "offset", "cursor", "idPattern", id=",".join(page), limit=str(len(page)))
-        answer = await temporal_routes.query_history(door, own)
+        answer = await source_history_routes.anywhere(door, own, ["temporal", "entities"])
     else:
         answer = door.answer(ask, [], door.negotiate(ask), spec)
     if fresh and answer.status == 200:
@@ -265,9 +269,12 @@ async def query_temporal(door: Door, ask: Ask) -> Answer:
 async def retrieve_temporal(door: Door, ask: Ask, id: str) -> Answer:
     """GET temporal/entities/{id} with `entityMap=true` or with a map (5.7.3.4)."""
     lifetime = lifetime_of(ask)
-    answer = await temporal_routes.retrieve(door, _without(ask), id)
+    origins: dict[str, list[str]] = {}
+    answer = await source_history_routes.anywhere(door, _without(ask), ["temporal", "entities", id], origins)
+    if answer.status >= 400:
+        return answer
     found = await _given(door, ask) or await door.maps.create(
-        ask.actor, {id: ["@none"]}, tenant=ask.tenant, lifetime=lifetime
+        ask.actor, {id: origins.get(id, ["@none"])}, tenant=ask.tenant, lifetime=lifetime
     )
     answer.headers = [*answer.headers, (HEADER, _location(found["id"]).encode())]
     return answer

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 from tulou.context import forms, journal, query
 from tulou.context import selection as selecting
 from tulou.context.aggregates import METHODS, Summary
+from tulou.context.columns import micros
 from tulou.context.errors import bad
 from tulou.context.forms import Json, Reader
 from tulou.context.journal import Point
 from tulou.context.jsonld import Context, is_iri
+from tulou.context.matching import EVERY
 from tulou.context.paging import Cursor
 from tulou.context.selection import Selection
 
@@ -190,6 +192,19 @@ class Evolution(NamedTuple):
     summaries: dict[str, list[Summary]]
 
 
+class Told(NamedTuple):
+    """What context sources told of an entity: (attribute, instance); `spare` by auxiliary source, which only counts where
+    nobody else has the attribute; and the attributes that the house leaves to them, or `EVERY`."""
+
+    points: Sequence[tuple[str, Point]] = ()
+    spare: Sequence[Sequence[tuple[str, Point]]] = ()
+    hidden: frozenset[str] = frozenset()
+
+    def hides(self, name: str) -> bool:
+        """Whether the house's own instances of an attribute do not count."""
+        return self.hidden is EVERY or name in self.hidden
+
+
 class Answer(NamedTuple):
     """Evolutions; where they were cut, (start, end) in µs; the neighbouring pages; the count where it was asked for."""
 
@@ -216,7 +231,10 @@ class Gathered:
         self._prune_at = 2 * limit + 2
 
     def add(self, of: int, name: str, point: Point, *, observed: bool) -> None:
-        """Take a point of entity `of`; of several of one attribute, dataset and observedAt the last written stays."""
+        """Take a point of entity `of`; of several of one attribute, dataset and observedAt the last written stays.
+
+        What is first told stands against another's of unknown or the same time of writing (4.5.5.3).
+        """
         self.kinds.setdefault((of, name), point.body["type"])
         if self.bound is not None and (point.time < self.bound if self.last else point.time > self.bound):
             return
@@ -229,7 +247,7 @@ class Gathered:
             own[key] = point
             if self.last and len(own) > 2 * self.last:
                 self._newest(own)
-        elif point.no >= known.no:
+        elif point.no >= known.no if point.source == known.source else _written(point) > _written(known):
             own[key] = point
         if self.count > self._prune_at:
             self._prune()
@@ -270,6 +288,10 @@ class Gathered:
         return self.bound is not None
 
 
+def _written(point: Point) -> int:
+    return micros(point.body["modifiedAt"]) if "modifiedAt" in point.body else point.at
+
+
 class Judge:
     """Decides whether an entity satisfies a query by its instances, which are fed to it in parts (5.7.4.4).
 
@@ -294,9 +316,14 @@ class Judge:
             return frozenset(more) or None  # a condition that holds has seen an instance
         return self.wanted | more
 
+    def see(self, name: str) -> None:
+        """Note that there is an instance of an attribute in the time, be it when its scope did not match."""
+        self.hit = self.hit or (name != "scope" and (self.wanted is None or name in self.wanted))
+
     def feed(self, part: Json) -> None:
         """Take instances by attribute, `{stored name: [instances]}`."""
-        self.hit = self.hit or any(name != "scope" and (self.wanted is None or name in self.wanted) for name in part)
+        for name in part:
+            self.see(name)
         for term, state in self.state.items():
             if term.path.names and term.path.names[0] in part and query.matches(query.Term(term.path), part):
                 state[query.matches(term, part)] = True
@@ -346,6 +373,16 @@ Within = dict[int, Scopes]
 """Scopes by place in a list of entities; empty without a scope query."""
 
 
+class Matches(NamedTuple):
+    """Entities of a page of a query and their scopes; which of some ids are in the whole result (as far as it was looked
+    at); and its size, None where it was not looked at to the end."""
+
+    page: list[Found]
+    within: Within
+    held: set[str]
+    total: int | None
+
+
 def span_of(wanted: Span, first: int, last: int) -> tuple[int, int]:
     """The (start, end) of a cut answer (6.3.10): backwards with `lastN`, else forwards."""
     if wanted.last:
@@ -386,7 +423,7 @@ def write(
             if wanted.style == "concise":
                 items = [{key: value for key, value in item.items() if key != "type"} for item in items]
             out[shown] = items
-    if system:
+    if system and entity.modified_at:
         out["createdAt"], out["modifiedAt"] = forms.moment(entity.created_at), forms.moment(entity.modified_at)
     return out
 
@@ -397,7 +434,10 @@ def _instance(name: str, point: Point, of: str, context: Context, system: bool) 
     if system and point.no >= 0 and "deletedAt" not in out:
         out["createdAt"] = forms.moment(point.at)
         out["modifiedAt"] = modified or out["createdAt"]
-    out["instanceId"] = journal.instance_id(of, name, point)
+    if point.source is None:
+        out["instanceId"] = journal.instance_id(of, name, point)
+    elif point.place:
+        out["instanceId"] = point.place
     return out
 
 

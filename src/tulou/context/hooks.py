@@ -18,6 +18,8 @@ from tulou.context.remote_subscriptions import RemoteSubscriptions
 from tulou.context.routes import Door
 from tulou.context.service import ContextService
 from tulou.context.snapshots import Snapshots
+from tulou.context.source_history import SourceHistory
+from tulou.context.source_snapshots import SourceSnapshots
 from tulou.context.sources import Sources
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
@@ -54,11 +56,13 @@ def services(house: House) -> Sequence[object]:
     stored = StoredContexts(house, entities)
     subscriptions.imply = stored.imply
     registrations = Registrations(house, entities)
-    sources = Sources(house, entities, registrations)
+    history, sources = Temporal(house, entities), Sources(house, entities, registrations)
+    snapshots = Snapshots(house, entities)
     return [
-        entities, entities.indexes, subscriptions, stored, Temporal(house, entities), LinkedEntities(house, entities),
-        Snapshots(house, entities), registrations, RegistrationSubscriptions(house, registrations, subscriptions.address),
-        sources, RemoteSubscriptions(house, subscriptions, registrations, sources), EntityMaps(house, entities),
+        entities, entities.indexes, subscriptions, stored, history, LinkedEntities(house, entities),
+        snapshots, registrations, RegistrationSubscriptions(house, registrations, subscriptions.address),
+        sources, SourceHistory(house, history, sources), SourceSnapshots(house, snapshots, sources),
+        RemoteSubscriptions(house, subscriptions, registrations, sources), EntityMaps(house, entities),
         Neighbours(house, entities, subscriptions),
     ]
 

@@ -53,7 +53,8 @@ class Line(NamedTuple):
 class Point(NamedTuple):
     """An instance of an attribute: its time in µs (as the query's `timeproperty` says), and its place in the journal.
 
-    `place` is empty where it is in no row: a reading, or the end of an attribute that a whole document left out.
+    `place` is empty where it is in no row: a reading, or the end of an attribute that a whole document left out. What a
+    context source told has its registration as `source`, its `instanceId` as `place`, and as `at` when it was created.
     """
 
     time: int
@@ -61,6 +62,7 @@ class Point(NamedTuple):
     place: str
     at: int
     body: Json
+    source: str | None = None
 
 
 # ---- what a write leaves -----------------------------------------------------------------------------------------

@@ -180,11 +180,23 @@ class Index:
                     yield item, names
 
 
+def in_force(item: Registration, now: int, seen: Collection[str]) -> bool:
+    """Whether a registration has not expired and its source is not yet part of the chain."""
+    return (item.expires_at is None or item.expires_at > now) and (item.alias is None or item.alias not in seen)
+
+
 def usable(item: Registration, now: int, seen: Collection[str]) -> bool:
     """Whether a registration is in force, of the latest information, and not yet part of the chain of sources."""
-    return item.latest and (item.expires_at is None or item.expires_at > now) and (
-        item.alias is None or item.alias not in seen
-    )
+    return item.latest and in_force(item, now, seen)
+
+
+def of_the_time(item: Registration, timeproperty: str, start: int | None, end: int | None) -> bool:
+    """Whether a source can have something of a time in µs: by its observation or management interval, where it has
+    either (5.2.9)."""
+    if item.latest or (start is None and end is None):
+        return True
+    interval = item.observed if timeproperty == "observedAt" else item.managed
+    return interval is not None and overlap(interval, (start, end))
 
 
 # ---- queries

@@ -62,6 +62,8 @@ from tulou.context.remote_subscriptions import NOTIFIED, RemoteSubscriptions
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page, no_such_entity
 from tulou.context.snapshots import Snapshots
+from tulou.context.source_history import SourceHistory
+from tulou.context.source_snapshots import SourceSnapshots
 from tulou.context.sources import Sources
 from tulou.context.store import Row
 from tulou.context.subscriptions import Subscriptions
@@ -262,6 +264,8 @@ class Door:
         self.registrations = house.service(Registrations)
         self.sources = house.service(Sources)
         self.remote = house.service(RemoteSubscriptions)
+        self.source_history = house.service(SourceHistory)
+        self.source_snapshots = house.service(SourceSnapshots)
         self.source_subscriptions = house.service(RegistrationSubscriptions)
         self.maps = house.service(EntityMaps)
         self.contexts = self.entities.contexts

@@ -12,8 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from tulou.context import source_routes
 from tulou.context.errors import bad
 from tulou.context.snapshots import checked
+from tulou.context.sources import filters_of
 
 if TYPE_CHECKING:
     from tulou.context.routes import Answer, Ask, Door
@@ -36,9 +38,16 @@ def find(door: Door, rest: list[str]) -> tuple[Handlers, list[str]] | None:
 async def create(door: Door, ask: Ask) -> Answer:
     """POST snapshots (6.36.3.1)."""
     ask.only(frozenset())
-    body, context, _ = await door.read(ask)
+    body, context, spec = await door.read(ask)
     checked(body)
     selections = [door.query_document(query, context)[0] for query in body["snapshotQueries"]]
+    if source_routes.distributed(door, ask):
+        caller = source_routes.caller_of(door, ask, context, spec)
+        filters = [
+            filters_of({**query, **(query.get("geoQ") or {})}, context, caller) for query in body["snapshotQueries"]
+        ]
+        queries = list(zip(selections, filters, strict=True))
+        return _created(await door.source_snapshots.create(ask.actor, body, queries, caller, tenant=ask.tenant))
     return _created(await door.snapshots.create(ask.actor, body, selections, tenant=ask.tenant))
 
 

@@ -1,6 +1,7 @@
 """Snapshots: what queries find at one moment, kept as it was and queried like the current state.
 
-Law: a snapshot is filled in one transaction, so it is a moment that was. It belongs to an organisation; every entity in
+Law: a snapshot is filled in one transaction, so it is a moment that was; what context sources have is asked for before, and
+the snapshot is `preparing` until it is filled. It belongs to an organisation; every entity in
 it keeps its own, and who looks sees what he may see today of what was there then. It ends by itself.
 
 Source: ETSI GS CIM 009 v1.9.1 clauses 5.2.41, 5.2.42, 5.16 and 6.3.22.
@@ -11,22 +12,23 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import sqlalchemy as sa
 
 from tulou.context import forms, models, query
-from tulou.context.columns import dumped
-from tulou.context.errors import AlreadyExists, OperationNotSupported, TooManyResults, bad
+from tulou.context.columns import columns_of, dumped
+from tulou.context.errors import AlreadyExists, OperationNotSupported, TooManyResults, bad, ngsi_problem
 from tulou.context.forms import Json, entity_id
 from tulou.context.jsonld import CORE
 from tulou.context.selection import Selection
 from tulou.context.service import ContextService, now_us
 from tulou.context.store import CHUNK, Store
-from tulou.kernel.errors import NotFound
-from tulou.kernel.policy import Actor, operation
+from tulou.context.store import Row as Entity
+from tulou.kernel.errors import NotFound, TulouError
+from tulou.kernel.policy import Actor, Orgs, operation
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -41,6 +43,8 @@ LIFETIME_S = 86_400
 LONGEST_S = 366 * 86_400
 PRIORITY = 5
 USED_EVERY_US = 60_000_000
+PREPARING = "preparing"
+ABANDONED_US = 1_800_000_000
 
 _MUTABLE = frozenset({"snapshotPriority", "snapshotLifetime"})
 _MEMBERS = _MUTABLE | {"id", "type", "snapshotQueries"}
@@ -51,6 +55,22 @@ _DURATION = re.compile(r"P(?=.)(?:(\d{1,5})D)?(?:T(?=.)(?:(\d{1,6})H)?(?:(\d{1,7
 _COLUMNS = ",".join(
     column.name for column in models.snapshot_entities.columns if column.name not in ("no", "snapshot")
 )
+
+
+_ADD = (
+    "INSERT INTO snapshot_entities (snapshot,id,org,type,types,doc,times,synthetic,lon,lat,west,south,east,north,created_at,"
+    "modified_at,expires_at,version) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
+)
+
+
+class Part(NamedTuple):
+    """What one query puts into a snapshot: the house's entities of `selection`, which `join` puts together with what sources
+    have; `problems` (ProblemDetails) with sources; the error of a query that cannot be run."""
+
+    selection: Selection
+    join: Callable[[list[Entity]], list[Entity]] | None = None
+    problems: Sequence[Json] = ()
+    error: TulouError | None = None
 
 
 class Row(NamedTuple):
@@ -96,36 +116,83 @@ class Snapshots:
         """
         org = self.entities.tenant(actor, tenant, CREATE)
         orgs = self.entities.readable(actor, tenant)
-        document = checked(raw)
-        document.setdefault("id", f"urn:ngsi-ld:Snapshot:{uuid.uuid4()}")
+        document = self._fresh(raw)
         now = now_us()
 
         def write(connection: sa.Connection) -> None:
             no = self._insert(connection, org, actor, document, now)
-            details: list[Json] = []
-            total = 0
-            for selection in selections:
-                try:
-                    found = self.entities.numbers(connection, orgs, selection, MAX_ENTITIES + 1)
-                    total += len(found)
-                    if total > MAX_ENTITIES:
-                        raise TooManyResults(f"快照最多 {MAX_ENTITIES} 个实体", f"a snapshot holds at most {MAX_ENTITIES} entities")
-                    self._copy(connection, no, "entities", found)
-                    details.append({"resultStatus": "success" if found else "empty"})
-                except TooManyResults as error:
-                    details.append({"resultStatus": "failure", "errorDetails": [error.problem()]})
-            document["snapshotStatus"] = _status([item["resultStatus"] for item in details])
-            document["snapshotQueriesDetails"] = details
-            self._rewrite(connection, no, document, now)
+            self._fill(connection, no, document, orgs, [Part(selection) for selection in selections], now)
 
         await self.db.write(write)
         return document
+
+    @operation(CREATE)
+    async def begin(self, actor: Actor, raw: Any, *, tenant: str | None = None) -> tuple[int, Orgs, Json]:
+        """Create a snapshot that is still to be filled: its number, whose entities it may hold, and itself."""
+        org = self.entities.tenant(actor, tenant, CREATE)
+        orgs = self.entities.readable(actor, tenant)
+        document = {**self._fresh(raw), "snapshotStatus": PREPARING}
+        no = await self.db.write(lambda connection: self._insert(connection, org, actor, document, now_us()))
+        return no, orgs, document
+
+    async def fill(self, no: int, orgs: Orgs, parts: Sequence[Part]) -> None:
+        """Fill a snapshot that was begun, unless it is gone."""
+        doc = "doc::text" if self.store.postgres else "doc"
+        sql = self.store.sql(f"SELECT {doc} FROM snapshots WHERE no=?")
+
+        def write(connection: sa.Connection) -> None:
+            row = self.store.cursor(connection).execute(sql, (no,)).fetchone()
+            if row is not None:
+                self._fill(connection, no, orjson.loads(row[0]), orgs, parts, now_us())
+
+        await self.db.write(write)
+
+    def _fresh(self, raw: Any) -> Json:
+        document = checked(raw)
+        document.setdefault("id", f"urn:ngsi-ld:Snapshot:{uuid.uuid4()}")
+        return document
+
+    def _fill(
+        self, connection: sa.Connection, no: int, document: Json, orgs: Orgs, parts: Sequence[Part], now: int
+    ) -> None:
+        details: list[Json] = []
+        total = 0
+        for part in parts:
+            if part.error is not None:
+                details.append({"resultStatus": "failure", "errorDetails": [ngsi_problem(part.error)]})
+                continue
+            try:
+                found = self.entities.numbers(connection, orgs, part.selection, MAX_ENTITIES + 1)
+                rows: list[Entity] = []
+                if part.join is not None and len(found) <= MAX_ENTITIES:
+                    known = self.store.by_no(self.store.cursor(connection), found)
+                    own = [known[number] for number in found]
+                    rows = part.join(own)
+                    unchanged = {id(row) for row in own} & {id(row) for row in rows}
+                    found = [row.no for row in own if id(row) in unchanged]
+                    rows = [row for row in rows if id(row) not in unchanged]
+                total += len(found) + len(rows)
+                if total > MAX_ENTITIES:
+                    raise TooManyResults(f"快照最多 {MAX_ENTITIES} 个实体", f"a snapshot holds at most {MAX_ENTITIES} entities")
+                self._copy(connection, no, "entities", found)
+                self._add(connection, no, rows)
+                details.append({
+                    "resultStatus": "success" if found or rows else "empty",
+                    **({"errorDetails": list(part.problems)} if part.problems else {}),
+                })
+            except TooManyResults as error:
+                details.append({"resultStatus": "failure", "errorDetails": [ngsi_problem(error)]})
+        document["snapshotStatus"] = _status([item["resultStatus"] for item in details])
+        document["snapshotQueriesDetails"] = details
+        self._rewrite(connection, no, document, now)
 
     @operation(CREATE)
     async def clone(self, actor: Actor, id: str, raw: Any, *, tenant: str | None = None) -> Json:
         """A snapshot of the same entities as another one, with its own priority and lifetime (5.16.2)."""
         org = self.entities.tenant(actor, tenant, CREATE)
         source = await self._row(actor, id, tenant, READ)
+        if source.document.get("snapshotStatus") == PREPARING:
+            raise OperationNotSupported(f"快照 {id} 尚未备好", f"snapshot {id} is still being prepared", field="id", value=id)
         wanted = changes(raw if raw is not None else {})
         kept = {k: v for k, v in source.document.items() if k in _MEMBERS | {"snapshotStatus", "snapshotQueriesDetails"}}
         own = raw.get("id") if isinstance(raw, dict) else None
@@ -208,12 +275,24 @@ class Snapshots:
         return len(gone)
 
     async def expire(self, _house: House) -> None:
-        """Every 30 s: delete the snapshots whose time has come."""
+        """Every 30 s: delete the snapshots whose time has come, and end those that nobody prepares any more."""
         sql = self.store.sql("SELECT no FROM snapshots WHERE expires_at<=? LIMIT 100")
         while True:
             await asyncio.sleep(30)
             due = await self.db.read(lambda c: self.store.cursor(c).execute(sql, (now_us(),)).fetchall())
             await self._delete([row[0] for row in due])
+            await self.abandon(now_us() - ABANDONED_US)
+
+    async def abandon(self, before: int) -> None:
+        """Say `failure` of the snapshots that have been preparing since before a time in µs: their process has ended."""
+        status = "doc->>'snapshotStatus'" if self.store.postgres else "json_extract(doc,'$.snapshotStatus')"
+        sql = self.store.sql(self._select + f" WHERE created_at<? AND {status}=?")
+
+        def write(connection: sa.Connection) -> None:
+            for row in map(Row._make, self.store.cursor(connection).execute(sql, (before, PREPARING)).fetchall()):
+                self._rewrite(connection, row.no, {**orjson.loads(row.text), "snapshotStatus": "failure"}, now_us())
+
+        await self.db.write(write)
 
     # ---- rows
 
@@ -259,6 +338,17 @@ class Snapshots:
                 f"WHERE {condition} ORDER BY e.no ON CONFLICT DO NOTHING"
             )
             cursor.execute(self.store.sql(sql), [no, *parameters])
+
+    def _add(self, connection: sa.Connection, no: int, rows: Sequence[Entity]) -> None:
+        """Insert entities that are stored nowhere as they are."""
+        names = self.entities.names.shown
+        values = []
+        for row in rows:
+            (kind, types, _), place, expires = columns_of(row.document, names)
+            values.append((no, row.id, row.org, kind, types, row.text, row.times_text, *place, row.created_at, row.modified_at,
+                           expires, row.version))
+        if values:
+            self.store.cursor(connection).executemany(self.store.sql(_ADD), values)
 
     async def _delete(self, numbers: Sequence[int]) -> None:
         for no in numbers:
@@ -327,9 +417,7 @@ def lifetime_us(document: Json) -> int:
 def _status(results: Sequence[str]) -> str:
     """The status of the whole from those of its queries (5.16.1.4)."""
     kinds = set(results)
-    if kinds <= {"success", "empty"}:
-        return "success" if "success" in kinds else "empty"
-    return "failure" if kinds == {"failure"} else "partial"
+    return kinds.pop() if len(kinds) == 1 else "partial"
 
 
 def _satisfies(row: Row, node: query.Node) -> bool:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tulou.context import entity_map_routes, query, routes, source_writes
+from tulou.context import entity_map_routes, query, routes, source_history_routes, source_writes
 from tulou.context import selection as selecting
 from tulou.context.errors import bad
 from tulou.context.evolution import span
@@ -51,14 +51,15 @@ def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, 
             return partial(entity_map_routes.query_temporal, door), []
         case ["temporal", "entities", id] if method == "GET" and entity_map_routes.wanted(ask):
             return partial(entity_map_routes.retrieve_temporal, door), [id]
-        case ["entities" | "entityOperations" | "types" | "attributes", *_]:
+        case ["entities" | "entityOperations" | "types" | "attributes" | "temporal", *_]:
             pass
         case _:
             return None
-    org = ask.tenant or ask.actor.org
-    if org not in door.registrations.active or ask.parameters.get("local") == "true":
+    if not distributed(door, ask):
         return None
     match method, parts:
+        case _, ["temporal", *rest]:
+            return source_history_routes.find(door, method, rest)
         case ("GET", ["entities"] | ["entities", _]) | ("POST", ["entityOperations", "query"]):
             return partial(reading, door, method, parts), []
         case "GET", ["types" | "attributes", *_]:
@@ -78,6 +79,11 @@ def find(door: Door, ask: Ask, method: str, parts: list[str]) -> tuple[Handler, 
         case "POST", ["entityOperations", ("create" | "upsert" | "update" | "merge" | "delete") as kind]:
             return partial(source_writes.batch, door), [kind]
     return None
+
+
+def distributed(door: Door, ask: Ask) -> bool:
+    """Whether a request's organisation has registrations in force, and it does not say `local`."""
+    return (ask.tenant or ask.actor.org) in door.registrations.active and ask.parameters.get("local") != "true"
 
 
 def caller_of(door: Door, ask: Ask, context: Context, spec: Any) -> Caller:

@@ -10,7 +10,7 @@ Source: ETSI GS CIM 009 v1.9.1 clauses 4.5.6 to 4.5.9, 4.5.19, 4.11, 5.6.11 to 5
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -28,8 +28,10 @@ from tulou.context.evolution import (
     Found,
     Gathered,
     Judge,
+    Matches,
     Scopes,
     Span,
+    Told,
     Within,
     span_of,
 )
@@ -73,7 +75,7 @@ class Temporal:
     async def retrieve(self, actor: Actor, id: str, wanted: Span, *, tenant: str | None = None) -> Answer:
         """The evolution of one entity (5.7.3). Raises `NotFound` if it has no history, or none of `wanted.names`."""
         found = await self._find(actor, id, tenant)
-        answer = await self._evolutions([found], wanted, {})
+        answer = await self.evolutions([found], wanted, {})
         if not answer.evolutions[0].kinds and not await self._has_history(found, wanted):
             raise no_such_history(id)
         return answer
@@ -113,7 +115,7 @@ class Temporal:
         if not forward:
             page.reverse()
             within = {len(page) - 1 - at: scopes for at, scopes in within.items()}
-        answer = await self._evolutions(page, wanted, within) if page else Answer([])
+        answer = await self.evolutions(page, wanted, within) if page else Answer([])
         following = previous = None
         if page and order is None:
             if more or not forward:
@@ -123,6 +125,34 @@ class Temporal:
         elif more:
             following = Cursor(offset + limit)  # the door makes an offset of it
         return answer._replace(next=following, prev=previous, total=matched if count else None)
+
+    @operation(READ)
+    async def find(self, actor: Actor, id: str, *, tenant: str | None = None) -> Found:
+        """The entity, with or without a history. Raises `NotFound`."""
+        return await self._find(actor, id, tenant)
+
+    @operation(READ)
+    async def matches(
+        self, actor: Actor, selection: Selection, wanted: Span, *, tenant: str | None = None, offset: int = 0,
+        limit: int = 20, known: Collection[str] = frozenset(), count: bool = False,
+    ) -> Matches:
+        """The entities of a page of a query (5.7.4) in order of number, and which of `known` are among its result.
+
+        Without `count` it looks no further than the page reaches.
+        """
+        found = Matches([], {}, set(), None)
+        total = 0
+        async for entity, scopes in self._matching(self._readable(actor, tenant), selection, wanted, None, True, None):
+            if total >= offset + limit and not count:
+                return found
+            if offset <= total < offset + limit:
+                if selection.scope is not None:
+                    found.within[len(found.page)] = scopes
+                found.page.append(entity)
+            if entity.id in known:
+                found.held.add(entity.id)
+            total += 1
+        return found._replace(total=total)
 
     async def _matching(
         self, orgs: Orgs, selection: Selection, wanted: Span, place: int | None, forward: bool, order: str | None
@@ -437,7 +467,7 @@ class Temporal:
             if await self.db.read(lambda c: self.journal.any(self.store.cursor(c), found.numbers)):
                 return True
             wanted = Span()
-        ever = await self._evolutions([found], Span(last=1, names=wanted.names), {})
+        ever = await self.evolutions([found], Span(last=1, names=wanted.names), {})
         return bool(ever.evolutions[0].kinds)
 
     # ---- reading
@@ -491,11 +521,14 @@ class Temporal:
             for at, (found, judge) in enumerate(zip(entities, judges, strict=True)):
                 if selection.scope is not None:
                     within[at] = self._scopes(cursor, found, selection.scope, wanted)
+                    if not within[at].times:
+                        continue
                 for _, name, point in self._lines(cursor, found.numbers, wanted, judge.names):
+                    judge.see(name)
                     if at not in within or within[at].has(point.time):
                         judge.feed({name: [point.body]})
-                        if judge.decided:
-                            break
+                    if judge.decided:
+                        break
 
         await self.db.read(read)
         if self._readings_of(wanted):
@@ -506,7 +539,10 @@ class Temporal:
         self, entities: Sequence[Found], judges: Sequence[Judge], within: Within, wanted: Span
     ) -> None:
         """Feed the judges what devices sent, a piece of time after the other."""
-        place = {found.no: at for at, found in enumerate(entities) if found.no is not None and not judges[at].decided}
+        place = {
+            found.no: at for at, found in enumerate(entities)
+            if found.no is not None and not judges[at].decided and (at not in within or within[at].times)
+        }
         names = judges[0].names
         properties = None if names is None else [self.entities.names.shown(name) for name in names]
         limit = READINGS if judges[0].state or within else 1
@@ -526,7 +562,10 @@ class Temporal:
                     bodies = []
                     for value in values:
                         reading = self._reading(self._type(entities[at]), name, value.ts, value.value)
-                        if reading is not None and (at not in within or within[at].has(value.ts)):
+                        if reading is None:
+                            break
+                        judges[at].see(reading[0])
+                        if at not in within or within[at].has(value.ts):
                             bodies.append(reading[1].body)
                     if bodies and reading is not None:
                         judges[at].feed({reading[0]: bodies})
@@ -552,10 +591,16 @@ class Temporal:
                 shown.append(point)
         return Scopes(times, shown)
 
-    async def _evolutions(self, entities: Sequence[Found], wanted: Span, within: Within) -> Answer:
+    async def evolutions(
+        self, entities: Sequence[Found], wanted: Span, within: Within, told: Sequence[Told] = (), limit: int | None = None
+    ) -> Answer:
+        """The evolutions of entities that an actor was found to see, with what sources `told` of each (or of none).
+
+        At most `limit` instances, else the house's. Aggregates are of the house alone.
+        """
         if wanted.style == "aggregatedValues":
             return await self._aggregated(entities, wanted, within)
-        gathered = Gathered(self.limit, wanted.last)
+        gathered = Gathered(limit or self.limit, wanted.last)
         names = wanted.names
         observed = wanted.timeproperty == "observedAt"
         place = {number: at for at, found in enumerate(entities) for number in found.numbers}
@@ -564,19 +609,31 @@ class Temporal:
             cursor = self.store.cursor(connection)
             for number, name, point in self._lines(cursor, list(place), wanted, names, lambda: gathered.bound):
                 at = place[number]
+                if told and told[at].hides(name):
+                    continue
                 if at not in within or (name != "scope" and within[at].has(point.time)):
                     gathered.add(at, name, point, observed=observed)
 
         if self._readings_of(wanted):
             for start in range(0, len(entities), AT_ONCE):
-                await self._gather_readings(entities[start : start + AT_ONCE], start, gathered, wanted, within)
+                await self._gather_readings(
+                    entities[start : start + AT_ONCE], start, gathered, wanted, within, told[start : start + AT_ONCE]
+                )
         await self.db.read(read)
+        for at, own in enumerate(told):
+            for name, point in own.points:
+                gathered.add(at, name, point, observed=observed)
+            for spare in own.spare:
+                fixed = {name for of, name in gathered.kinds if of == at}
+                for name, point in spare:
+                    if name not in fixed:
+                        gathered.add(at, name, point, observed=observed)
         cut = gathered.finish()
         evolutions = []
         for at, found in enumerate(entities):
             points = {
-                name: sorted(own.values(), key=lambda p: (p.time, p.no))
-                for (of, name), own in gathered.points.items() if of == at and (own or cut)
+                name: sorted(kept.values(), key=lambda p: (p.time, p.no))
+                for (of, name), kept in gathered.points.items() if of == at and (kept or cut)
             }
             kinds = {name: kind for (of, name), kind in gathered.kinds.items() if of == at}
             if cut:
@@ -587,11 +644,11 @@ class Temporal:
             evolutions.append(Evolution(found, points, kinds, {}))
         if not cut:
             return Answer(evolutions)
-        times = [point.time for own in gathered.points.values() for point in own.values()]
+        times = [point.time for kept in gathered.points.values() for point in kept.values()]
         return Answer(evolutions, span_of(wanted, min(times), max(times)))
 
     async def _gather_readings(
-        self, entities: Sequence[Found], base: int, gathered: Gathered, wanted: Span, within: Within
+        self, entities: Sequence[Found], base: int, gathered: Gathered, wanted: Span, within: Within, told: Sequence[Told]
     ) -> None:
         place = {found.no: at for at, found in enumerate(entities) if found.no is not None}
         if not place:
@@ -603,7 +660,7 @@ class Temporal:
             start = gathered.bound
         history = await self.house.readings.history(
             list(place), self._properties(wanted), start, end, orgs=sorted({found.org for found in entities}),
-            limit=min(wanted.last or self.limit + 1, self.limit + 1), order="desc" if wanted.last else "asc",
+            limit=min(wanted.last or gathered.limit + 1, gathered.limit + 1), order="desc" if wanted.last else "asc",
         )
         for number, attributes in history.items():
             at = place[number]
@@ -611,7 +668,7 @@ class Temporal:
             for name, values in attributes.items():
                 for value in values:
                     reading = self._reading(kind, name, value.ts, value.value)
-                    if reading is None:
+                    if reading is None or (told and told[at].hides(reading[0])):
                         break
                     if base + at not in within or within[base + at].has(value.ts):
                         gathered.add(base + at, *reading, observed=True)

@@ -300,8 +300,9 @@ async def delete_attribute(door: Door, ask: Ask, id: str, name: str) -> Answer:
 async def modify_instance(door: Door, ask: Ask, id: str, name: str, instance: str) -> Answer:
     """PATCH temporal/entities/{id}/attrs/{name}/{instanceId} (6.22.3.1)."""
     ask.only(frozenset({"local"}))
-    id, stored, instance = entity_id(id), _attribute(door, ask, name), evolution.instance_uri(instance)
+    id, instance = entity_id(id), evolution.instance_uri(instance)
     body, context, _ = await door.read(ask, patch=True)
+    stored = name if name == "scope" else context.stored(name)
     if not isinstance(body, dict):
         raise bad("正文应为一个实例", "the body must be an instance", field="body", rule="CIM 009, 5.6.14")
     patch = Reader(context, nulls=True).instance(name, {key: value for key, value in body.items() if key != "@context"})
