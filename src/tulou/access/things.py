@@ -263,7 +263,8 @@ class Things:
         return {
             "items": [
                 {
-                    "ts": instant(f.ts), "protocol": f.protocol, **text_of(f.raw), "dup": f.dup, "seq": f.seq,
+                    "ts": instant(f.ts), "protocol": f.protocol, **text_of(self.devices.shown(f.protocol, f.raw)),
+                    "dup": f.dup, "seq": f.seq,
                     "frame": f.frame,
                 }
                 for f in page
