@@ -124,6 +124,8 @@ async def test_nothing_is_answered_while_the_bus_is_away(house: Fields) -> None:
     pid = house.nats.child.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    await until(lambda: all(") T " in (thread / "stat").read_text() for thread in threads.iterdir()))
     try:
         station.send(data(2))
         assert await station.silent()
