@@ -105,7 +105,7 @@ def test_only_bit_a_of_flag_is_answered_and_notices_otherwise() -> None:
     def answer(raw: bytes) -> bytes:
         (message,) = session.feed(raw)
         assert isinstance(message, Message)
-        return session.accept(message)
+        return session.accept(message, 0)
 
     assert answer(DATA) == frame(b"", cn=9014, flag=4, st=91)
     assert answer(frame(b"DataTime=20260401080000;w01018-Rtd=1", flag=4)) == b""
@@ -193,7 +193,7 @@ def test_nothing_makes_it_fail_or_hold_more_than_a_frame(parts: list[bytes]) -> 
             total += len(message.raw)
             if isinstance(message, Message):
                 hj212.codec.decode(message.raw)
-                session.accept(message)
+                session.accept(message, 0)
                 session.refuse(message, "unknown")
         assert session.unfinished <= 9999 + 12
     assert total + session.skipped + session.unfinished == sum(map(len, parts))

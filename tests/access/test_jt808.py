@@ -80,7 +80,7 @@ def test_a_location_has_its_values_in_both_editions(phone: bytes) -> None:
     (sample,), refusals = jt808.codec.decode(message.raw)
     assert (sample, refusals) == ((EIGHT, VALUES, None), [])
     reply = frame(0x8001, bytes.fromhex("7E7D" "0200" "00"), phone=phone, serial=1)
-    assert session.accept(message) == reply
+    assert session.accept(message, 0) == reply
 
 
 def test_south_and_west_and_no_fix() -> None:
@@ -131,7 +131,7 @@ def test_a_registration_is_read_and_given_a_code(phone: bytes, sizes: tuple[int,
         "province": 35.0, "city": 100.0, "maker": "MAKER", "terminalModel": "T-808", "terminalId": "ID00001",
         "plateColour": 2.0, "plate": "闽A12345",
     }
-    assert session.accept(message) == frame(0x8100, b"\0\7\0" + IDENTITY, phone=phone)
+    assert session.accept(message, 0) == frame(0x8100, b"\0\7\0" + IDENTITY, phone=phone)
     assert session.refuse(message, "unknown") == frame(0x8100, b"\0\7\4", phone=phone, serial=2)
     assert session.refuse(message, "denied") == frame(0x8100, b"\0\7\3", phone=phone, serial=3)
 
@@ -139,7 +139,7 @@ def test_a_registration_is_read_and_given_a_code(phone: bytes, sizes: tuple[int,
 def test_an_authentication_is_a_credential_and_not_kept() -> None:
     session, message = one(frame(0x0102, b"code"))
     assert (message.credential, message.kept) == (b"code", False)
-    assert session.accept(message) == frame(0x8001, bytes.fromhex("0001" "0102" "00"))
+    assert session.accept(message, 0) == frame(0x8001, bytes.fromhex("0001" "0102" "00"))
     assert session.refuse(message, "denied") == frame(0x8001, bytes.fromhex("0001" "0102" "01"), serial=2)
     _, message = one(frame(0x0102, b"\4code" + b"3" * 15 + b"V1".ljust(20, b"\0"), phone=PHONE_2019))
     assert message.credential == b"code"
@@ -148,11 +148,11 @@ def test_an_authentication_is_a_credential_and_not_kept() -> None:
 def test_heartbeats_replies_and_what_is_not_spoken() -> None:
     session, message = one(frame(0x0002, b""))
     assert not message.kept
-    assert session.accept(message) == frame(0x8001, bytes.fromhex("0001" "0002" "00"))
+    assert session.accept(message, 0) == frame(0x8001, bytes.fromhex("0001" "0002" "00"))
     session, message = one(frame(0x0001, bytes.fromhex("0001" "8103" "00")))
-    assert session.accept(message) == b""
+    assert session.accept(message, 0) == b""
     session, message = one(frame(0x0900, b"\x41"))
-    assert session.accept(message) == frame(0x8001, bytes.fromhex("0001" "0900" "03"))
+    assert session.accept(message, 0) == frame(0x8001, bytes.fromhex("0001" "0900" "03"))
     assert jt808.codec.decode(message.raw)[1][0].rule == "message"
     _, message = one(frame(0x0003, b""))
     assert message.last
@@ -175,13 +175,13 @@ def test_packets_are_kept_each_and_read_together() -> None:
     session = jt808.Session()
     (message,) = session.feed(first)
     assert isinstance(message, Message)
-    assert session.accept(message) == frame(0x8001, bytes.fromhex("000A" "0704" "00"))
+    assert session.accept(message, 0) == frame(0x8001, bytes.fromhex("000A" "0704" "00"))
     assert jt808.codec.decode(message.raw) == ([], [])
     (message,) = session.feed(second)
     assert isinstance(message, Message)
     assert message.raw == first + second
     assert len(jt808.codec.decode(message.raw)[0]) == 2
-    assert session.accept(message) == frame(0x8001, bytes.fromhex("000B" "0704" "00"), serial=2)
+    assert session.accept(message, 0) == frame(0x8001, bytes.fromhex("000B" "0704" "00"), serial=2)
 
 
 def test_missing_packets_are_asked_for() -> None:
@@ -189,7 +189,7 @@ def test_missing_packets_are_asked_for() -> None:
     session = jt808.Session()
     (last,) = [m for raw in (parts[0], parts[3]) for m in session.feed(raw)][1:]
     assert isinstance(last, Message)
-    assert session.accept(last) == frame(0x8001, bytes.fromhex("000D" "0704" "00")) + frame(
+    assert session.accept(last, 0) == frame(0x8001, bytes.fromhex("000D" "0704" "00")) + frame(
         0x8003, bytes.fromhex("000A" "02" "0002" "0003"), serial=2
     )
     assert raws([m for raw in parts[1:3] for m in session.feed(raw)]) == [parts[1], b"".join(parts)]
@@ -230,7 +230,7 @@ def test_a_broken_frame_costs_no_neighbour(bad: bytes, rule: str) -> None:
 def test_an_encrypted_body_is_refused_and_answered_as_unsupported() -> None:
     session, message = one(frame(0x0200, POINT, encrypted=True))
     assert jt808.codec.decode(message.raw)[1][0].rule == "encrypted"
-    assert session.accept(message)[-3:-2] == b"\3"
+    assert session.accept(message, 0)[-3:-2] == b"\3"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 64])
@@ -262,6 +262,6 @@ def test_nothing_makes_it_fail_or_hold_more_than_a_frame(parts: list[bytes]) -> 
         for message in session.feed(part):
             if isinstance(message, Message):
                 jt808.codec.decode(message.raw)
-                session.accept(message)
+                session.accept(message, 0)
                 session.refuse(message, "unknown")
         assert session.unfinished <= jt808.LONGEST

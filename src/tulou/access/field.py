@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from tulou.access.authenticate import Identities, Speaker, Throttle
@@ -96,6 +97,7 @@ class FieldConnection(Peer):
         raws: list[bytes] = []
         answers: list[bytes] = []
         whose: Speaker | None = None
+        now = time.time_ns() // 1000
         for number, message in enumerate(messages):
             session = self.session
             if session is None:
@@ -116,10 +118,10 @@ class FieldConnection(Peer):
                     whose = speaker
                     if not message.kept:
                         self.door.gateway.present(speaker.device, True)
-                        self.send(session.accept(message))
+                        self.send(session.accept(message, now))
                     else:
                         raws.append(message.raw)
-                        answer = session.accept(message)
+                        answer = session.accept(message, now)
                         if answer:
                             answers.append(answer)
                     if message.last:

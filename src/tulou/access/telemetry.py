@@ -433,7 +433,7 @@ def _store_columns(
         values.extend(column)
         if bounds is not None:
             low, high = bounds
-            if min(column) < low or max(column) > high:
+            if not (min(column) >= low and max(column) <= high):  # so also where one is not a number
                 for at, value in enumerate(column, row):
                     if not low <= value <= high:
                         builder.worse[at] = BAD

@@ -65,8 +65,8 @@ class Session(Protocol):
         """The messages that `data` completes, in order."""
         ...
 
-    def accept(self, message: Message) -> bytes:
-        """The answer to a message that is durable (or not kept); empty if it wants none."""
+    def accept(self, message: Message, now: int) -> bytes:
+        """The answer, at `now` (µs), to a message that is durable (or not kept); empty if it wants none."""
         ...
 
     def refuse(self, message: Message, why: str) -> bytes:

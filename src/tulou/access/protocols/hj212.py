@@ -192,7 +192,7 @@ class Session:
             return raw
         return self._firsts.get(key, b"") + raw
 
-    def accept(self, message: Message) -> bytes:
+    def accept(self, message: Message, now: int) -> bytes:
         fields, number, flag = message.receipt
         if not flag & 1 or number in ANSWERS:
             return b""

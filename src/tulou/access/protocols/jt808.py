@@ -176,7 +176,7 @@ class Session:
             header, PLATFORM_REPLY, header.serial.to_bytes(2) + header.number.to_bytes(2) + bytes((result,))
         )
 
-    def accept(self, message: Message) -> bytes:
+    def accept(self, message: Message, now: int) -> bytes:
         header: Header = message.receipt
         number = header.number
         if number == GENERAL_REPLY:
