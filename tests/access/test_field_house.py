@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.access import test_gb32960, test_jt808
 from tests.access.conftest import Estate, eventually
 from tests.access.test_devices_commands import Tulou, tulou  # noqa: F401 - a fixture
 from tests.access.test_field import Station, answer
@@ -141,3 +142,81 @@ async def test_ports_are_written_as_protocol_and_number(text: str) -> None:
     with pytest.raises(Invalid):
         _ = Settings(field_ports=text).fields
     await asyncio.sleep(0)
+
+
+async def exchange(station: Station, sent: bytes, size: int) -> bytes:
+    station.send(sent)
+    async with asyncio.timeout(20):
+        return await station.reader.readexactly(size)
+
+
+async def test_a_vehicle_terminal_registers_authenticates_and_is_read(estate: Estate, lin: httpx.AsyncClient) -> None:
+    body = bytes.fromhex("00230064") + b"MAKER" + bytes(20) + b"ID00001" + b"\2" + "闽A12345".encode("gbk")
+    hello = test_jt808.frame(0x0100, body)
+    refused = test_jt808.frame(0x8100, b"\0\1\4")
+    station = await Station.connect(port(estate, "jt808"))
+    assert await exchange(station, hello, len(refused)) == refused
+    device = await register(estate, lin, "bus", "013812345678", protocol="jt808")
+
+    async def registered() -> bool:
+        again = await Station.connect(port(estate, "jt808"))
+        known = test_jt808.frame(0x8100, b"\0\1\0" + test_jt808.IDENTITY)
+        again.send(hello)
+        async with asyncio.timeout(20):
+            answer = await again.reader.readexactly(len(refused))
+            if answer == refused:
+                return False
+            answer += await again.reader.readexactly(len(known) - len(refused))
+        assert answer == known
+        for serial, (number, body) in enumerate([(0x0102, test_jt808.IDENTITY), (0x0002, b""), (0x0200, test_jt808.POINT)], 2):
+            reply = test_jt808.frame(0x8001, serial.to_bytes(2) + number.to_bytes(2) + b"\0", serial=serial)
+            assert await exchange(again, test_jt808.frame(number, body, serial=serial), len(reply)) == reply
+        return True
+
+    await eventually(registered)
+    thing = await estate.latest(lin, device, "speed", 60.0)
+    assert thing["latest"]["plate"]["value"] == "闽A12345"
+    assert thing["latest"]["latitude"]["value"] == 26.025552
+
+
+async def test_a_terminal_with_a_code_speaks_only_after_it_proved_it(estate: Estate, lin: httpx.AsyncClient) -> None:
+    phone = bytes.fromhex("013900000001")
+    device = await register(estate, lin, "coach", "13900000001", protocol="jt808", password="code")
+    station = await Station.connect(port(estate, "jt808"))
+    steps = [(0x0200, test_jt808.POINT, 1), (0x0102, b"wrong", 1), (0x0102, b"code", 0), (0x0200, test_jt808.POINT, 0)]
+    for serial, (number, body, result) in enumerate(steps, 1):
+        reply = test_jt808.frame(
+            0x8001, serial.to_bytes(2) + number.to_bytes(2) + bytes((result,)), serial=serial, phone=phone
+        )
+        sent = test_jt808.frame(number, body, serial=serial, phone=phone)
+        assert await exchange(station, sent, len(reply)) == reply
+    await estate.latest(lin, device, "speed", 60.0)
+
+
+async def test_an_electric_vehicle_logs_in_reports_and_leaves(estate: Estate, lin: httpx.AsyncClient) -> None:
+    frame, when = test_gb32960.frame, test_gb32960.WHEN
+    device = await register(estate, lin, "ev", test_gb32960.VIN.decode(), protocol="gb32960")
+    station = await Station.connect(port(estate, "gb32960"))
+    login = frame(1, when + b"\0\1" + b"8" * 20 + b"\0\0")
+    invalid = frame(3, when[:-1] + b"\1" + b"\x05\1" + bytes(8))
+    for sent in (login, test_gb32960.ALL, invalid, frame(7, b"")):
+        reply = frame(sent[2], b"" if sent[2] == 7 else sent[24:30], mark=1)
+        assert await exchange(station, sent, len(reply)) == reply
+    await exchange(station, frame(4, when + b"\0\1"), 31)
+    assert await station.reader.read() == b""
+    thing = await estate.latest(lin, device, "positioned", 0.0)
+    assert thing["latest"]["maxCellVoltage"]["value"] == 4.2
+    assert thing["latest"]["latitude"]["quality"] == 2
+    wrong = {"protocol": "gb32960", "identity": "A" * 17, "password": "x"}
+    assert (await lin.post(f"/devices/{device['id']}/identities", json=wrong)).json()["field"] == "password"
+
+
+async def test_a_value_that_is_no_number_is_null_of_bad_quality(estate: Estate, lin: httpx.AsyncClient) -> None:
+    vin = b"LFV2A21K8G4000002"
+    device = await register(estate, lin, "ev2", vin.decode(), protocol="gb32960")
+    station = await Station.connect(port(estate, "gb32960"))
+    body = test_gb32960.VEHICLE[:4] + b"\xff\xff" + test_gb32960.VEHICLE[6:]
+    sent = test_gb32960.frame(2, test_gb32960.WHEN + body, vin=vin)
+    assert len(await exchange(station, sent, 31)) == 31
+    thing = await estate.latest(lin, device, "soc", 100)
+    assert (thing["latest"]["speed"]["value"], thing["latest"]["speed"]["quality"]) == (None, 2)
