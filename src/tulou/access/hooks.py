@@ -209,8 +209,8 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、HTTP 与 HJ 212 接入同一设备；CoAP 尚未做",
-            "one device over MQTT, HTTP or HJ 212; CoAP is not done", "tests/access/test_devices.py",
+            "partial", "MQTT、HTTP、HJ 212、JT/T 808 与 GB/T 32960 接入同一设备；CoAP 尚未做",
+            "one device over MQTT, HTTP, HJ 212, JT/T 808 or GB/T 32960; no CoAP", "tests/access/test_devices.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",
