@@ -38,6 +38,9 @@ async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 15) -
         await asyncio.sleep(0.05)
 
 
+FIELDS = ("hj212", "jt808", "gb32960")
+
+
 class Estate:
     """The house, and signed-in people: `lin` operates Fuzhou, `chen` operates Xiamen, `yang` may look at Fuzhou."""
 
@@ -95,7 +98,8 @@ class Estate:
 async def estate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Estate]:
     """The house with every role and a gateway."""
     home = tmp_path_factory.mktemp("estate") / "home"
-    house = House(Settings(home=home, http_port=free_port(), mqtt_port=free_port()))
+    ports = ",".join(f"{name}={free_port()}" for name in FIELDS)
+    house = House(Settings(home=home, http_port=free_port(), mqtt_port=free_port(), field_ports=ports))
     await house.start(("gateway", "api", "writer", "rules", "worker"))
     await access.start_gateway(house)
     made = Estate(house)

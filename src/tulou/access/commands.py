@@ -38,14 +38,44 @@ def device() -> None:
 @click.option("--lon", type=float, help="经度 / longitude (WGS 84)")
 @click.option("--lat", type=float, help="纬度 / latitude (WGS 84)")
 @click.option("--synthetic", is_flag=True, help="合成数据 / synthetic data")
+@click.option("--protocol", help="现场协议，如 hj212 / field protocol, as hj212")
+@click.option("--identity", help="协议标识：MN、终端手机号、VIN / its identity there: MN, terminal phone, VIN")
+@click.option("--ask-password", is_flag=True, help="输入协议口令 / ask for the protocol's password")
 @click.pass_obj
 def create(
     session: Any, org: str, kind: str, name: str, key: str | None, lon: float | None, lat: float | None,
-    synthetic: bool,
+    synthetic: bool, protocol: str | None, identity: str | None, ask_password: bool,
 ) -> None:
     """开通设备；令牌只显示这一次。Create a device; its token is shown only now."""
-    body = {"org": org, "type": kind, "name": name, "id": key, "lon": lon, "lat": lat, "synthetic": synthetic}
+    body = {"org": org, "type": kind, "name": name, "id": key, "lon": lon, "lat": lat, "synthetic": synthetic,
+            "protocol": protocol, "identity": identity, "password": _password(session) if ask_password else None}
     session.output(session.call("POST", f"{API}/devices", json=body))
+
+
+def _password(session: Any) -> str:
+    """From the terminal, or a line of standard input: a command line would show it to everyone on the machine."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(click.prompt(session.text("协议口令", "protocol password"), hide_input=True))
+
+
+@device.command("identity")
+@click.argument("device_id")
+@click.option("--protocol", required=True, help="现场协议，如 hj212 / field protocol, as hj212")
+@click.option("--identity", required=True, help="MN、终端手机号、VIN / MN, terminal phone, VIN")
+@click.option("--ask-password", is_flag=True, help="输入协议口令；不给则不验 / ask for its password; without, none is checked")
+@click.option("--remove", is_flag=True, help="移除 / take it away")
+@click.pass_obj
+def identity(
+    session: Any, device_id: str, protocol: str, identity: str, ask_password: bool, remove: bool
+) -> None:
+    """现场协议中的标识。The device's identity in a field protocol."""
+    path = f"{_path(device_id)}/identities"
+    if remove:
+        session.call("DELETE", f"{path}/{quote(protocol, safe='')}/{quote(identity, safe='')}")
+        return
+    body = {"protocol": protocol, "identity": identity, "password": _password(session) if ask_password else None}
+    session.output(session.call("POST", path, json=body))
 
 
 @device.command("list")

@@ -21,6 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.models import devices
+from tulou.access.service import Devices
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Rules
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, NotFound, TulouError
@@ -121,12 +122,12 @@ def _store(connection: sa.Connection, rows: list[dict[str, Any]], prune: bool) -
             connection.execute(sa.delete(dead_letters).where(dead_letters.c.id <= last_kept))
 
 
-def document(row: Any) -> dict[str, Any]:
-    """A row as the API shows it; `raw` is text, or base64 where it is not UTF-8."""
+def document(row: Any, shown: bytes) -> dict[str, Any]:
+    """A row as the API shows it, with its raw message as it may be `shown`: text, or base64 where it is not UTF-8."""
     try:
-        raw, encoding = row.raw.decode(), "utf-8"
+        raw, encoding = shown.decode(), "utf-8"
     except UnicodeDecodeError:
-        raw, encoding = base64.b64encode(row.raw).decode(), "base64"
+        raw, encoding = base64.b64encode(shown).decode(), "base64"
     return {
         "id": row.id, "ts": row.at, "org": row.org, "entity": row.entity_no, "protocol": row.protocol,
         "topic": row.topic, "raw": raw, "encoding": encoding, "reason": row.reason, "field": row.field or None,
@@ -155,8 +156,9 @@ class DeadLetters:
         if last:
             page = page.where(dead_letters.c.id < int(last[0]))
         rows = await self.db.read(lambda c: c.execute(page).all())
+        shown = self.house.service(Devices).shown
         answer: dict[str, Any] = {
-            "items": [document(row) for row in rows[:limit]],
+            "items": [document(row, shown(row.protocol, row.raw)) for row in rows[:limit]],
             "next": cursor([rows[limit - 1].id]) if len(rows) > limit else None,
         }
         if count:
@@ -189,13 +191,18 @@ class DeadLetters:
 
     async def _send(self, row: Any) -> None:
         kind = row.topic.rsplit("/", 1)[-1]
-        if kind not in (TELEMETRY, ATTRIBUTES):
+        known = self.house.service(Devices)
+        codec = known.codecs.get(row.protocol)
+        if kind not in (TELEMETRY, ATTRIBUTES) and codec is None:
             raise Conflict(
                 f"主题 {row.topic!r} 的消息无法重放", f"messages of topic {row.topic!r} cannot be replayed",
                 field="topic", value=row.topic, rule="telemetry | attributes",
             )
-        query = sa.select(devices).where(devices.c.entity_no == row.entity_no, devices.c.org == row.org)
-        device = await self.db.read(lambda c: c.execute(query).first())
+        if codec is not None and not row.entity_no:  # of nobody when it came
+            device = await known.speaker(row.protocol, row.raw)
+        else:
+            query = sa.select(devices).where(devices.c.entity_no == row.entity_no, devices.c.org == row.org)
+            device = await self.db.read(lambda c: c.execute(query).first())
         if device is None:
             raise NotFound(
                 f"死信 {row.id} 的设备已不存在", f"the device of dead letter {row.id} is gone", field="entity",
@@ -203,8 +210,8 @@ class DeadLetters:
             )
         model = self.house.packs.models.get(device.type)
         chunk = Chunk(
-            kind, row.entity_no, (device.org, device.type, device.origin), Rules.of(model) if model else ANY,
-            [row.raw], round(row.at.timestamp() * 1e6), False, row.topic,
+            kind, device.entity_no, (device.org, device.type, device.origin), Rules.of(model) if model else ANY,
+            [row.raw], round(row.at.timestamp() * 1e6), False, row.topic, codec,
         )
         await self._door(row.protocol).submit(chunk)
 

@@ -1,4 +1,4 @@
-"""The MQTT front door (3.1.1 and 5.0): a process that takes devices' messages and acknowledges them when they are durable.
+"""The MQTT front door (3.1.1 and 5.0), and the process of it and of the field protocols' doors (`field.py`).
 
 Law: what is acknowledged is in JetStream, synced. One event loop, no task and no future a message: a connection's
 bytes are parsed into runs, runs wait in the `Ingestor`, and a durable batch answers each connection with one write.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import hashlib
 import json
 import logging
 import os
@@ -27,17 +26,21 @@ import signal
 import ssl
 import sys
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import orjson
 import uvloop
 
 from tulou.access import mqtt
+from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
+from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.peer import AUTH, PRESSURE, Peer, write_answers
+from tulou.access.protocols import load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus
 from tulou.kernel.sql import Database
@@ -53,112 +56,13 @@ GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/reques
 """Topic filters that a device may subscribe to."""
 ROOM = 60
 """Bytes that a message holds beside its payload while it waits."""
-HELD = 1 << 20
-"""Bytes that one connection may have handed in and not yet seen released before it is no longer read."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceIdentity:
-    """Who a connection is: the entity's number, organisation, type and origin (3 is synthetic), and the device."""
-
-    entity: int
-    org: str
-    type: str
-    origin: int
-    device_id: str
-
-    @property
-    def synthetic(self) -> bool:
-        return self.origin == 3
-
-
-class Authenticator(Protocol):
-    """Finds the device of an access token; None if there is none, or it is not active."""
-
-    async def authenticate(self, token: str) -> DeviceIdentity | None: ...
-
-    def known(self, token: str) -> DeviceIdentity | None:
-        """The identity if it is in the cache: never asks the store."""
-        ...
-
-    def forget(self, device_id: str) -> None:
-        """Drop what is cached of the device, or everything if the id is empty."""
-        ...
-
-
-class SqlAuthenticator:
-    """Tokens of the table `devices` (their SHA-256, hexadecimal), with a bounded cache."""
-
-    STATEMENT = "SELECT entity_no, org, type, origin, id FROM devices WHERE token_hash = ? AND status = 'active'"
-
-    def __init__(self, db: Database, *, cached: int = 200_000) -> None:
-        self._lookup = db.point(self.STATEMENT)
-        self._cached = cached
-        self._cache: OrderedDict[bytes, DeviceIdentity] = OrderedDict()
-        self._names: dict[str, str] = {}
-        self._generation = 0
-
-    async def authenticate(self, token: str) -> DeviceIdentity | None:
-        identity = self.known(token)
-        if identity is not None:
-            return identity
-        digest = hashlib.sha256(token.encode())
-        while True:
-            generation = self._generation
-            row = await self._lookup(digest.hexdigest())
-            if generation == self._generation:  # else a change came while we looked
-                break
-        if row is None:
-            return None
-        names = self._names
-        org, kind = names.setdefault(row[1], row[1]), names.setdefault(row[2], row[2])
-        identity = DeviceIdentity(int(row[0]), org, kind, int(row[3]), str(row[4]))
-        self._cache[digest.digest()] = identity
-        if len(self._cache) > self._cached:
-            self._cache.popitem(last=False)
-        return identity
-
-    def known(self, token: str) -> DeviceIdentity | None:
-        return self._cache.get(hashlib.sha256(token.encode()).digest())
-
-    def forget(self, device_id: str) -> None:
-        self._generation += 1
-        if not device_id:
-            self._cache.clear()
-            return
-        for key in [key for key, identity in self._cache.items() if identity.device_id == device_id]:
-            del self._cache[key]
-
-
-class Throttle:
-    """Failed attempts by address: after `burst` in a row a new one is allowed every `refill` seconds. Bounded."""
-
-    def __init__(self, burst: int = 20, refill: float = 3.0, size: int = 10_000) -> None:
-        self._burst, self._refill, self._size = burst, refill, size
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait(self, address: str) -> float:
-        """Seconds until the address may try again; 0 if now."""
-        entry = self._spent.get(address)
-        if entry is None:
-            return 0.0
-        spent, at = entry
-        spent -= (time.monotonic() - at) / self._refill
-        return max(0.0, (spent - self._burst + 1) * self._refill)
-
-    def failed(self, address: str) -> None:
-        now = time.monotonic()
-        spent, at = self._spent.pop(address, (0.0, now))
-        self._spent[address] = (max(0.0, spent - (now - at) / self._refill) + 1, now)
-        if len(self._spent) > self._size:
-            self._spent.popitem(last=False)
 
 
 @dataclass(slots=True)
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
-    `models` is type -> {open, properties: {name: [kind, min,
-    max]}}."""
+    `models` is type -> {open, properties: {name: [kind, min, max]}}; `fields` is field protocol -> {codec: its module,
+    port, tls_port}."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -173,6 +77,7 @@ class Config:
     connect_timeout: float = 10.0
     high: int = 64 << 20
     models: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -191,46 +96,33 @@ class Config:
         }
 
 
-class Connection(asyncio.Protocol):
+class Connection(Peer):
     """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
 
-    __slots__ = ("answers", "client_id", "gateway", "held", "identity", "keep_alive", "level", "of", "parser", "peer",
-                 "qos2", "reasons", "rules", "seen", "transport", "waiting", "will")
+    __slots__ = ("client_id", "gateway", "identity", "keep_alive", "level", "of", "parser", "qos2", "rules", "waiting",
+                 "will")
 
     def __init__(self, gateway: Gateway) -> None:
+        super().__init__(gateway)
         self.gateway = gateway
-        self.transport: asyncio.Transport | None = None
         self.parser: mqtt.Parser | None = mqtt.Parser(gateway.config.max_packet)
         self.identity: DeviceIdentity | None = None
         self.waiting: list[Any] | None = None
-        self.answers: list[bytes] | None = None
         self.will: mqtt.Will | None = None
         self.qos2: dict[bytes, bool] | None = None
-        self.reasons = 0
-        self.held = 0
         self.keep_alive = 0.0
-        self.seen = gateway.tick
         self.client_id = ""
         self.level = 4
-        self.peer = ""
 
     # What uvloop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
-        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        super().connection_made(transport)
         self.gateway.arrived(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = self.parser = self.waiting = self.answers = None
         self.gateway.left(self)
-
-    def pause_writing(self) -> None:
-        self.pause(_WRITE)
-
-    def resume_writing(self) -> None:
-        self.resume(_WRITE)
 
     def data_received(self, data: bytes) -> None:
         parser = self.parser
@@ -259,33 +151,11 @@ class Connection(asyncio.Protocol):
         ingestor, payloads = self.gateway.ingestor, run.payloads
         size = sum(map(len, payloads)) + ROOM * len(payloads)
         identity = cast(DeviceIdentity, self.identity)
-        self.held += size
-        if self.held > HELD:
-            self.pause(_HELD)
+        self.hold(size)
         ingestor.add(
             Chunk(kind, identity.entity, self.of, self.rules, payloads, ingestor.stamp(len(payloads)), run.dup, topic),
             (self, run), size,
         )
-
-    # Reading stops while any reason holds
-
-    def pause(self, reason: int) -> None:
-        if not self.reasons and self.transport is not None:
-            with contextlib.suppress(RuntimeError):
-                self.transport.pause_reading()
-        self.reasons |= reason
-
-    def resume(self, reason: int) -> None:
-        if self.reasons & reason:
-            self.reasons &= ~reason
-            self.seen = self.gateway.tick
-            if not self.reasons and self.transport is not None:
-                with contextlib.suppress(RuntimeError):
-                    self.transport.resume_reading()
-
-    def send(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
 
     def close(self, why: str, reason: int = 0) -> None:
         """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0."""
@@ -352,7 +222,7 @@ class Connection(asyncio.Protocol):
             self._refuse(mqtt.UNAVAILABLE, "too many failed attempts from this address")
             return False
         self.waiting = []
-        self.pause(_AUTH)
+        self.pause(AUTH)
         gateway.spawn(self._ask(connect, token))
         return False
 
@@ -373,7 +243,7 @@ class Connection(asyncio.Protocol):
             return
         self._accept(connect, identity)
         events, self.waiting = self.waiting or [], None
-        self.resume(_AUTH)
+        self.resume(AUTH)
         for event in events:
             if not self.handle(event):
                 return
@@ -444,7 +314,7 @@ class Connection(asyncio.Protocol):
         self.send(mqtt.publish(RESPONSE_RPC + topic[len(REQUEST_RPC) :], orjson.dumps(answer), level=self.level))
 
     def acknowledge(self, run: mqtt.Publish) -> None:
-        """The run is durable: queue its PUBACKs or PUBRECs for the next `write_answers`."""
+        """The run is durable: queue its PUBACKs or PUBRECs."""
         if not run.qos or self.transport is None:
             return
         if run.qos == 1:
@@ -455,27 +325,23 @@ class Connection(asyncio.Protocol):
                     if packet_id in self.qos2:
                         self.qos2[packet_id] = True
             data = mqtt.pubrecs(run.ids)
-        if self.answers is None:
-            self.answers = [data]
-            self.gateway.answering.append(self)
-        else:
-            self.answers.append(data)
-
-
-_AUTH, _WRITE, _PRESSURE, _HELD = 1, 2, 4, 8
+        self.answer(data, self.gateway.answering)
 
 
 class Gateway:
     """Listeners, connections and their upkeep. `start`, then `close`."""
 
-    def __init__(self, config: Config, authenticator: Authenticator, bus: Bus) -> None:
+    def __init__(
+        self, config: Config, authenticator: Authenticator, bus: Bus, db: Database | None = None
+    ) -> None:
+        """`db` is where identities of field protocols are looked up; it may be left out where there are none."""
         self.config, self.authenticator, self.bus = config, authenticator, bus
         self.models = config.rules()
         self.throttle = Throttle()
         self.connections: set[Connection] = set()
         self.entities: dict[tuple[int, str], Connection] = {}
         self.devices: dict[str, set[Connection]] = {}
-        self.answering: list[Connection] = []
+        self.answering: list[Peer] = []
         self.protocol_errors = self.refused = self.throttled = self.turned_away = 0
         self.tick = 0
         self.ports: list[int] = []
@@ -483,9 +349,13 @@ class Gateway:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._presence: deque[dict[str, Any]] = deque(maxlen=200_000)
-        self._closing: dict[Connection, int] = {}
+        self._closing: dict[Peer, int] = {}
         self._anonymous: dict[Connection, int] = {}
         self.ingestor: Ingestor
+        self.doors = [
+            FieldDoor(self, load(of["codec"]), Identities(db, name, self.class_of), of["port"], of["tls_port"])
+            for name, of in config.fields.items() if db is not None
+        ]
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""
@@ -501,23 +371,28 @@ class Gateway:
                 self._accept, config.host, max(config.port, 0), backlog=4096
             ))
         if config.tls_port:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(config.tls_certificate, config.tls_key)
             self._servers.append(await loop.create_server(
-                self._accept, config.host, max(config.tls_port, 0), backlog=4096, ssl=context,
-                ssl_handshake_timeout=config.connect_timeout,
+                self._accept, config.host, max(config.tls_port, 0), backlog=4096, **self.tls()
             ))
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
+        for door in self.doors:
+            await door.start()
         self.spawn(self._upkeep())
+
+    def tls(self) -> dict[str, Any]:
+        """How a listener speaks TLS."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.config.tls_certificate, self.config.tls_key)
+        return {"ssl": context, "ssl_handshake_timeout": self.config.connect_timeout}
 
     async def close(self) -> None:
         """Stop listening, make durable what was read, close every connection."""
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
-            connection.pause(_PRESSURE)
-        await self.ingestor.close()
+            connection.pause(PRESSURE)
+        await asyncio.gather(self.ingestor.close(), *(door.close() for door in self.doors))
         for connection in list(self.connections):
             connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
         await asyncio.sleep(0)
@@ -538,11 +413,15 @@ class Gateway:
     def arrived(self, connection: Connection) -> None:
         self.connections.add(connection)
         self._anonymous[connection] = self.tick
-        if len(self.connections) > self.config.max_connections:
+        if self.crowded():
             self.turned_away += 1
             connection.close("too many connections")
         elif self.ingestor.pressed:
-            connection.pause(_PRESSURE)
+            connection.pause(PRESSURE)
+
+    def crowded(self) -> bool:
+        """Whether there are more connections, at all doors, than may be."""
+        return len(self.connections) + sum(len(d.connections) for d in self.doors) > self.config.max_connections
 
     def welcomed(self, connection: Connection) -> None:
         identity = connection.identity
@@ -555,15 +434,15 @@ class Gateway:
             if before is not None:
                 before.close("taken over by a new connection [MQTT-3.1.4-2]", mqtt.TAKEN_OVER)
         self.devices.setdefault(identity.device_id, set()).add(connection)
-        self._present(identity, True)
+        self.present(identity, True)
 
-    def closing(self, connection: Connection) -> None:
+    def closing(self, connection: Peer) -> None:
         """The connection was asked to close; if its peer does not let it, it is cut off."""
         self._closing[connection] = self.tick
 
     def left(self, connection: Connection) -> None:
         self.connections.discard(connection)
-        self._closing.pop(connection, None)
+        self.closed(connection)
         self._anonymous.pop(connection, None)
         identity = connection.identity
         if identity is None:
@@ -576,11 +455,15 @@ class Gateway:
             same.discard(connection)
             if not same:
                 del self.devices[identity.device_id]
-                self._present(identity, False)
+                self.present(identity, False)
         will = connection.will
         if will is not None:
             connection.will = None
             connection.hand_in(TOPICS[will.topic], mqtt.Publish(will.topic, 0, False, False, [], [will.payload]))
+
+    def closed(self, connection: Peer) -> None:
+        """The connection is closed."""
+        self._closing.pop(connection, None)
 
     def class_of(self, identity: DeviceIdentity) -> tuple[tuple[str, str, int], Rules]:
         key = (identity.org, identity.type, identity.origin)
@@ -589,31 +472,22 @@ class Gateway:
             found = self._classes[key] = (key, self.models.get(identity.type, ANY))
         return found
 
-    def write_answers(self) -> None:
-        answering, self.answering = self.answering, []
-        for connection in answering:
-            answers = connection.answers
-            if answers is not None:
-                connection.answers = None
-                connection.send(answers[0] if len(answers) == 1 else b"".join(answers))
-
     # Called by the ingestor
 
     def _released(self, items: list[Item]) -> None:
         for _, (connection, run), size in items:
-            connection.held -= size
-            if connection.reasons and connection.held < HELD // 2:
-                connection.resume(_HELD)
+            connection.release(size)
             connection.acknowledge(run)
-        self.write_answers()
+        answering, self.answering = self.answering, []
+        write_answers(answering)
 
     def _press(self, on: bool) -> None:
         log.warning("reading %s: %d bytes held", "paused" if on else "resumed", self.ingestor.held)
         for connection in self.connections:
             if on:
-                connection.pause(_PRESSURE)
+                connection.pause(PRESSURE)
             else:
-                connection.resume(_PRESSURE)
+                connection.resume(PRESSURE)
 
     # Upkeep
 
@@ -624,8 +498,11 @@ class Gateway:
         for connection in list(which):
             if connection.identity is not None:
                 connection.close("the device was changed; it may come back with a valid token", mqtt.ADMINISTRATIVE)
+        for door in self.doors:
+            door.changed(device_id)
 
-    def _present(self, identity: DeviceIdentity, online: bool) -> None:
+    def present(self, identity: DeviceIdentity, online: bool) -> None:
+        """Tell the house that a device was heard, or that its last connection closed."""
         self._presence.append({
             "entity": identity.entity, "device": identity.device_id, "online": online,
             "at": time.time_ns() // 1000,
@@ -640,7 +517,11 @@ class Gateway:
             if reconnects != self.bus.nc.stats["reconnects"]:  # changes may have been told while we were away
                 reconnects = self.bus.nc.stats["reconnects"]
                 self.authenticator.forget("")
+                for door in self.doors:
+                    door.identities.forget("")
             self._sweep()
+            for door in self.doors:
+                door.sweep()
             with contextlib.suppress(Exception):
                 await self._report()
 
@@ -672,14 +553,18 @@ class Gateway:
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the state now."""
-        counters = self.ingestor.counters
+        doors: list[Gateway | FieldDoor] = [self, *self.doors]
+        counts = [door.ingestor.counters for door in doors]
         return {
-            "name": self.config.name, "pid": os.getpid(), "connections": len(self.connections),
-            "accepted": counters.accepted, "acked": counters.acked, "readings": counters.readings,
-            "dead": counters.dead, "bytes": counters.bytes, "batches": counters.batches,
-            "retries": counters.retries, "held": self.ingestor.held, "paused": self.ingestor.pressed,
-            "failing": self.ingestor.failing, "protocol_errors": self.protocol_errors, "refused": self.refused,
-            "throttled": self.throttled, "turned_away": self.turned_away, "rss": rss(),
+            "name": self.config.name, "pid": os.getpid(), "connections": sum(len(d.connections) for d in doors),
+            **{
+                name: sum(getattr(counters, name) for counters in counts)
+                for name in ("accepted", "acked", "readings", "dead", "bytes", "batches", "retries")
+            },
+            "held": sum(d.ingestor.held for d in doors), "paused": any(d.ingestor.pressed for d in doors),
+            "failing": next((d.ingestor.failing for d in doors if d.ingestor.failing), ""),
+            "protocol_errors": self.protocol_errors, "refused": self.refused, "throttled": self.throttled,
+            "turned_away": self.turned_away, "rss": rss(), "fields": {d.codec.name: d.stats() for d in self.doors},
         }
 
 
@@ -700,9 +585,11 @@ async def serve(config: Config, ready: Callable[[Gateway], Awaitable[None]] | No
     bus = Bus(config.nats_url, name=config.name)
     await bus.connect()
     db = Database(config.sql_url, readers=2)
-    gateway = Gateway(config, SqlAuthenticator(db), bus)
+    gateway = Gateway(config, SqlAuthenticator(db), bus, db)
     await gateway.start()
     log.info("MQTT on %s %s", config.host, gateway.ports)
+    for door in gateway.doors:
+        log.info("%s on %s %s", door.codec.name, config.host, door.ports)
     if ready is not None:
         await ready(gateway)
     await stop.wait()

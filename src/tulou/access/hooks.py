@@ -39,6 +39,12 @@ def migrations() -> Path:
 
 
 @hookimpl
+def protocols() -> Mapping[str, str]:
+    """The field protocols that the house speaks itself."""
+    return {name: f"tulou.access.protocols.{name}" for name in ("hj212", "jt808", "gb32960")}
+
+
+@hookimpl
 def streams(house: House) -> Sequence[StreamSpec]:
     """READINGS refuses what is new when full, which becomes back-pressure; the others drop what is oldest."""
     most = house.settings.stream_max_bytes
@@ -203,8 +209,8 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT 3.1.1 与 HTTP 接入同一设备；CoAP 与 TCP 尚未做",
-            "one device over MQTT 3.1.1 or HTTP; CoAP and TCP are not done", "tests/access/test_devices.py",
+            "partial", "MQTT、HTTP、HJ 212、JT/T 808 与 GB/T 32960 接入同一设备；CoAP 尚未做",
+            "one device over MQTT, HTTP, HJ 212, JT/T 808 or GB/T 32960; no CoAP", "tests/access/test_devices.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",

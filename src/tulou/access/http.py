@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
-from tulou.access.gateway import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
 from tulou.kernel.errors import Invalid, Throttled, TulouError, Unauthenticated, Unavailable

@@ -344,4 +344,4 @@ class Ingestor:
 
 def _part(chunk: Chunk, start: int, stop: int) -> Chunk:
     return Chunk(chunk.kind, chunk.entity, chunk.of, chunk.rules, chunk.payloads[start:stop], chunk.ts + start,
-                 chunk.dup, chunk.topic)
+                 chunk.dup, chunk.topic, chunk.codec, chunk.refusal)

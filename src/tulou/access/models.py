@@ -39,6 +39,18 @@ devices = sa.Table(
 )
 """`seen_at`: the last frame or connection, µs since the epoch; written coarsely (`presence.py`)."""
 
+device_identities = sa.Table(
+    "device_identities", metadata,
+    sa.Column("protocol", sa.String(32), primary_key=True),
+    sa.Column("identity", sa.String(64), primary_key=True),
+    sa.Column("entity_no", sa.BigInteger, nullable=False),
+    sa.Column("password_hash", sa.String(255), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+    sa.Index("ix_device_identities_entity_no", "entity_no"),
+)
+"""Who a device is in a field protocol: MN, terminal phone, VIN. `password_hash` is argon2id, empty where none is asked."""
+
 alarms = sa.Table(
     "alarms", metadata,
     sa.Column("id", BigId, primary_key=True),
@@ -80,6 +92,14 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Identity(_Body):
+    """An identity of a device in a field protocol, with the password that the protocol carries, if one is to be asked."""
+
+    protocol: str = Field(min_length=1, max_length=32)
+    identity: str = Field(min_length=1, max_length=64)
+    password: str | None = Field(default=None, min_length=1, max_length=64, repr=False)
+
+
 class NewDevice(_Body):
     """A device to create.
 
@@ -94,6 +114,16 @@ class NewDevice(_Body):
     lon: float | None = Field(default=None, ge=-180, le=180, allow_inf_nan=False)
     lat: float | None = Field(default=None, ge=-90, le=90, allow_inf_nan=False)
     synthetic: bool = False
+    protocol: str | None = Field(default=None, min_length=1, max_length=32)
+    identity: str | None = Field(default=None, min_length=1, max_length=64)
+    password: str | None = Field(default=None, min_length=1, max_length=64, repr=False)
+
+    @property
+    def spoken(self) -> Identity | None:
+        """Its identity in a field protocol."""
+        if self.protocol is None or self.identity is None:
+            return None
+        return Identity(protocol=self.protocol, identity=self.identity, password=self.password)
 
     @property
     def device_id(self) -> str:
@@ -111,6 +141,11 @@ class Bulk(_Body):
     """Devices to create; each line is checked and answered for itself."""
 
     items: list[Any] = Field(max_length=10_000)
+
+
+def identity_document(row: Any) -> dict[str, Any]:
+    """A row of `device_identities` as the API shows it (no hash)."""
+    return {"protocol": row.protocol, "identity": row.identity, "password": bool(row.password_hash)}
 
 
 def device_document(row: Any) -> dict[str, Any]:

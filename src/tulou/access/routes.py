@@ -18,7 +18,7 @@ from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
-from tulou.access.models import Bulk, NewDevice
+from tulou.access.models import Bulk, Identity, NewDevice
 from tulou.access.service import Devices
 from tulou.access.things import READ, Things, micros, no_such_thing
 from tulou.kernel.errors import Invalid, NotFound
@@ -96,6 +96,16 @@ def routes(house: House) -> list[BaseRoute]:
 
     async def device_enable(request: Request, actor: Actor) -> Response:
         return json_response(await devices.enable(actor, request.path_params["id"]))
+
+    async def device_identify(request: Request, actor: Actor) -> Response:
+        spoken = await body_model(request, Identity)
+        return json_response(await devices.identify(actor, request.path_params["id"], spoken))
+
+    async def device_unidentify(request: Request, actor: Actor) -> Response:
+        await devices.unidentify(
+            actor, request.path_params["id"], request.path_params["protocol"], request.path_params["identity"]
+        )
+        return Response(status_code=204)
 
     async def thing_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -196,6 +206,8 @@ def routes(house: House) -> list[BaseRoute]:
         at("POST", "/devices/{id}/token", device_token),
         at("POST", "/devices/{id}/disable", device_disable),
         at("POST", "/devices/{id}/enable", device_enable),
+        at("POST", "/devices/{id}/identities", device_identify),
+        at("DELETE", "/devices/{id}/identities/{protocol}/{identity}", device_unidentify),
         at("GET", "/things", thing_list),
         at("GET", "/things/{no}", thing_get),
         at("GET", "/things/{no}/series", thing_series),

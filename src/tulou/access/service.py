@@ -27,15 +27,19 @@ from tulou.access.models import (
     SUSPENDED,
     SYNTHETIC,
     Bulk,
+    Identity,
     NewDevice,
     device_document,
+    device_identities,
     devices,
+    identity_document,
 )
+from tulou.access.protocols import load
 from tulou.context import ContextService, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import checked, cursor, from_cursor
-from tulou.kernel.organisations import Organisations
+from tulou.kernel.organisations import Organisations, passwords
 from tulou.kernel.policy import Actor, Orgs, operation, system
 from tulou.kernel.sql import utcnow
 
@@ -75,6 +79,22 @@ def other_kind(new: NewDevice) -> Conflict:
     )
 
 
+def other_identity(new: NewDevice) -> Conflict:
+    """The error for a device that is there already, without this identity."""
+    return Conflict(
+        f"{new.org} 中 {new.id} 已存在，但没有此协议标识；请另行添加", f"{new.id} exists in {new.org} without this identity; add it to the device",
+        field="identity", value=new.identity, rule="the identity it was created with",
+    )
+
+
+def identity_taken(spoken: Identity) -> Conflict:
+    """The error for an identity that speaks for a device already, whosever it is."""
+    return Conflict(
+        f"{spoken.protocol} 标识 {spoken.identity} 已被占用", f"the {spoken.protocol} identity {spoken.identity} is taken",
+        field="identity", value=spoken.identity, rule="one device per identity",
+    )
+
+
 class Devices:
     """The operations on devices."""
 
@@ -84,6 +104,9 @@ class Devices:
         self.db = house.db
         self.directory = directory
         self.context = house.service(ContextService)
+        self.codecs = {
+            name: load(where) for part in house.hooks.hook.protocols() for name, where in part.items()
+        }
 
     @operation(CREATE)
     async def create(self, actor: Actor, new: NewDevice) -> dict[str, Any]:
@@ -140,7 +163,30 @@ class Devices:
                 field="type", value=new.type, rule="model of a pack",
             )
         key = (new.id or "dev-" + secrets.token_hex(8)).removeprefix(f"{new.org}:")
-        return new.model_copy(update={"id": key})
+        spoken = new.spoken
+        if spoken is None and (new.protocol or new.identity or new.password):
+            missing = "identity" if new.protocol else "protocol"
+            raise Invalid(
+                f"缺少 {missing}：协议与标识须同时给出", f"{missing} is missing: protocol and identity go together",
+                field=missing, rule="protocol and identity",
+            )
+        identity = None if spoken is None else self._canonical(spoken).identity
+        return new.model_copy(update={"id": key, "identity": identity})
+
+    def _canonical(self, spoken: Identity) -> Identity:
+        """The same with the identity as the protocol's frames are compared by it. Raises `Invalid`."""
+        codec = self.codecs.get(spoken.protocol)
+        if codec is None:
+            raise Invalid(
+                f"没有现场协议 {spoken.protocol}", f"there is no field protocol {spoken.protocol}", field="protocol",
+                value=spoken.protocol, rule=" | ".join(sorted(self.codecs)),
+            )
+        if spoken.password and not codec.passwords:
+            raise Invalid(
+                f"协议 {spoken.protocol} 不带口令", f"the protocol {spoken.protocol} carries no password",
+                field="password", rule="a protocol with a password",
+            )
+        return spoken.model_copy(update={"identity": codec.identity(spoken.identity).decode()})
 
     async def _create(self, actor: Actor, news: list[NewDevice]) -> list[dict[str, Any] | TulouError]:
         """Make what is missing of these devices; a document or an error for each."""
@@ -156,6 +202,7 @@ class Devices:
             await asyncio.gather(*(self._entity(new) for new in missing)), strict=True,
         ))
         tokens = {device_id: new_token() for device_id in numbers}
+        hashes = {new.device_id: await passwords.hashed(new.password) if new.password else "" for new in missing}
         now = utcnow()
 
         def write(connection: sa.Connection) -> list[dict[str, Any] | TulouError]:
@@ -168,13 +215,29 @@ class Devices:
             for row in connection.execute(taken):
                 known[row.id] = device_document(row)
                 speaks[row.entity_no] = row.id
+            wanted = [new.identity for new in news if new.identity]
+            identities = {
+                (row.protocol, row.identity): row.entity_no for row in connection.execute(
+                    sa.select(device_identities).where(device_identities.c.identity.in_(wanted))
+                )
+            } if wanted else {}
             answers: list[dict[str, Any] | TulouError] = []
             rows: list[dict[str, Any]] = []
+            spoken: list[dict[str, Any]] = []
             for new in news:
                 old = known.get(new.device_id)
+                owner = identities.get((new.protocol or "", new.identity or ""))
                 if old is not None:
-                    same = old["type"] == new.type and old["synthetic"] == new.synthetic
-                    answers.append({**old, "created": False} if same else other_kind(new))
+                    if old["type"] != new.type or old["synthetic"] != new.synthetic:
+                        answers.append(other_kind(new))
+                    elif new.identity and owner != old["no"]:
+                        answers.append(identity_taken(Identity(protocol=new.protocol or "", identity=new.identity))
+                                       if owner is not None else other_identity(new))
+                    else:
+                        answers.append({**old, "created": False})
+                    continue
+                if owner is not None:
+                    answers.append(identity_taken(Identity(protocol=new.protocol or "", identity=new.identity or "")))
                     continue
                 no = numbers.get(new.device_id, no_such_device(new.device_id))  # none: deleted just now
                 if isinstance(no, TulouError):
@@ -193,11 +256,19 @@ class Devices:
                     "created_at": now, "created_by": actor.id, "rotated_at": None,
                 }
                 rows.append(values)
+                if new.protocol and new.identity:
+                    identities[new.protocol, new.identity] = no
+                    spoken.append({
+                        "protocol": new.protocol, "identity": new.identity, "entity_no": no,
+                        "password_hash": hashes[new.device_id], "created_at": now, "created_by": actor.id,
+                    })
                 speaks[no] = new.device_id
                 known[new.device_id] = device_document(SimpleNamespace(**values))
                 answers.append({**known[new.device_id], "created": True, "token": token})
             if rows:
                 connection.execute(devices.insert(), rows)
+            if spoken:
+                connection.execute(device_identities.insert(), spoken)
             for org in dict.fromkeys(values["org"] for values in rows):
                 made = [values["id"] for values in rows if values["org"] == org]
                 subject = made[0] if len(made) == 1 else f"{len(made)} devices"
@@ -248,8 +319,81 @@ class Devices:
 
     @operation(READ)
     async def get(self, actor: Actor, device_id: str) -> dict[str, Any]:
-        """One device. Raises `NotFound`."""
-        return device_document(await self._mine(actor, READ, device_id))
+        """One device, with its identities in field protocols. Raises `NotFound`."""
+        row = await self._mine(actor, READ, device_id)
+        query = sa.select(device_identities).where(device_identities.c.entity_no == row.entity_no).order_by(
+            device_identities.c.protocol, device_identities.c.identity
+        )
+        found = await self.db.read(lambda c: c.execute(query).all())
+        return {**device_document(row), "identities": [identity_document(one) for one in found]}
+
+    @operation(WRITE)
+    async def identify(self, actor: Actor, device_id: str, spoken: Identity) -> dict[str, Any]:
+        """Let the device speak under an identity of a field protocol; again, to change or drop its password.
+
+        Raises `Conflict` if the identity is another device's.
+        """
+        row = await self._mine(actor, WRITE, device_id)
+        spoken = self._canonical(spoken)
+        secret = await passwords.hashed(spoken.password) if spoken.password else ""
+        table = device_identities
+        this = sa.and_(table.c.protocol == spoken.protocol, table.c.identity == spoken.identity)
+        values = {
+            "protocol": spoken.protocol, "identity": spoken.identity, "entity_no": row.entity_no,
+            "password_hash": secret, "created_at": utcnow(), "created_by": actor.id,
+        }
+
+        def write(connection: sa.Connection) -> None:
+            owner = connection.scalar(sa.select(table.c.entity_no).where(this))
+            if owner is not None and owner != row.entity_no:
+                raise identity_taken(spoken)
+            if owner is None:
+                connection.execute(table.insert(), values)
+            else:
+                connection.execute(table.update().where(this).values(password_hash=secret))
+            audit.record(connection, actor, WRITE, row.org, row.id, {
+                "change": "identified", "protocol": spoken.protocol, "identity": spoken.identity,
+            })
+
+        await self.db.write(write)
+        await self._changed([row.entity_no], row.id, "identified", row.org)
+        return {"protocol": spoken.protocol, "identity": spoken.identity, "password": bool(secret)}
+
+    @operation(WRITE)
+    async def unidentify(self, actor: Actor, device_id: str, protocol: str, identity: str) -> None:
+        """Take an identity from the device, which is refused under it at once. Raises `NotFound`."""
+        row = await self._mine(actor, WRITE, device_id)
+        table = device_identities
+
+        def write(connection: sa.Connection) -> None:
+            gone = connection.execute(table.delete().where(
+                table.c.protocol == protocol, table.c.identity == identity, table.c.entity_no == row.entity_no
+            )).rowcount
+            if not gone:
+                raise NotFound(f"设备 {device_id} 没有此标识", f"the device {device_id} has no such identity",
+                               field="identity", value=identity)
+            audit.record(connection, actor, WRITE, row.org, row.id, {
+                "change": "unidentified", "protocol": protocol, "identity": identity,
+            })
+
+        await self.db.write(write)
+        await self._changed([row.entity_no], row.id, "unidentified", row.org)
+
+    def shown(self, protocol: str, raw: bytes) -> bytes:
+        """A raw message as people may see it: without the password that a field protocol puts into it."""
+        codec = self.codecs.get(protocol)
+        return raw if codec is None else codec.masked(raw)
+
+    async def speaker(self, protocol: str, raw: bytes) -> Any:
+        """The row of the device that a kept message of a field protocol names, or None."""
+        codec = self.codecs.get(protocol)
+        if codec is None:
+            return None
+        query = sa.select(devices).join(
+            device_identities, device_identities.c.entity_no == devices.c.entity_no
+        ).where(device_identities.c.protocol == protocol,
+                device_identities.c.identity == codec.identify(raw).decode("ascii", "replace"))
+        return await self.db.read(lambda c: c.execute(query).first())
 
     @operation(READ)
     async def of_entity(self, actor: Actor, no: int) -> dict[str, Any] | None:
@@ -284,9 +428,11 @@ class Devices:
     async def delete(self, actor: Actor, device_id: str) -> None:
         """Delete the device and its token. The entity and its readings stay: they are history."""
         row = await self._mine(actor, DELETE, device_id)
+        identities = device_identities.delete().where(device_identities.c.entity_no == row.entity_no)
 
         def write(connection: sa.Connection) -> None:
             if connection.execute(devices.delete().where(devices.c.id == device_id)).rowcount:
+                connection.execute(identities)
                 audit.record(connection, actor, DELETE, row.org, device_id, {"type": row.type})
 
         await self.db.write(write)
@@ -295,9 +441,11 @@ class Devices:
     async def orphaned(self, numbers: Sequence[int]) -> None:
         """Delete the devices of these entities, which exist no more: a device speaks for an entity."""
         which = devices.delete().where(devices.c.entity_no.in_(numbers))
+        identities = device_identities.delete().where(device_identities.c.entity_no.in_(numbers))
 
         def write(connection: sa.Connection) -> Sequence[Any]:
             rows = connection.execute(which.returning(devices.c.id, devices.c.org, devices.c.entity_no)).all()
+            connection.execute(identities)
             for row in rows:
                 audit.record(connection, ORPHANED, DELETE, row.org, row.id, {"because": "its entity is deleted"})
             return rows

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tulou.access.gateway import Config
 from tulou.kernel.bus import Child
-from tulou.kernel.errors import Unavailable
+from tulou.kernel.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -27,6 +27,14 @@ START = 20.0
 def gateway_config(house: House) -> Config:
     """What the gateway of this house needs."""
     settings = house.settings
+    spoken = {name: where for part in house.hooks.hook.protocols() for name, where in part.items()}
+    for protocol in settings.fields:
+        if protocol not in spoken:
+            raise Invalid(
+                f"没有现场协议 {protocol}，可用 {'、'.join(sorted(spoken))}",
+                f"there is no field protocol {protocol}, but {', '.join(sorted(spoken))}",
+                field="field_ports", value=protocol, rule="a spoken protocol",
+            )
     name = "gateway"
     if settings.nats_url:  # several machines may each run one: the name keeps their subjects and times apart
         name += "-" + re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower())
@@ -41,20 +49,26 @@ def gateway_config(house: House) -> Config:
             }
             for kind, model in house.packs.models.items()
         },
+        fields={
+            protocol: {"codec": spoken[protocol], "port": port, "tls_port": tls_port}
+            for protocol, (port, tls_port) in settings.fields.items()
+        },
     )
 
 
 async def start_gateway(house: House) -> Child | None:
-    """Start the gateway as a child of this process and wait until it listens; None if both ports are closed.
+    """Start the gateway as a child of this process and wait until it listens; None if every port is closed.
 
     Raises `Unavailable` if a port is taken or the gateway does not come up.
     """
     config = gateway_config(house)
-    ports = [port for port in (config.port, config.tls_port) if port]
+    ports = {port: name for name, port in (("mqtt_port", config.port), ("mqtts_port", config.tls_port)) if port}
+    for of in config.fields.values():
+        ports.update({of[key]: f"field_{key}s" for key in ("port", "tls_port") if of[key]})
     if not ports:
         return None
-    for port in ports:
-        _free(config.host, port)
+    for port, setting in ports.items():
+        _free(config.host, port, setting)
     child = Child(
         "gateway", [sys.executable, "-m", "tulou.access.gateway"],
         env={**os.environ, "TULOU_GATEWAY": config.to_json(), "TULOU_LOG_LEVEL": house.settings.log_level},
@@ -64,15 +78,15 @@ async def start_gateway(house: House) -> Child | None:
     house.children.append(child)
     deadline = asyncio.get_running_loop().time() + START
     host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
-    for port in ports:
+    for port, setting in ports.items():
         while True:
             try:
                 _, writer = await asyncio.open_connection(host, port)
             except OSError:
                 if child.restarts or asyncio.get_running_loop().time() > deadline:
                     raise Unavailable(
-                        f"MQTT 网关未能启动，详见 {child.log_file}", f"the gateway did not come up; see {child.log_file}",
-                        field="mqtt_port", value=port,
+                        f"设备网关未能启动，详见 {child.log_file}", f"the gateway did not come up; see {child.log_file}",
+                        field=setting, value=port,
                     ) from None
                 await asyncio.sleep(0.02)
                 continue
@@ -81,7 +95,7 @@ async def start_gateway(house: House) -> Child | None:
     return child
 
 
-def _free(host: str, port: int) -> None:
+def _free(host: str, port: int, setting: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,5 +104,5 @@ def _free(host: str, port: int) -> None:
         except OSError as error:
             raise Unavailable(
                 f"无法监听 {host}:{port}：{error.strerror}", f"cannot listen on {host}:{port}: {error.strerror}",
-                field="mqtt_port", value=port, rule="a free port",
+                field=setting, value=port, rule="a free port",
             ) from error

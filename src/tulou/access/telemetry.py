@@ -1,4 +1,5 @@
-"""Payloads of `v1/devices/me/telemetry` and `v1/devices/me/attributes`, the convention that integrators know.
+"""Payloads of `v1/devices/me/telemetry` and `v1/devices/me/attributes`, the convention that integrators know; and frames
+of field protocols, which their codec reads.
 
 Law: pure; payloads in, rows of a batch and dead letters out. A payload that breaks a rule costs only itself, and a
 reading that breaks its model's rule costs only that reading; the neighbours are stored.
@@ -16,11 +17,14 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from tulou.access.batch import BAD, GOOD, BatchBuilder
+
+if TYPE_CHECKING:
+    from tulou.access.protocols import Codec
 
 TELEMETRY, ATTRIBUTES, UNKNOWN = "telemetry", "attributes", "unknown"
 
@@ -133,7 +137,8 @@ class _Shape:
 class Chunk:
     """Payloads of one entity on one topic, in the order of arrival: what a door hands in.
 
-    `of` is (org, type, origin); `ts` is when the first was received, in µs, and the others count up from it.
+    `of` is (org, type, origin); `ts` is when the first was received, in µs, and the others count up from it. With a
+    `codec` the payloads are its messages; with a `refusal` they are dead letters for that reason.
     """
 
     kind: str
@@ -144,6 +149,8 @@ class Chunk:
     ts: int
     dup: bool = False
     topic: str = ""
+    codec: Codec | None = None
+    refusal: Refusal | None = None
 
 
 @dataclass(slots=True)
@@ -187,6 +194,9 @@ def decode(chunks: Sequence[Chunk], builder: BatchBuilder, now_ms: int) -> Decod
     decoded = Decoded()
     groups: dict[tuple[int, str], list[Chunk]] = {}
     for chunk in chunks:
+        if chunk.refusal is not None:
+            _bury([chunk], chunk.refusal, decoded)
+            continue
         key = (id(chunk.rules), chunk.kind)
         group = groups.get(key)
         if group is None:
@@ -203,11 +213,10 @@ def decode(chunks: Sequence[Chunk], builder: BatchBuilder, now_ms: int) -> Decod
 def _decode_group(group: list[Chunk], builder: BatchBuilder, now_ms: int, decoded: Decoded) -> None:
     rules, kind = group[0].rules, group[0].kind
     if kind == UNKNOWN:
-        refusal = Refusal("topic", "没有此主题", "no such topic")
-        decoded.dead.extend(
-            DeadLetter(chunk.entity, chunk.of[0], chunk.topic, chunk.ts + number, raw, refusal)
-            for chunk in group for number, raw in enumerate(chunk.payloads)
-        )
+        _bury(group, Refusal("topic", "没有此主题", "no such topic"), decoded)
+        return
+    if group[0].codec is not None:
+        _decode_frames(group, group[0].codec, builder, now_ms, decoded)
         return
     first = len(builder.raws)
     try:
@@ -241,6 +250,64 @@ def _decode_group(group: list[Chunk], builder: BatchBuilder, now_ms: int, decode
         same.append(doc)
     for shape, (frames, same) in apart.items():
         _store_alike(shape, frames, same, one)
+
+
+def _bury(group: list[Chunk], refusal: Refusal, decoded: Decoded) -> None:
+    decoded.dead.extend(
+        DeadLetter(chunk.entity, chunk.of[0], chunk.topic, chunk.ts + number, raw, refusal)
+        for chunk in group for number, raw in enumerate(chunk.payloads)
+    )
+
+
+def _decode_frames(
+    group: list[Chunk], codec: Codec, builder: BatchBuilder, now_ms: int, decoded: Decoded
+) -> None:
+    """Store what a field protocol's messages say. Samples with the same names become columns together."""
+    one = _OneMessage(builder, group[0].rules, group[0].kind, now_ms, decoded, group[0])
+    latest = (now_ms + SKEW_MS) * 1000
+    alike: dict[tuple[str, ...], tuple[list[int], list[Any], array[int], list[Any]]] = {}
+    read, names_of = codec.decode, alike.get
+    for chunk in group:
+        frame = builder.frames(chunk.entity, chunk.of, chunk.ts, chunk.payloads, chunk.dup)
+        for raw in chunk.payloads:
+            samples, refusals = read(raw)
+            for refusal in refusals:
+                one.refuse(frame, refusal)
+            for ts, values, worse in samples:
+                if not ts:
+                    ts = builder.f_ts[frame]
+                elif not EARLIEST_MS * 1000 <= ts <= latest:
+                    one.refuse(frame, _untimely(ts // 1000, ""))
+                    continue
+                names = tuple(values)
+                same = names_of(names)
+                if same is None:
+                    same = alike[names] = ([], [], array("q"), [])
+                same[0].append(frame)
+                same[1].append(values)
+                same[2].append(ts)
+                same[3].append(worse)
+            frame += 1
+    for names, (frames, docs, stamps, qualities) in alike.items():
+        row, count = len(builder.r_val), len(docs)
+        if not _store_columns(one.rules.shape(names), frames, docs, stamps, one):
+            for number, doc, ts, worse in zip(frames, docs, stamps, qualities, strict=True):
+                one.store_values(number, doc, ts, "", worse)
+            continue
+        for at, worse in enumerate(qualities, row):
+            if worse:
+                for column, name in enumerate(names):
+                    if name in worse:
+                        spot = at + column * count
+                        builder.worse[spot] = max(worse[name], builder.worse.get(spot, GOOD))
+
+
+def _untimely(ms: int, place: str) -> Refusal:
+    """The refusal of a time before 2000 or in the future."""
+    if ms < EARLIEST_MS:
+        return Refusal("ts-past", "ts 早于 2000 年（应为毫秒）", "ts is before the year 2000 (it is in milliseconds)",
+                       f"{place}ts", ms)
+    return Refusal("ts-future", "ts 在 24 小时以后", "ts is more than 24 hours in the future", f"{place}ts", ms)
 
 
 def _one_by_one(group: list[Chunk], builder: BatchBuilder, decoded: Decoded) -> list[Any]:
@@ -366,7 +433,7 @@ def _store_columns(
         values.extend(column)
         if bounds is not None:
             low, high = bounds
-            if min(column) < low or max(column) > high:
+            if not (min(column) >= low and max(column) <= high):  # so also where one is not a number
                 for at, value in enumerate(column, row):
                     if not low <= value <= high:
                         builder.worse[at] = BAD
@@ -441,11 +508,8 @@ class _OneMessage:
         ms, values = doc["ts"], doc["values"]
         if type(ms) is not int:
             refusal = Refusal("ts", "ts 不是整数毫秒", "ts is not whole milliseconds", f"{place}ts", _short(ms))
-        elif ms < EARLIEST_MS:
-            refusal = Refusal("ts-past", "ts 早于 2000 年（应为毫秒）", "ts is before the year 2000 (it is in milliseconds)",
-                              f"{place}ts", ms)
-        elif ms > self.now_ms + SKEW_MS:
-            refusal = Refusal("ts-future", "ts 在 24 小时以后", "ts is more than 24 hours in the future", f"{place}ts", ms)
+        elif not EARLIEST_MS <= ms <= self.now_ms + SKEW_MS:
+            refusal = _untimely(ms, place)
         elif type(values) is not dict:
             refusal = Refusal("object", "values 不是对象", "values is not an object", f"{place}values", _short(values))
         elif not values:
@@ -455,11 +519,15 @@ class _OneMessage:
             return
         self.refuse(frame, refusal)
 
-    def store_values(self, frame: int, values: dict[str, Any], ts: int, place: str) -> None:
-        """Store the readings of one object, all at `ts` (µs); `place` names the object in refusals."""
+    def store_values(
+        self, frame: int, values: dict[str, Any], ts: int, place: str, worse: Mapping[str, int] | None = None
+    ) -> None:
+        """Store the readings of one object, all at `ts` (µs); `place` names the object in refusals, `worse` has the
+        quality of those that are not good."""
         builder, rules = self.builder, self.rules
         if not values:
             self.refuse(frame, Refusal("empty", "对象为空", "empty object", place.rstrip(".")))
+        quality = (worse or {}).get
         for name, value in values.items():
             rule = rules.properties.get(name)
             kind = type(value)
@@ -478,9 +546,9 @@ class _OneMessage:
                 good = rule is None or (
                     (rule[1] is None or number >= rule[1]) and (rule[2] is None or number <= rule[2])
                 )
-                builder.reading(frame, name, ts, number, None, GOOD if good else BAD)
+                builder.reading(frame, name, ts, number, None, quality(name, GOOD) if good else BAD)
             elif kind is str:
-                builder.reading(frame, name, ts, NAN, value)
+                builder.reading(frame, name, ts, NAN, value, quality(name, GOOD))
             else:
                 try:
                     text = orjson.dumps(value).decode()

@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from tulou.access.batch import BAD
 from tulou.access.directory import Directory
 from tulou.access.presence import STATES
 from tulou.access.service import Devices
@@ -164,7 +165,8 @@ class Things:
             "lon": None if np.isnan(lon) else lon, "lat": None if np.isnan(lon) else float(directory.lat[row]),
             "latest": {
                 name: {
-                    "value": value_of(properties.get(name), reading.value), "ts": instant(reading.ts),
+                    "value": None if reading.quality == BAD and reading.value == ""  # not a number
+                    else value_of(properties.get(name), reading.value), "ts": instant(reading.ts),
                     "unit": unit_of(properties.get(name)), "quality": reading.quality,
                 }
                 for name, reading in sorted(latest.items())
@@ -263,7 +265,8 @@ class Things:
         return {
             "items": [
                 {
-                    "ts": instant(f.ts), "protocol": f.protocol, **text_of(f.raw), "dup": f.dup, "seq": f.seq,
+                    "ts": instant(f.ts), "protocol": f.protocol, **text_of(self.devices.shown(f.protocol, f.raw)),
+                    "dup": f.dup, "seq": f.seq,
                     "frame": f.frame,
                 }
                 for f in page

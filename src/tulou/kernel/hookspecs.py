@@ -59,6 +59,11 @@ def doors(house: House) -> Mapping[str, ASGI]:  # type: ignore[empty-body]
 
 
 @hookspec
+def protocols() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Field protocols over TCP: name -> dotted module that has a `codec` (`tulou.access.protocols.Codec`)."""
+
+
+@hookspec
 def tasks(house: House) -> Sequence[Task]:  # type: ignore[empty-body]
     """Background tasks, each with the role that runs it."""
 

@@ -140,7 +140,7 @@ class Outbound:
     def __init__(self, settings: Settings) -> None:
         self._allow = rules(settings.outbound_allow, "outbound_allow")
         self._deny = rules(settings.outbound_deny, "outbound_deny")
-        self._own = frozenset(p for p in (settings.http_port, settings.mqtt_port, settings.mqtts_port) if p)
+        self._own = frozenset(settings.listening)
         self._pool: httpcore.AsyncConnectionPool | None = None
 
     def judge(self, host: str, address: Address, port: int) -> str | None:

@@ -35,7 +35,12 @@ class Settings:
     http_port: int = _entry(8080, "HTTP 端口", "HTTP port")
     mqtt_port: int = _entry(1883, "MQTT 端口", "MQTT port; 0 closes the listener")
     mqtts_port: int = _entry(0, "MQTT TLS 端口", "MQTT over TLS port; 0 closes the listener")
-    tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP and MQTT")
+    field_ports: str = _entry(
+        "", "现场协议端口，如 hj212=5212,jt808=6808；未列出者关闭",
+        "ports of field protocols over TCP, as hj212=5212,jt808=6808; what is not named is closed",
+    )
+    field_tls_ports: str = _entry("", "现场协议 TLS 端口，写法同上", "ports of field protocols over TLS, written alike")
+    tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
     public_url: str = _entry("", "对外地址", "address that people use, for OIDC redirects and links")
     admin_password: str = _entry("", "首个管理员口令", "first administrator's password; made at random if empty")
@@ -136,6 +141,19 @@ class Settings:
         return rows
 
     @property
+    def fields(self) -> dict[str, tuple[int, int]]:
+        """Field protocol -> its port and its TLS port; 0 is closed. Raises `Invalid`."""
+        ports = {key: _ports(key, getattr(self, key)) for key in ("field_ports", "field_tls_ports")}
+        plain, encrypted = ports.values()
+        return {name: (plain.get(name, 0), encrypted.get(name, 0)) for name in {**plain, **encrypted}}
+
+    @property
+    def listening(self) -> list[int]:
+        """Every port that is open for devices and people."""
+        ports = [self.http_port, self.mqtt_port, self.mqtts_port, *(p for pair in self.fields.values() for p in pair)]
+        return [port for port in ports if port]
+
+    @property
     def sql_url(self) -> str:
         """SQLAlchemy address of the relational store."""
         if not self.database_url:
@@ -150,6 +168,20 @@ class Settings:
     def readings_dsn(self) -> str:
         """Address of the readings store: chDB in the home, or a ClickHouse server."""
         return self.clickhouse_url or f"chdb:///{(self.home / 'readings').absolute()}"
+
+
+def _ports(key: str, text: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, port = part.partition("=")
+        if not port.strip().isdecimal() or int(port) > 65535 or name.strip() in found:
+            raise Invalid(
+                f"设置项 {key} 应为 协议=端口，以逗号分隔，现有 {part!r}",
+                f"setting {key} is protocol=port, separated by commas, not {part!r}",
+                field=key, value=part, rule="protocol=port",
+            )
+        found[name.strip()] = int(port)
+    return found
 
 
 def _convert(kind: Any, key: str, value: Any) -> Any:

@@ -299,14 +299,13 @@ def chdb_opens(settings: Settings) -> Finding:
 def ports_free(settings: Settings) -> Finding:
     """The ports that listeners want are free."""
     taken = []
-    for port in (settings.http_port, settings.mqtt_port, settings.mqtts_port):
-        if port:
-            with socket.socket(socket.AF_INET6 if ":" in settings.bind else socket.AF_INET) as s:
-                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    s.bind((settings.bind, port))
-                except OSError as error:
-                    taken.append(f"{port} ({error.strerror})")
+    for port in settings.listening:
+        with socket.socket(socket.AF_INET6 if ":" in settings.bind else socket.AF_INET) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind((settings.bind, port))
+            except OSError as error:
+                taken.append(f"{port} ({error.strerror})")
     if taken:
         return False, f"端口不可用：{'、'.join(taken)}", f"ports not free: {', '.join(taken)}"
     return True, "端口空闲", "ports are free"

@@ -1,0 +1,219 @@
+"""Who a device is: by its access token, or by its identity in a field protocol.
+
+Law: of a token only the SHA-256 is compared. A protocol password, which may be short, is compared with its argon2id hash
+in a thread, and afterwards with a digest under a key of this process. Caches are bounded, and dropped when a device
+changes; what is looked up while that happens is looked up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tulou.access.telemetry import Rules
+from tulou.kernel.sql import Database
+
+_KEY = secrets.token_bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """Who a connection is: the entity's number, organisation, type and origin (3 is synthetic), and the device."""
+
+    entity: int
+    org: str
+    type: str
+    origin: int
+    device_id: str
+
+    @property
+    def synthetic(self) -> bool:
+        return self.origin == 3
+
+
+class Authenticator(Protocol):
+    """Finds the device of an access token; None if there is none, or it is not active."""
+
+    async def authenticate(self, token: str) -> DeviceIdentity | None: ...
+
+    def known(self, token: str) -> DeviceIdentity | None:
+        """The identity if it is in the cache: never asks the store."""
+        ...
+
+    def forget(self, device_id: str) -> None:
+        """Drop what is cached of the device, or everything if the id is empty."""
+        ...
+
+
+class SqlAuthenticator:
+    """Tokens of the table `devices` (their SHA-256, hexadecimal), with a bounded cache."""
+
+    STATEMENT = "SELECT entity_no, org, type, origin, id FROM devices WHERE token_hash = ? AND status = 'active'"
+
+    def __init__(self, db: Database, *, cached: int = 200_000) -> None:
+        self._lookup = db.point(self.STATEMENT)
+        self._cached = cached
+        self._cache: OrderedDict[bytes, DeviceIdentity] = OrderedDict()
+        self._names: dict[str, str] = {}
+        self._generation = 0
+
+    async def authenticate(self, token: str) -> DeviceIdentity | None:
+        identity = self.known(token)
+        if identity is not None:
+            return identity
+        digest = hashlib.sha256(token.encode())
+        while True:
+            generation = self._generation
+            row = await self._lookup(digest.hexdigest())
+            if generation == self._generation:  # else a change came while we looked
+                break
+        if row is None:
+            return None
+        names = self._names
+        org, kind = names.setdefault(row[1], row[1]), names.setdefault(row[2], row[2])
+        identity = DeviceIdentity(int(row[0]), org, kind, int(row[3]), str(row[4]))
+        self._cache[digest.digest()] = identity
+        if len(self._cache) > self._cached:
+            self._cache.popitem(last=False)
+        return identity
+
+    def known(self, token: str) -> DeviceIdentity | None:
+        return self._cache.get(hashlib.sha256(token.encode()).digest())
+
+    def forget(self, device_id: str) -> None:
+        self._generation += 1
+        if not device_id:
+            self._cache.clear()
+            return
+        for key in [key for key, identity in self._cache.items() if identity.device_id == device_id]:
+            del self._cache[key]
+
+
+class Throttle:
+    """Failed attempts by address: after `burst` in a row a new one is allowed every `refill` seconds. Bounded."""
+
+    def __init__(self, burst: int = 20, refill: float = 3.0, size: int = 10_000) -> None:
+        self._burst, self._refill, self._size = burst, refill, size
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait(self, address: str) -> float:
+        """Seconds until the address may try again; 0 if now."""
+        entry = self._spent.get(address)
+        if entry is None:
+            return 0.0
+        spent, at = entry
+        spent -= (time.monotonic() - at) / self._refill
+        return max(0.0, (spent - self._burst + 1) * self._refill)
+
+    def failed(self, address: str) -> None:
+        now = time.monotonic()
+        spent, at = self._spent.pop(address, (0.0, now))
+        self._spent[address] = (max(0.0, spent - (now - at) / self._refill) + 1, now)
+        if len(self._spent) > self._size:
+            self._spent.popitem(last=False)
+
+
+class Speaker:
+    """The device of an identity, its class and rules, and the hash of its protocol password (empty: none is asked)."""
+
+    __slots__ = ("_digest", "device", "of", "rules", "secret")
+
+    def __init__(self, device: DeviceIdentity, of: tuple[str, str, int], rules: Rules, secret: str) -> None:
+        self.device, self.of, self.rules, self.secret = device, of, rules, secret
+        self._digest = b""
+
+    def proves(self, credential: bytes) -> bool | None:
+        """Whether the credential is right; None if that must be asked with `check`."""
+        if not self._digest:
+            return None
+        return hmac.compare_digest(self._digest, _digest(credential))
+
+    async def check(self, credential: bytes) -> bool:
+        """Whether the credential has the hash; remembered if so."""
+        right = await asyncio.to_thread(_matches, self.secret, credential)
+        if right:
+            self._digest = _digest(credential)
+        return right
+
+
+def _digest(credential: bytes) -> bytes:
+    return hashlib.blake2b(credential, key=_KEY, digest_size=16).digest()
+
+
+def _matches(secret: str, credential: bytes) -> bool:
+    import argon2
+
+    try:
+        return argon2.PasswordHasher().verify(secret, credential)
+    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+        return False
+
+
+class Identities:
+    """Devices by their identity in one protocol (table `device_identities`). Identities that are nobody's are remembered
+    for `forget_after` seconds."""
+
+    STATEMENT = (
+        "SELECT d.entity_no, d.org, d.type, d.origin, d.id, i.password_hash FROM device_identities i"
+        " JOIN devices d ON d.entity_no = i.entity_no"
+        " WHERE i.protocol = ? AND i.identity = ? AND d.status = 'active'"
+    )
+
+    def __init__(
+        self, db: Database, protocol: str, class_of: Callable[[DeviceIdentity], tuple[tuple[str, str, int], Rules]], *,
+        cached: int = 200_000, forget_after: float = 30.0,
+    ) -> None:
+        self._lookup = db.point(self.STATEMENT)
+        self._protocol, self._class_of = protocol, class_of
+        self._cached, self._forget_after = cached, forget_after
+        self._cache: OrderedDict[bytes, Speaker] = OrderedDict()
+        self._strangers: OrderedDict[bytes, float] = OrderedDict()
+        self._generation = 0
+
+    def known(self, identity: bytes) -> Speaker | None:
+        """Who it is, if that is in the cache."""
+        return self._cache.get(identity)
+
+    def stranger(self, identity: bytes) -> bool:
+        """Whether it was looked up in vain a moment ago."""
+        until = self._strangers.get(identity)
+        return until is not None and until > time.monotonic()
+
+    async def find(self, identity: bytes) -> Speaker | None:
+        """Who it is, by the store if need be."""
+        known = self._cache.get(identity)
+        if known is not None:
+            return known
+        text = identity.decode("ascii", "replace")
+        while True:
+            generation = self._generation
+            row = await self._lookup(self._protocol, text) if text.isalnum() and text.isascii() else None
+            if generation == self._generation:  # else a change came while we looked
+                break
+        if row is None:
+            self._strangers[identity] = time.monotonic() + self._forget_after
+            if len(self._strangers) > 10_000:
+                self._strangers.popitem(last=False)
+            return None
+        device = DeviceIdentity(int(row[0]), row[1], row[2], int(row[3]), str(row[4]))
+        found = self._cache[identity] = Speaker(device, *self._class_of(device), str(row[5]))
+        if len(self._cache) > self._cached:
+            self._cache.popitem(last=False)
+        return found
+
+    def forget(self, device_id: str) -> None:
+        """Drop what is cached of the device, or everything if the id is empty; and who was unknown."""
+        self._generation += 1
+        self._strangers.clear()
+        if not device_id:
+            self._cache.clear()
+            return
+        for identity in [key for key, one in self._cache.items() if one.device.device_id == device_id]:
+            del self._cache[identity]

@@ -1,0 +1,132 @@
+"""The codec kit: what a field protocol over TCP must say of itself, one pure file per standard.
+
+Law: pure; bytes in, messages and bytes out, no I/O and no clock. Whatever the bytes are, a session gives messages and
+`Broken` frames, holds at most one unfinished frame, and loses no neighbour of a bad one: after a bad frame it looks for
+the next start mark within it. Raw frames are kept as they came, because makers deviate and frames are read again.
+
+A new protocol is a module with a `codec` (see `Codec`), named by the hook `protocols`; a setting gives it a port. What
+is not written in a frame (which device an identity is, whether a message is durable, when to give up) is the door's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from importlib import import_module
+from typing import Any, Protocol
+
+from tulou.access.telemetry import Refusal
+
+BEIJING = timezone(timedelta(hours=8))
+UNKNOWN, DENIED = "unknown", "denied"
+"""Why a message is refused: its identity is nobody's, or its credential is wrong."""
+
+Sample = tuple[int, dict[str, float | str], Mapping[str, int] | None]
+"""Values observed at one time: µs since the epoch (0: when the frame was received), values by property name, and the
+quality of those that are not good."""
+
+
+@dataclass(slots=True)
+class Message:
+    """What a device said in one frame (or in several, joined). `raw` is kept, unless `kept` is false: then it carries
+    nothing to store and is answered at once. `receipt` is the codec's own, for its answer."""
+
+    identity: bytes
+    command: int
+    raw: bytes
+    receipt: Any = None
+    kept: bool = True
+    credential: bytes | None = None
+    last: bool = False
+
+
+@dataclass(slots=True)
+class Broken:
+    """Bytes that began as a frame and are none: not answered, because nothing in them can be trusted."""
+
+    raw: bytes
+    refusal: Refusal
+
+
+class Session(Protocol):
+    """One connection's state: the unfinished frame, serial numbers, parts that wait for each other. `skipped` counts
+    bytes outside of frames."""
+
+    skipped: int
+
+    @property
+    def unfinished(self) -> int:
+        """Bytes held of a frame, or of a message whose other parts are missing."""
+        ...
+
+    def feed(self, data: bytes) -> list[Message | Broken]:
+        """The messages that `data` completes, in order."""
+        ...
+
+    def accept(self, message: Message, now: int) -> bytes:
+        """The answer, at `now` (µs), to a message that is durable (or not kept); empty if it wants none."""
+        ...
+
+    def refuse(self, message: Message, why: str) -> bytes:
+        """The answer to a message of `UNKNOWN` identity or whose credential is `DENIED`; empty if there is none."""
+        ...
+
+
+class Codec(Protocol):
+    """A field protocol. `idle` and `first` are seconds without a known device's message after which a connection is
+    closed: later, and at its beginning. `passwords`: whether the protocol carries one."""
+
+    name: str
+    idle: float
+    first: float
+    passwords: bool
+
+    def session(self) -> Session:
+        """The state of a new connection."""
+        ...
+
+    def identity(self, text: str) -> bytes:
+        """The identity as frames are compared by it. Raises `Invalid`."""
+        ...
+
+    def identify(self, raw: bytes) -> bytes:
+        """The identity in a kept message; empty if there is none."""
+        ...
+
+    def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
+        """The values of a kept message, and what of it could not be read."""
+        ...
+
+    def masked(self, raw: bytes) -> bytes:
+        """The message as people may see it: without credentials."""
+        ...
+
+
+@functools.cache
+def load(where: str) -> Codec:
+    """The codec of a module, by its dotted name."""
+    found: Codec = import_module(where).codec
+    return found
+
+
+@functools.lru_cache(8192)
+def beijing(digits: str) -> int:
+    """µs since the epoch of YYYYMMDDhhmmss in Beijing time. Raises `ValueError`."""
+    if len(digits) != 14 or not digits.isdigit() or not digits.isascii():
+        raise ValueError(digits)
+    at = datetime(int(digits[:4]), int(digits[4:6]), int(digits[6:8]), int(digits[8:10]), int(digits[10:12]),
+                  int(digits[12:]), tzinfo=BEIJING)
+    return int(at.timestamp()) * 1_000_000
+
+
+def xor(data: bytes) -> int:
+    """The exclusive or of all bytes, by folding halves."""
+    size = len(data)
+    folded = int.from_bytes(data)
+    while size > 1:
+        half = size + 1 >> 1
+        folded = folded >> 8 * half ^ folded & (1 << 8 * half) - 1
+        size = half
+    return folded

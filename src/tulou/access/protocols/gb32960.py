@@ -1,0 +1,411 @@
+"""GB/T 32960.3, remote service and management of electric vehicles: the edition of 2016 (`##`), and of that of 2025
+(`$$`) the header and the data units whose layout is known here.
+
+Law: pure. Start, command, answer mark, VIN, encryption, length, data unit, exclusive or (6.2); big-endian, times in
+Beijing time (6.4). A command is answered with its time alone, if its answer mark asks for it (6.3.2). A value that says
+abnormal (FE, FFFE, ...) or invalid (FF, FFFF, ...) is no number: it is stored as not-a-number of quality bad.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from tulou.access.batch import BAD
+from tulou.access.protocols import BEIJING, UNKNOWN, Broken, Message, Sample, beijing, xor
+from tulou.access.telemetry import NAN, Refusal
+from tulou.kernel.errors import Invalid
+
+HEAD = 24
+START = re.compile(rb"(?:##|\$\$)[\x01-\xfe][\x01-\x07\xfe][0-9A-Za-z]{17}[\x01-\x05\xfe\xff]")
+"""What a frame begins with: its first 22 bytes."""
+MARKS = (b"##", b"$$")
+LOGIN, REALTIME, RESENT, LOGOUT, PLATFORM_LOGIN, PLATFORM_LOGOUT, HEARTBEAT, CLOCK = range(1, 9)
+SPOKEN = frozenset({LOGIN, REALTIME, RESENT, LOGOUT, HEARTBEAT, CLOCK})
+DONE, ERROR, NO_VIN, COMMAND = 0x01, 0x02, 0x04, 0xFE
+"""Answer marks (table 4); that there is no such VIN can be said since 2025."""
+PLAIN = 0x01
+
+
+@dataclass(slots=True)
+class Header:
+    """The fixed part of a frame; `modern` is the edition of 2025, `when` the six bytes of time, if it has any."""
+
+    number: int
+    mark: int
+    vin: bytes
+    encryption: int
+    modern: bool
+    when: bytes
+
+
+def frame(number: int, mark: int, vin: bytes, data: bytes, modern: bool = False) -> bytes:
+    """A frame, not encrypted. Raises `ValueError` for a VIN that has not 17 bytes."""
+    if len(vin) != 17:
+        raise ValueError("a VIN has 17 bytes")
+    inside = bytes((number, mark)) + vin + bytes((PLAIN,)) + len(data).to_bytes(2) + data
+    return MARKS[modern] + inside + bytes((xor(inside),))
+
+
+def time_bytes(us: int) -> bytes:
+    """Six bytes of time: year since 2000, month, day, hour, minute, second in Beijing."""
+    at = datetime.fromtimestamp(us / 1e6, BEIJING)
+    return bytes((at.year - 2000, at.month, at.day, at.hour, at.minute, at.second))
+
+
+@functools.lru_cache(8192)
+def _instant(when: bytes) -> int:
+    if len(when) != 6 or when[0] > 99:
+        raise ValueError(when)
+    return beijing("20" + "".join(f"{part:02d}" for part in when))
+
+
+class Session:
+    """The frames of one connection."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._rest = b""
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._rest)
+
+    def feed(self, data: bytes) -> list[Message | Broken]:
+        if self._rest:
+            data = self._rest + data
+        out: list[Message | Broken] = []
+        at, length = 0, len(data)
+        while at < length:
+            if not START.match(data, at):
+                found = START.search(data, at)
+                start = _maybe(data, at) if found is None else found.start()
+                self.skipped += start - at
+                at = start
+                if found is None:
+                    break
+            if length - at < HEAD:
+                break
+            end = at + HEAD + int.from_bytes(data[at + 22 : at + 24]) + 1
+            if end > length:
+                break
+            if xor(data[at + 2 : end]):
+                another = START.search(data, at + 2, end + 21)
+                stop = end if another is None else min(end, another.start())
+                refusal = Refusal("checksum", "校验码错误", "wrong check byte", "checksum", data[end - 1])
+                out.append(Broken(data[at:stop], refusal))
+                at = stop
+                continue
+            out.append(_message(data[at:end]))
+            at = end
+        self._rest = data[at:]
+        return out
+
+    def accept(self, message: Message, now: int) -> bytes:
+        header: Header = message.receipt
+        if header.mark != COMMAND:
+            return b""
+        if header.number not in SPOKEN or header.encryption != PLAIN:
+            return _answer(header, ERROR, header.when)
+        return _answer(header, DONE, time_bytes(now) if header.number == CLOCK else header.when)
+
+    def refuse(self, message: Message, why: str) -> bytes:
+        header: Header = message.receipt
+        if header.mark != COMMAND:
+            return b""
+        return _answer(header, NO_VIN if header.modern and why == UNKNOWN else ERROR, header.when)
+
+
+def _maybe(data: bytes, at: int) -> int:
+    """Where, within the last 21 bytes, a frame may begin whose start is not all there."""
+    last = max(at, len(data) - 21)
+    marks = [found for mark in MARKS if (found := data.find(mark, last)) >= 0]
+    if data[-1:] in (b"#", b"$"):
+        marks.append(len(data) - 1)
+    return min(marks, default=len(data))
+
+
+def _message(raw: bytes) -> Message:
+    header = _header(raw)
+    number = header.number
+    if number in (PLATFORM_LOGIN, PLATFORM_LOGOUT):
+        raw = raw[:HEAD]  # the data has a user name and password
+    kept = number not in (HEARTBEAT, CLOCK, PLATFORM_LOGIN, PLATFORM_LOGOUT) and header.mark == COMMAND
+    return Message(header.vin, number, raw, header, kept, last=number == LOGOUT)
+
+
+def _header(raw: bytes) -> Header:
+    when = raw[HEAD : HEAD + 6] if len(raw) > HEAD + 6 else b""
+    return Header(raw[2], raw[3], raw[4:21], raw[21], raw[0] == 0x24, when)
+
+
+def _answer(header: Header, mark: int, data: bytes) -> bytes:
+    return frame(header.number, mark, header.vin, data, header.modern)
+
+
+class Gb32960:
+    """The codec."""
+
+    name = "gb32960"
+    idle = 600.0
+    first = 60.0
+    passwords = False
+
+    def session(self) -> Session:
+        return Session()
+
+    def identity(self, text: str) -> bytes:
+        """A VIN: 17 capital letters and digits (GB 16735)."""
+        if not re.fullmatch(r"[0-9A-Z]{17}", text.upper()):
+            raise Invalid("VIN 应为 17 位字母与数字", "a VIN is 17 letters and digits", field="identity", value=text,
+                          rule="GB 16735")
+        return text.upper().encode()
+
+    def identify(self, raw: bytes) -> bytes:
+        return raw[4:21]
+
+    def masked(self, raw: bytes) -> bytes:
+        return raw
+
+    def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
+        header = _header(raw)
+        if header.number not in SPOKEN:
+            return [], [Refusal("command", f"不支持命令 0x{header.number:02X}",
+                                f"command 0x{header.number:02X} is not spoken", "command", header.number)]
+        if header.encryption != PLAIN:
+            return [], [Refusal("encrypted", "数据单元已加密", "the data unit is encrypted", "encryption",
+                                header.encryption)]
+        try:
+            observed = _instant(header.when)
+        except ValueError:
+            return [], [Refusal("time", "数据采集时间无效", "the time of the data is invalid", "time", header.when.hex())]
+        values: dict[str, float | str] = {}
+        refusals: list[Refusal] = []
+        data = raw[HEAD + 6 : -1]
+        place = "login"
+        try:
+            if header.number == LOGIN:
+                _login(data, header.modern, values)
+            elif header.number in (REALTIME, RESENT):
+                units = MODERN if header.modern else UNITS
+                at = 0
+                while at < len(data):
+                    kind = data[at]
+                    if kind == 0xFF and header.modern:  # the signature
+                        break
+                    place = f"0x{kind:02X}"
+                    if kind >= 0x80:  # a maker's own: its length, and bytes that are in the raw frame
+                        at += 3 + int.from_bytes(data[at + 1 : at + 3])
+                        continue
+                    unit = units.get(kind)
+                    if unit is None:
+                        refusals.append(Refusal("unit", "不支持此信息类型，其后未读", "the kind of data is not spoken; what follows is not read",
+                                                place, kind))
+                        break
+                    at = unit(data, at + 1, values)
+                if at > len(data):
+                    raise IndexError
+        except (struct.error, IndexError):
+            refusals.append(Refusal("length", "数据单元过短", "the data unit is too short", place, len(data)))
+        worse = {name: BAD for name, value in values.items() if value != value}
+        if header.number in (REALTIME, RESENT) and values.get("positioned") == 0.0:
+            worse.update(longitude=BAD, latitude=BAD)
+        return ([(observed, values, worse or None)] if values else []), refusals
+
+
+Unit = Callable[[bytes, int, dict[str, float | str]], int]
+
+
+class Fields:
+    """Numbers of a fixed layout. `fields` are name, struct code, divisor and offset; the two greatest values of a
+    field's width are abnormal and invalid, except where its name is in `whole`."""
+
+    def __init__(self, *fields: tuple[str, str, int, int], whole: tuple[str, ...] = ()) -> None:
+        self.layout = struct.Struct(">" + "".join(code for _, code, _, _ in fields))
+        greatest = {"B": 0xFE, "H": 0xFFFE, "I": 0xFFFFFFFE}
+        self.fields = [
+            (name, 1 << 40 if name in whole else greatest[code], divisor, offset) for name, code, divisor, offset in fields
+        ]
+
+    def read(self, data: bytes, at: int, values: dict[str, float | str], prefix: str = "") -> int:
+        """Put the numbers into `values`; returns where they end."""
+        for (name, limit, divisor, offset), number in zip(self.fields, self.layout.unpack_from(data, at), strict=True):
+            values[prefix + name if prefix else name] = NAN if number >= limit else number / divisor - offset
+        return at + self.layout.size
+
+
+_VEHICLE = (
+    ("vehicleState", "B", 1, 0), ("chargeState", "B", 1, 0), ("operationMode", "B", 1, 0), ("speed", "H", 10, 0),
+    ("mileage", "I", 10, 0), ("voltage", "H", 10, 0),
+)
+_AFTER_CURRENT = (("soc", "B", 1, 0), ("dcdcState", "B", 1, 0), ("gear", "B", 1, 0), ("insulationResistance", "H", 1, 0))
+VEHICLE = Fields(
+    *_VEHICLE, ("current", "H", 10, 1000), *_AFTER_CURRENT, ("accelerator", "B", 1, 0), ("brake", "B", 1, 0),
+    whole=("gear", "insulationResistance"),
+)
+VEHICLE_2025 = Fields(*_VEHICLE, ("current", "H", 10, 3000), *_AFTER_CURRENT, whole=("gear",))
+MOTOR = Fields(
+    ("State", "B", 1, 0), ("ControllerTemperature", "B", 1, 40), ("Speed", "H", 1, 20000), ("Torque", "H", 10, 2000),
+    ("Temperature", "B", 1, 40), ("Voltage", "H", 10, 0), ("Current", "H", 10, 1000),
+)
+MOTOR_2025 = Fields(
+    ("State", "B", 1, 0), ("ControllerTemperature", "B", 1, 40), ("Speed", "H", 1, 32000), ("Torque", "I", 10, 20000),
+    ("Temperature", "B", 1, 40),
+)
+FUEL_CELL = Fields(("fuelCellVoltage", "H", 10, 0), ("fuelCellCurrent", "H", 10, 0), ("hydrogenConsumption", "H", 100, 0))
+HYDROGEN = Fields(
+    ("hydrogenMaxTemperature", "H", 10, 40), ("hydrogenMaxTemperatureProbe", "B", 1, 0),
+    ("hydrogenMaxConcentration", "H", 1, 0), ("hydrogenMaxConcentrationSensor", "B", 1, 0),
+    ("hydrogenMaxPressure", "H", 10, 0), ("hydrogenMaxPressureSensor", "B", 1, 0), ("fuelCellDcdcState", "B", 1, 0),
+)
+ENGINE = Fields(("engineState", "B", 1, 0), ("engineSpeed", "H", 1, 0), ("fuelRate", "H", 100, 0))
+ENGINE_2025 = Fields(("engineSpeed", "H", 1, 0))
+EXTREMES = Fields(
+    ("maxVoltageBattery", "B", 1, 0), ("maxVoltageCell", "B", 1, 0), ("maxCellVoltage", "H", 1000, 0),
+    ("minVoltageBattery", "B", 1, 0), ("minVoltageCell", "B", 1, 0), ("minCellVoltage", "H", 1000, 0),
+    ("maxTemperatureBattery", "B", 1, 0), ("maxTemperatureProbe", "B", 1, 0), ("maxTemperature", "B", 1, 40),
+    ("minTemperatureBattery", "B", 1, 0), ("minTemperatureProbe", "B", 1, 0), ("minTemperature", "B", 1, 40),
+)
+ALARM = Fields(("alarmLevel", "B", 1, 0), ("alarmFlags", "I", 1, 0), whole=("alarmFlags",))
+BATTERY = Fields(("Voltage", "H", 10, 0), ("Current", "H", 10, 1000), ("Cells", "H", 1, 0))
+BATTERY_2025 = Fields(("Voltage", "H", 10, 0), ("Current", "H", 10, 3000))
+
+
+def _vehicle(fields: Fields) -> Unit:
+    def read(data: bytes, at: int, values: dict[str, float | str]) -> int:
+        """Table 9; the gear byte (A.1) has the gear in its lower half, above it braking and driving force."""
+        end = fields.read(data, at, values)
+        gear = int(values["gear"])
+        values["gear"] = NAN if fields is VEHICLE_2025 and gear & 0x80 else float(gear & 0x0F)
+        values["brakingForce"], values["drivingForce"] = float(gear >> 4 & 1), float(gear >> 5 & 1)
+        return end
+
+    return read
+
+
+def _motors(fields: Fields) -> Unit:
+    def read(data: bytes, at: int, values: dict[str, float | str]) -> int:
+        """Tables 10 and 11: their count, then each with its number."""
+        count, at = data[at], at + 1
+        for _ in range(count):
+            at = fields.read(data, at + 1, values, f"motor{data[at]}")
+        return at
+
+    return read
+
+
+def _fuel_cell(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    """Table 12."""
+    at = FUEL_CELL.read(data, at, values)
+    count = int.from_bytes(data[at : at + 2])
+    values["fuelCellTemperatures"] = _list(data, at + 2, count, 1, 1, 40)
+    return HYDROGEN.read(data, at + 2 + count, values)
+
+
+def _position(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    """Tables 14 and 15: bit 0 of the state is one without a fix, bit 1 south, bit 2 west."""
+    state, longitude, latitude = struct.unpack_from(">BII", data, at)
+    values["positioned"] = float(~state & 1)
+    values["longitude"] = (-longitude if state & 4 else longitude) / 1e6
+    values["latitude"] = (-latitude if state & 2 else latitude) / 1e6
+    return at + 9
+
+
+def _position_2025(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    """As in 2016, with the coordinate system (1 WGS 84, 2 GCJ-02, 3 other) after the state."""
+    values["coordinateSystem"] = float(data[at + 1])
+    return _position(data[at : at + 1] + data[at + 2 :], 0, values) + at + 1
+
+
+def _alarms(modern: bool) -> Unit:
+    def read(data: bytes, at: int, values: dict[str, float | str]) -> int:
+        """Tables 17 and 18: level, flags, and lists of the makers' own codes for battery, motor, engine and others."""
+        at = ALARM.read(data, at, values)
+        for name in ("batteryFaults", "motorFaults", "engineFaults", "otherFaults"):
+            count, at = data[at], at + 1
+            codes = [data[at + 4 * number : at + 4 * number + 4].hex() for number in range(count)]
+            at += 4 * count
+            if codes:
+                values[name] = " ".join(codes)
+        if modern:
+            at += 1 + 2 * data[at]
+        return at
+
+    return read
+
+
+def _list(data: bytes, at: int, count: int, width: int, divisor: int, offset: int) -> str:
+    """Numbers as a JSON list; null where one is abnormal or invalid."""
+    numbers = struct.unpack_from(f">{count}{'B' if width == 1 else 'H'}", data, at)
+    limit = (1 << 8 * width) - 2
+    return "[" + ",".join(
+        "null" if number >= limit else f"{number / divisor:.3f}" if divisor > 1 else str(number - offset) for number in numbers
+    ) + "]"
+
+
+def _cells(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    """Tables B.5 and B.6: batteries with the voltages of their cells from a first one, which other frames go on from."""
+    count, at = data[at], at + 1
+    for _ in range(count):
+        name = f"battery{data[at]}"
+        at = BATTERY.read(data, at + 1, values, name)
+        first, cells = struct.unpack_from(">HB", data, at)
+        values[f"{name}CellVoltages" + (str(first) if first > 1 else "")] = _list(data, at + 3, cells, 2, 1000, 0)
+        at += 3 + 2 * cells
+    return at
+
+
+def _cells_2025(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    count, at = data[at], at + 1
+    for _ in range(count):
+        name = f"battery{data[at]}"
+        at = BATTERY_2025.read(data, at + 1, values, name)
+        cells = int.from_bytes(data[at : at + 2])
+        values[f"{name}CellVoltages"] = _list(data, at + 2, cells, 2, 1000, 0)
+        at += 2 + 2 * cells
+    return at
+
+
+def _temperatures(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    """Tables B.7 and B.8."""
+    count, at = data[at], at + 1
+    for _ in range(count):
+        probes = int.from_bytes(data[at + 1 : at + 3])
+        values[f"battery{data[at]}Temperatures"] = _list(data, at + 3, probes, 1, 1, 40)
+        at += 3 + probes
+    return at
+
+
+def _login(data: bytes, modern: bool, values: dict[str, float | str]) -> None:
+    """Table 6: serial number, ICCID, and the codes of the batteries."""
+    serial, iccid, batteries = struct.unpack_from(">H20sB", data)
+    values["loginSerial"] = float(serial)
+    if word := iccid.strip(b"\0 ").decode("ascii", "replace"):
+        values["iccid"] = word
+    if modern:
+        at, count, size = 23 + batteries, sum(data[23 : 23 + batteries]), 24
+    else:
+        at, count, size = 24, batteries, data[23]
+    if at + count * size > len(data):
+        raise IndexError
+    codes = [data[at + n * size : at + n * size + size].strip(b"\0 ").decode("ascii", "replace") for n in range(count)]
+    if any(codes):
+        values["batteryCodes"] = " ".join(codes)
+
+
+UNITS: dict[int, Unit] = {
+    0x01: _vehicle(VEHICLE), 0x02: _motors(MOTOR), 0x03: _fuel_cell, 0x04: ENGINE.read, 0x05: _position,
+    0x06: EXTREMES.read, 0x07: _alarms(False), 0x08: _cells, 0x09: _temperatures,
+}
+"""Kinds of data of 2016 (table 8, table B.3)."""
+MODERN: dict[int, Unit] = {
+    0x01: _vehicle(VEHICLE_2025), 0x02: _motors(MOTOR_2025), 0x04: ENGINE_2025.read, 0x05: _position_2025,
+    0x06: _alarms(True), 0x07: _cells_2025, 0x08: _temperatures,
+}
+"""Kinds of data of 2025; fuel cells (03, 30) and super-capacitors (31, 32) are not spoken."""
+
+codec = Gb32960()
