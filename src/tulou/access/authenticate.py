@@ -13,14 +13,16 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from tulou.access.telemetry import Rules
 from tulou.kernel.sql import Database
 
 _KEY = secrets.token_bytes(32)
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,39 @@ class Authenticator(Protocol):
         ...
 
 
+class _Known(Generic[V]):
+    """What was looked up, by key, of so many at most; `device_of` says which device an entry is about."""
+
+    def __init__(self, device_of: Callable[[V], str], size: int) -> None:
+        self._device_of, self._size = device_of, size
+        self._entries: OrderedDict[bytes, V] = OrderedDict()
+        self._generation = 0
+        self.get = self._entries.get
+
+    def put(self, key: bytes, value: V) -> V:
+        self._entries[key] = value
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+        return value
+
+    async def steady(self, look: Callable[[], Awaitable[T]]) -> T:
+        """What `look` finds, looked for again if a change came meanwhile."""
+        while True:
+            generation = self._generation
+            found = await look()
+            if generation == self._generation:
+                return found
+
+    def forget(self, device_id: str) -> None:
+        """Drop what is about the device, or everything if the id is empty."""
+        self._generation += 1
+        if not device_id:
+            self._entries.clear()
+            return
+        for key in [key for key, value in self._entries.items() if self._device_of(value) == device_id]:
+            del self._entries[key]
+
+
 class SqlAuthenticator:
     """Tokens of the table `devices` (their SHA-256, hexadecimal), with a bounded cache."""
 
@@ -59,41 +94,26 @@ class SqlAuthenticator:
 
     def __init__(self, db: Database, *, cached: int = 200_000) -> None:
         self._lookup = db.point(self.STATEMENT)
-        self._cached = cached
-        self._cache: OrderedDict[bytes, DeviceIdentity] = OrderedDict()
+        self._cache: _Known[DeviceIdentity] = _Known(lambda identity: identity.device_id, cached)
         self._names: dict[str, str] = {}
-        self._generation = 0
 
     async def authenticate(self, token: str) -> DeviceIdentity | None:
         identity = self.known(token)
         if identity is not None:
             return identity
         digest = hashlib.sha256(token.encode())
-        while True:
-            generation = self._generation
-            row = await self._lookup(digest.hexdigest())
-            if generation == self._generation:  # else a change came while we looked
-                break
+        row = await self._cache.steady(lambda: self._lookup(digest.hexdigest()))
         if row is None:
             return None
         names = self._names
         org, kind = names.setdefault(row[1], row[1]), names.setdefault(row[2], row[2])
-        identity = DeviceIdentity(int(row[0]), org, kind, int(row[3]), str(row[4]))
-        self._cache[digest.digest()] = identity
-        if len(self._cache) > self._cached:
-            self._cache.popitem(last=False)
-        return identity
+        return self._cache.put(digest.digest(), DeviceIdentity(int(row[0]), org, kind, int(row[3]), str(row[4])))
 
     def known(self, token: str) -> DeviceIdentity | None:
         return self._cache.get(hashlib.sha256(token.encode()).digest())
 
     def forget(self, device_id: str) -> None:
-        self._generation += 1
-        if not device_id:
-            self._cache.clear()
-            return
-        for key in [key for key, identity in self._cache.items() if identity.device_id == device_id]:
-            del self._cache[key]
+        self._cache.forget(device_id)
 
 
 class Throttle:
@@ -172,10 +192,9 @@ class Identities:
     ) -> None:
         self._lookup = db.point(self.STATEMENT)
         self._protocol, self._class_of = protocol, class_of
-        self._cached, self._forget_after = cached, forget_after
-        self._cache: OrderedDict[bytes, Speaker] = OrderedDict()
+        self._forget_after = forget_after
+        self._cache: _Known[Speaker] = _Known(lambda speaker: speaker.device.device_id, cached)
         self._strangers: OrderedDict[bytes, float] = OrderedDict()
-        self._generation = 0
 
     def known(self, identity: bytes) -> Speaker | None:
         """Who it is, if that is in the cache."""
@@ -192,28 +211,18 @@ class Identities:
         if known is not None:
             return known
         text = identity.decode("ascii", "replace")
-        while True:
-            generation = self._generation
-            row = await self._lookup(self._protocol, text) if text.isalnum() and text.isascii() else None
-            if generation == self._generation:  # else a change came while we looked
-                break
+        row = None
+        if text.isalnum() and text.isascii():
+            row = await self._cache.steady(lambda: self._lookup(self._protocol, text))
         if row is None:
             self._strangers[identity] = time.monotonic() + self._forget_after
             if len(self._strangers) > 10_000:
                 self._strangers.popitem(last=False)
             return None
         device = DeviceIdentity(int(row[0]), row[1], row[2], int(row[3]), str(row[4]))
-        found = self._cache[identity] = Speaker(device, *self._class_of(device), str(row[5]))
-        if len(self._cache) > self._cached:
-            self._cache.popitem(last=False)
-        return found
+        return self._cache.put(identity, Speaker(device, *self._class_of(device), str(row[5])))
 
     def forget(self, device_id: str) -> None:
         """Drop what is cached of the device, or everything if the id is empty; and who was unknown."""
-        self._generation += 1
         self._strangers.clear()
-        if not device_id:
-            self._cache.clear()
-            return
-        for identity in [key for key, one in self._cache.items() if one.device.device_id == device_id]:
-            del self._cache[identity]
+        self._cache.forget(device_id)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tulou.access.authenticate import Identities, Speaker, Throttle
 from tulou.access.ingest import Ingestor, Item
-from tulou.access.peer import AUTH, PRESSURE, Peer, write_answers
+from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.protocols import DENIED, UNKNOWN, Broken, Codec, Message, Session
 from tulou.access.telemetry import ANY, Chunk, Refusal
 
@@ -322,11 +322,7 @@ class FieldDoor:
 
     def _press(self, on: bool) -> None:
         log.warning("%s: reading %s, %d bytes held", self.codec.name, "paused" if on else "resumed", self.ingestor.held)
-        for connection in self.connections:
-            if on:
-                connection.pause(PRESSURE)
-            else:
-                connection.resume(PRESSURE)
+        press(self.connections, on)
 
     def changed(self, device_id: str) -> None:
         """A device changed (empty: many): forget it, and close the connections on which it speaks."""

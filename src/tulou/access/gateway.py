@@ -39,7 +39,7 @@ from tulou.access import mqtt
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
-from tulou.access.peer import AUTH, PRESSURE, Peer, write_answers
+from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.protocols import load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus
@@ -483,11 +483,7 @@ class Gateway:
 
     def _press(self, on: bool) -> None:
         log.warning("reading %s: %d bytes held", "paused" if on else "resumed", self.ingestor.held)
-        for connection in self.connections:
-            if on:
-                connection.pause(PRESSURE)
-            else:
-                connection.resume(PRESSURE)
+        press(self.connections, on)
 
     # Upkeep
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Protocol, cast
 
 AUTH, WRITE, PRESSURE, UNRELEASED = 1, 2, 4, 8
@@ -93,3 +94,12 @@ def write_answers(answering: list[Peer]) -> None:
         if answers is not None:
             peer.answers = None
             peer.send(answers[0] if len(answers) == 1 else b"".join(answers))
+
+
+def press(peers: Iterable[Peer], on: bool) -> None:
+    """Stop reading, or go on, for a door that holds too much, or no longer."""
+    for peer in peers:
+        if on:
+            peer.pause(PRESSURE)
+        else:
+            peer.resume(PRESSURE)

@@ -32,7 +32,7 @@ from tulou.context.mqtt_endpoint import Publisher, message
 from tulou.context.store import Store
 from tulou.context.subscription_form import pairs
 from tulou.kernel.errors import TulouError
-from tulou.kernel.policy import Policy
+from tulou.kernel.policy import Actor, Policy
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -286,10 +286,14 @@ class Delivery:
 
     # ---- the owner's rights
 
+    async def owner(self, name: str) -> Actor | None:
+        """The owner of a subscription as he is now."""
+        authenticator = self.house.authenticator
+        return None if authenticator is None else await authenticator.actor_named(name)
+
     async def may(self, owner: str, org: str) -> bool:
         """Whether the owner of a subscription, as he is now, may read what it is about in the organisation."""
-        authenticator = self.house.authenticator
-        actor = None if authenticator is None else await authenticator.actor_named(owner)
+        actor = await self.owner(owner)
         return actor is not None and self.policy.allows(actor, self.kind.action, org)
 
     async def block(self, no: int) -> None:

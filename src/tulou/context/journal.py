@@ -38,7 +38,6 @@ Entry = tuple[int, str, int, bool, int, int, str]
 """(entity, type, at, whole, first, last, document text): the parameters of a new row."""
 
 
-
 class Line(NamedTuple):
     """A row of the journal, with its document opened."""
 

@@ -160,11 +160,11 @@ class RemoteSubscriptions:
 
     async def _wishes(self, orgs: list[str]) -> dict[tuple[int, int], Wish]:
         """(subscription, registration) -> what the source should hold."""
-        owned = await self._owned(orgs)
+        condition, parameters = self.store.among("org", orgs)
+        owned = await self._owned(condition, parameters)
         if not owned:
             return {}
         doc = "doc::text" if self.store.postgres else "doc"
-        condition, parameters = self.store.among("org", orgs)
         sql = self.store.sql(f"SELECT no,{doc} FROM csource_registrations WHERE {condition}")
         texts = dict(await self.db.read(lambda c: self.store.cursor(c).execute(sql, parameters).fetchall()))
         found: dict[tuple[int, int], Wish] = {}
@@ -175,22 +175,21 @@ class RemoteSubscriptions:
                 active.expires_at is not None and active.expires_at <= now
             ):
                 continue
-            chain = tuple(document.get(VIA, ()))
+            caller = self._caller(active, document)
+            pushed = not document.get("splitEntities") and portable(_texts(document), self._words(document), caller)
             types = frozenset(name for item in active.selection.selectors for name in matching.leaves(item.types))
             for item in index.candidates(types, None):
-                if item.no not in texts or not matching.usable(item, now, chain) or not item.offers("createSubscription"):
+                if item.no not in texts or not matching.usable(item, now, caller.chain) or not item.offers("createSubscription"):
                     continue
-                caller = self._caller(active, document)
-                copy = self._copy(active, document, item, caller)
+                copy = self._copy(active, document, item, caller, pushed)
                 if copy is not None:
                     source = dumped({"id": item.id, "doc": texts[item.no]})
                     found[active.no, item.no] = Wish(active.org, item, source, copy, caller)
         return found
 
-    async def _owned(self, orgs: Sequence[str]) -> list[Owned]:
-        """The running subscriptions of organisations."""
+    async def _owned(self, condition: str, parameters: Sequence[Any]) -> list[Owned]:
+        """The running subscriptions that satisfy an SQL condition."""
         doc = "doc::text" if self.store.postgres else "doc"
-        condition, parameters = self.store.among("org", list(orgs))
         sql = self.store.sql(f"SELECT no,{doc},owner FROM subscriptions WHERE {condition} ORDER BY no")
         rows = await self.db.read(lambda c: self.store.cursor(c).execute(sql, parameters).fetchall())
         return [
@@ -212,8 +211,11 @@ class RemoteSubscriptions:
             caller.link, caller.context = spec, words
         return caller
 
-    def _copy(self, active: Active, document: Json, item: Registration, caller: Caller) -> Json | None:
-        """What of a subscription goes to a source (5.8.1.4), None where the source has nothing to say to it."""
+    def _copy(
+        self, active: Active, document: Json, item: Registration, caller: Caller, pushed: bool
+    ) -> Json | None:
+        """What of a subscription goes to a source (5.8.1.4), its filters too where they are `pushed`; None where the source
+        has nothing to say to it."""
         if document.get("csf") and not query.matches(query.parse(document["csf"], self._words(document)), item.properties):
             return None
         asks: list[matching.Portion] = []
@@ -235,7 +237,7 @@ class RemoteSubscriptions:
             copy["entities"] = [{"type": "*"}]
         if document.get("splitEntities"):
             copy["splitEntities"] = True
-        elif portable(_texts(document), self._words(document), caller):
+        elif pushed:
             copy |= {key: document[key] for key in _FILTERS if key in document}
             if "geoproperty" in copy.get("geoQ", ()):
                 stored = self._words(document).stored(copy["geoQ"]["geoproperty"])
@@ -371,8 +373,7 @@ class RemoteSubscriptions:
     async def _merged(self, active: Active, owner: str, found: list[Told], caller: Caller) -> list[Told]:
         """The entities put together with what the house and the other sources have of them, where they satisfy the whole
         of what the subscription asks."""
-        authenticator = self.house.authenticator
-        actor = None if authenticator is None else await authenticator.actor_named(owner)
+        actor = await self.subscriptions.delivery.owner(owner)
         if actor is None:
             return []
         kept = []
@@ -393,19 +394,15 @@ class RemoteSubscriptions:
         """The entities that satisfy a subscription, of the house and its sources; None where the house has no sources."""
         if active.org not in self.registrations.active:
             return None
-        owned = next((item for item in await self._owned([active.org]) if item.active.no == active.no), None)
-        authenticator = self.house.authenticator
-        if owned is None or owned.document.get("localOnly") or authenticator is None:
+        owned = next(iter(await self._owned("no=?", [active.no])), None)
+        if owned is None or owned.document.get("localOnly"):
             return None
-        actor = await authenticator.actor_named(owned.owner)
+        actor = await self.subscriptions.delivery.owner(owned.owner)
         if actor is None:
             return []
         words, caller = self._words(owned.document), self._caller(active, owned.document)
-        texts = _texts(owned.document)
-        filters = filters_of({**texts, "splitEntities": bool(owned.document.get("splitEntities"))}, words, caller)
-        page = await self.sources.query(
-            actor, selection, caller, filters, tenant=active.org, limit=MAX_UNION
-        )
+        filters = filters_of({**_texts(owned.document), "splitEntities": bool(owned.document.get("splitEntities"))}, words, caller)
+        page = await self.sources.query(actor, selection, caller, filters, tenant=active.org, limit=MAX_UNION)
         return list(page.rows)
 
 
@@ -449,12 +446,11 @@ def told(org: str, raw: Any, context: Context, item: Registration) -> Told | Non
         if kept:
             bare_entity[key] = kept if isinstance(value, list) else kept[0]
     deleted = "deletedAt" in raw
-    piece = piece_of(bare_entity, context, item, EVERY)
-    names = item.names(piece.document["id"], forms.types_of(piece.document))
+    names = item.names(raw["id"], [context.stored(name) for name in forms.types_of(raw)])
     if names is None:
         return None
+    piece = piece_of(bare_entity, context, item, names)
     if names is not EVERY:
-        piece = piece_of(bare_entity, context, item, names)
         gone = {name: found for name, found in gone.items() if name in names}
         before = {name: found for name, found in before.items() if name in names}
     document = piece.document

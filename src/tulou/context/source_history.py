@@ -22,16 +22,16 @@ from tulou.context.distribution import Part, parts_of
 from tulou.context.errors import NonexistentTenant, TooManyResults, bad
 from tulou.context.evolution import Answer, Evolution, Found, Judge, Span, Told
 from tulou.context.forms import Json
-from tulou.context.forwarding import Caller, Outcome, invalid
+from tulou.context.forwarding import Caller, Outcome
 from tulou.context.journal import Point
 from tulou.context.jsonld import Context
 from tulou.context.matching import EVERY, Index, Portion, Registration
 from tulou.context.paging import MAX_LIMIT, Cursor
 from tulou.context.selection import Selection
 from tulou.context.service import now_us
-from tulou.context.sources import MAX_UNION, PLACES, Filters, Sources, _text, placed, type_text
+from tulou.context.sources import MAX_UNION, PLACES, Filters, Sources, placed, text_of, type_text
 from tulou.context.temporal import CREATE, DELETE, READ, WRITE, Temporal, no_such_history
-from tulou.kernel.errors import NotFound, TulouError
+from tulou.kernel.errors import NotFound
 from tulou.kernel.policy import Actor, operation
 
 if TYPE_CHECKING:
@@ -235,10 +235,6 @@ class SourceHistory:
         self.history = history
         self.sources = sources
 
-    def _index(self, actor: Actor, tenant: str | None) -> Index | None:
-        org = self.sources.org(actor, tenant)
-        return self.sources.registrations.active.get(org) if self.policy.allows(actor, READ, org) else None
-
     @operation(READ)
     async def retrieve(
         self, actor: Actor, id: str, wanted: Span, caller: Caller, filters: Filters, *, tenant: str | None = None
@@ -247,7 +243,7 @@ class SourceHistory:
 
         Of `filters` the origins are filled.
         """
-        index = self._index(actor, tenant)
+        index = self.sources.index(actor, tenant)
         asked: list[tuple[Registration, Portion]] = []
         hidden: set[str] = set()
         for item in index.candidates(None, id) if index is not None else ():
@@ -287,7 +283,7 @@ class SourceHistory:
         """Entities of the house whose history satisfies `selection`, in order of number, then those that only sources
         have, in order of id (5.7.4). Each source judges its own instances, or the house does where the filters cannot
         travel. Raises `TooManyResults`."""
-        index = self._index(actor, tenant)
+        index = self.sources.index(actor, tenant)
         asked = self._asked(index, selection, wanted, caller, filters) if index is not None else []
         if not asked:
             return await self.history.query(
@@ -448,8 +444,12 @@ class SourceHistory:
         cut: int | None = None
         span, offset, size, full = first, 0, 0, False
         for _ in range(MAX_REQUESTS):
-            (outcome,) = await self.sources._all(caller, [(item, request(span, offset))])
-            pieces = self._pieces(outcome, caller, context, names, wanted, only)
+            (outcome,) = await self.sources.ask(caller, [(item, request(span, offset))])
+            pieces = [
+                piece for piece in self.sources.read(
+                    outcome, caller, lambda raw: heard_of(raw, context, item, names, wanted), alone=only is not None
+                ) if only is None or piece.id in only
+            ]
             for piece in pieces:
                 heard[piece.id] = joined(heard.get(piece.id), piece)
             size += sum(len(piece.points) for piece in pieces)
@@ -467,29 +467,6 @@ class SourceHistory:
             span, offset, full = first, offset + MAX_LIMIT, False
         raise _too_many("requests", MAX_REQUESTS)
 
-    def _pieces(
-        self, outcome: Outcome, caller: Caller, context: Context, names: frozenset[str], wanted: Span,
-        only: frozenset[str] | None,
-    ) -> list[Heard]:
-        """The entities in an outcome; an invalid one is left out with a warning."""
-        if not outcome.ok:
-            return []
-        body = outcome.body
-        items = body if isinstance(body, list) else [body] if only is not None else None
-        if items is None:
-            self.sources._warn(caller, invalid(outcome, "its answer is no array of entities"))
-            return []
-        found = []
-        for raw in items:
-            try:
-                piece = heard_of(raw, context, outcome.registration, names, wanted)
-            except (TulouError, AttributeError, TypeError) as error:
-                self.sources._warn(caller, invalid(outcome, str(error)))
-                continue
-            if only is None or piece.id in only:
-                found.append(piece)
-        return found
-
     def _querying(
         self, item: Registration, portion: Portion, caller: Caller, filters: Filters, span: Span, offset: int
     ) -> Request:
@@ -501,8 +478,7 @@ class SourceHistory:
         ]
         if not filters.split:
             given += [(name, filters.texts.get(name, "")) for name in ("q", "expandValues")]
-            given += [(name, value if isinstance(value, str) else _text(value))
-                      for name, value in (filters.geo or {}).items()]
+            given += [(name, text_of(value)) for name, value in (filters.geo or {}).items()]
         return "GET", "temporal/entities", [
             *((name, value) for name, value in given if value), *window(span, needed=True), ("options", "sysAttrs"),
             ("limit", str(MAX_LIMIT)), *([("offset", str(offset))] if offset else []),

@@ -25,7 +25,6 @@ from tulou.context.matching import EVERY
 from tulou.context.selection import Selection
 from tulou.context.source_writes import Done, carried_out
 from tulou.context.sources import Filters, filters_of
-from tulou.kernel.errors import TulouError
 from tulou.kernel.policy import Actor
 
 if TYPE_CHECKING:
@@ -85,29 +84,15 @@ async def reading(
     door: Door, method: str, parts: list[str], origins: dict[str, list[str]] | None, ask: Ask
 ) -> Answer:
     """A reading handler over the house and its sources; `origins` is filled with where each entity is held."""
-    parameters: Mapping[str, Any] = ask.parameters
-    data = None
-    if ask.method == "POST":
-        data = await ask.body()
-        body, context, spec = await door.read(source_routes.again(ask, data))
-        place = body.get("geoQ") if isinstance(body, dict) else None
-        parameters = {**(body if isinstance(body, dict) else {}), **(place if isinstance(place, dict) else {}), **parameters}
-    else:
-        context, spec = door.context(ask)
+    data, parameters, context, spec = await source_routes.question(door, ask)
     caller = source_routes.caller_of(door, ask, context, spec)
     filters = filters_of(parameters, context, caller)
     if origins is not None:
         filters.origins = origins
     view = copy.copy(door)
     view.history = Everywhere(door, caller, filters)  # type: ignore[assignment]
-    try:
-        handler, arguments = view.find(method, parts)
-        answer = await handler(source_routes.again(ask, data), *arguments)
-    except TulouError as error:
-        if not caller.warnings:
-            raise
-        answer = routes.refusal(error)
-    return source_routes.warned(answer, caller)
+    handler, arguments = view.find(method, parts)
+    return await source_routes.warning_of(caller, handler(source_routes.again(ask, data), *arguments))
 
 
 async def anywhere(door: Door, ask: Ask, parts: list[str], origins: dict[str, list[str]] | None = None) -> Answer:

@@ -112,6 +112,28 @@ def warned(answer: Answer, caller: Caller) -> Answer:
     return answer
 
 
+async def warning_of(caller: Caller, answering: Awaitable[Answer]) -> Answer:
+    """An answer, or the refusal that there is instead, with the warnings that sources caused on the way."""
+    try:
+        answer = await answering
+    except TulouError as error:
+        if not caller.warnings:
+            raise
+        answer = routes.refusal(error)
+    return warned(answer, caller)
+
+
+async def question(door: Door, ask: Ask) -> tuple[bytes | None, Mapping[str, Any], Context, Any]:
+    """The body of a query by POST; its members, or the parameters of one by GET; their context and its value."""
+    if ask.method != "POST":
+        return None, ask.parameters, *door.context(ask)
+    data = await ask.body()
+    body, context, spec = await door.read(again(ask, data))
+    place = body.get("geoQ") if isinstance(body, dict) else None
+    given = {**(body if isinstance(body, dict) else {}), **(place if isinstance(place, dict) else {}), **ask.parameters}
+    return data, given, context, spec
+
+
 # ---- reading
 
 
@@ -148,15 +170,7 @@ async def here(door: Door, ask: Ask, body: bytes | None, *parts: str) -> Answer:
 
 async def reading(door: Door, method: str, parts: list[str], ask: Ask) -> Answer:
     """A reading handler over the house and its sources."""
-    parameters: Mapping[str, Any] = ask.parameters
-    data = None
-    if ask.method == "POST":
-        data = await ask.body()
-        body, context, spec = await door.read(again(ask, data))
-        place = body.get("geoQ") if isinstance(body, dict) else None
-        parameters = {**(body if isinstance(body, dict) else {}), **(place if isinstance(place, dict) else {}), **parameters}
-    else:
-        context, spec = door.context(ask)
+    data, parameters, context, spec = await question(door, ask)
     caller = caller_of(door, ask, context, spec)
     filters = filters_of(parameters, context, caller)
     if filters.names is not None and "geo+json" in (ask.header(b"accept") or ""):
@@ -173,14 +187,8 @@ async def reading(door: Door, method: str, parts: list[str], ask: Ask) -> Answer
             return await here(door, ask, data, *parts)
         raise bad("分布式查询不可排序；可加 local=true", "a distributed query cannot be ordered; add local=true",
                   field="orderBy", rule="CIM 009, 5.7.2.4")
-    try:
-        handler, arguments = view.find(method, parts)
-        answer = await handler(own, *arguments)
-    except TulouError as error:
-        if not caller.warnings:
-            raise
-        answer = routes.refusal(error)
-    return warned(answer, caller)
+    handler, arguments = view.find(method, parts)
+    return await warning_of(caller, handler(own, *arguments))
 
 
 async def describing(door: Door, parts: list[str], ask: Ask) -> Answer:
@@ -193,13 +201,7 @@ async def describing(door: Door, parts: list[str], ask: Ask) -> Answer:
         door, caller, name if parts[0] == "types" else None, name if parts[0] == "attributes" else None
     )
     handler, arguments = view.find("GET", parts)
-    try:
-        answer = await handler(ask, *arguments)
-    except TulouError as error:
-        if not caller.warnings:
-            raise
-        answer = routes.refusal(error)
-    return warned(answer, caller)
+    return await warning_of(caller, handler(ask, *arguments))
 
 
 # ---- registrations

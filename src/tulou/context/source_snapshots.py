@@ -20,7 +20,7 @@ from tulou.context.forwarding import Caller
 from tulou.context.selection import Selection
 from tulou.context.service import now_us
 from tulou.context.snapshots import CREATE, Part, Snapshots
-from tulou.context.sources import Filters, Sources, _moments, bare
+from tulou.context.sources import Filters, Sources, bare, moments
 from tulou.context.store import Row
 from tulou.kernel.errors import TulouError
 from tulou.kernel.policy import Actor, Orgs, operation
@@ -52,7 +52,7 @@ class SourceSnapshots:
         Where no source is asked it is filled at once. Raises `BadRequestData`, `AlreadyExists`.
         """
         self.policy.require(actor, CREATE, self.sources.entities.tenant(actor, tenant, CREATE))
-        index = self.sources._index(actor, tenant)
+        index = self.sources.index(actor, tenant)
         if index is None or not any(self.sources.asked(index, selection, caller, own) for selection, own in queries):
             return await self.snapshots.create(actor, raw, [selection for selection, _ in queries], tenant=tenant)
         no, orgs, document = await self.snapshots.begin(actor, raw, tenant=tenant)
@@ -78,11 +78,11 @@ class SourceSnapshots:
         """One query: what sources have is asked for now."""
         caller.warnings.clear()
         try:
-            remote = await self.sources._remote(actor, selection, caller, filters, tenant)
+            remote = await self.sources.remote(actor, selection, caller, filters, tenant)
         except TulouError as error:
             return Part(selection, error=error)
-        claims = self.sources._claims(actor, selection, filters, tenant)
-        org, put = self.sources.org(actor, tenant), self.sources._put
+        claims = self.sources.claims(actor, selection, filters, tenant)
+        org, put = self.sources.org(actor, tenant), self.sources.put
 
         def join(own: list[Row]) -> list[Row]:
             now = now_us()
@@ -90,7 +90,7 @@ class SourceSnapshots:
             rows += [put(None, remote[id], (), org, now) for id in sorted(remote.keys() - {row.id for row in own})]
             return [
                 row for row in rows if row is not None
-                and (not filters.split or selecting.matches(selection, row.document, _moments(row)))
+                and (not filters.split or selecting.matches(selection, row.document, moments(row)))
             ]
 
         problems = [

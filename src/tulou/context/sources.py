@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from tulou.context import forms, matching, query
@@ -36,6 +36,8 @@ from tulou.kernel.policy import ROOT, Actor, operation
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
+
+T = TypeVar("T")
 
 READ = "context.entity.read"
 ACTIONS = {
@@ -104,7 +106,7 @@ class Sources:
 
     # ---- reading
 
-    def _index(self, actor: Actor, tenant: str | None) -> Index | None:
+    def index(self, actor: Actor, tenant: str | None) -> Index | None:
         org = self.org(actor, tenant)
         return self.registrations.active.get(org) if self.policy.allows(actor, READ, org) else None
 
@@ -124,7 +126,7 @@ class Sources:
             raise
         except NotFound:
             pass
-        index = self._index(actor, tenant)
+        index = self.index(actor, tenant)
         asked: list[tuple[Registration, frozenset[str]]] = []
         claims: list[frozenset[str]] = []
         if index is not None:
@@ -139,10 +141,10 @@ class Sources:
                 asked.append((item, share))
                 if item.proxied:
                     claims.append(offered)
-        outcomes = await self._all(caller, [(item, self._retrieving(item, share, id, caller)) for item, share in asked])
+        outcomes = await self.ask(caller, [(item, self._retrieving(item, share, id, caller)) for item, share in asked])
         pieces: list[Piece] = [told] if told is not None else []
         for (_, share), outcome in zip(asked, outcomes, strict=True):
-            pieces += self._pieces(outcome, caller, share, only=id)
+            pieces += [piece for piece in self._pieces(outcome, caller, share, alone=True) if piece.document["id"] == id]
         found = merged(row, pieces, claims, now_us())
         if found is None:
             raise no_such_entity(id)
@@ -190,10 +192,10 @@ class Sources:
         parameters = [("type", types), ("id", ",".join(portion.ids)), ("idPattern", portion.pattern or ""), ("attrs", names)]
         if not filters.split:
             parameters += list(filters.texts.items())
-            parameters += [(k, _text(v)) for k, v in (filters.geo or {}).items()]
+            parameters += [(k, text_of(v)) for k, v in (filters.geo or {}).items()]
         return [(name, value) for name, value in parameters if value]
 
-    async def _all(
+    async def ask(
         self, caller: Caller, asked: Sequence[tuple[Registration, tuple[str, str, Sequence[tuple[str, str]], Any]]]
     ) -> list[Outcome]:
         """The outcomes of reading requests, all at once; what went wrong becomes warnings of the caller."""
@@ -205,10 +207,10 @@ class Sources:
                 for item, (method, path, parameters, body) in asked
             )))
         for outcome in outcomes:
-            self._warn(caller, outcome)
+            self.warn(caller, outcome)
         return outcomes
 
-    def _warn(self, caller: Caller, outcome: Outcome) -> None:
+    def warn(self, caller: Caller, outcome: Outcome) -> None:
         text = warning(outcome)
         if text is not None and text not in caller.warnings:
             caller.warnings.append(text)
@@ -216,26 +218,27 @@ class Sources:
         if passed and passed.isprintable() and len(passed) < 4096 and passed not in caller.warnings:
             caller.warnings.append(passed)
 
-    def _pieces(self, outcome: Outcome, caller: Caller, names: frozenset[str], only: str | None = None) -> list[Piece]:
-        """The entities in an outcome; an invalid one is left out with a warning."""
+    def read(self, outcome: Outcome, caller: Caller, reader: Callable[[Any], T], *, alone: bool = False) -> list[T]:
+        """What `reader` makes of each entity in an outcome (`alone`: or of the one that it is); an invalid one is left out
+        with a warning."""
         if not outcome.ok:
             return []
         body = outcome.body
-        items = body if isinstance(body, list) else [body] if only is not None else None
+        items = body if isinstance(body, list) else [body] if alone else None
         if items is None:
-            self._warn(caller, invalid(outcome, "its answer is no array of entities"))
+            self.warn(caller, invalid(outcome, "its answer is no array of entities"))
             return []
-        context, _ = self.forwarder.context(outcome.registration, caller)
-        found: list[Piece] = []
+        found: list[T] = []
         for raw in items:
             try:
-                piece = piece_of(raw, context, outcome.registration, names)
+                found.append(reader(raw))
             except (TulouError, AttributeError, TypeError) as error:
-                self._warn(caller, invalid(outcome, str(error)))
-                continue
-            if only is None or piece.document["id"] == only:
-                found.append(piece)
+                self.warn(caller, invalid(outcome, str(error)))
         return found
+
+    def _pieces(self, outcome: Outcome, caller: Caller, names: frozenset[str], *, alone: bool = False) -> list[Piece]:
+        context, _ = self.forwarder.context(outcome.registration, caller)
+        return self.read(outcome, caller, lambda raw: piece_of(raw, context, outcome.registration, names), alone=alone)
 
     @operation(READ)
     async def query(
@@ -248,26 +251,26 @@ class Sources:
         Raises `TooManyResults` where that is more than `MAX_UNION` entities.
         """
         start = cursor.no - PLACES if cursor is not None and cursor.no >= PLACES else offset
-        remote = await self._remote(actor, selection, caller, filters, tenant)
-        claims = self._claims(actor, selection, filters, tenant)
+        remote = await self.remote(actor, selection, caller, filters, tenant)
+        claims = self.claims(actor, selection, filters, tenant)
         now = now_us()
         org = self.org(actor, tenant)
         if filters.split:
             every = await self._local(actor, bare(selection), tenant)
-            rows = [self._put(row, remote.get(row.id, []), claims(row.id), org, now) for row in every]
+            rows = [self.put(row, remote.get(row.id, []), claims(row.id), org, now) for row in every]
             known = {row.id for row in every}
-            rows += [self._put(None, remote[id], (), org, now) for id in sorted(remote.keys() - known)]
-            kept = [row for row in rows if row is not None and selecting.matches(selection, row.document, _moments(row))]
+            rows += [self.put(None, remote[id], (), org, now) for id in sorted(remote.keys() - known)]
+            kept = [row for row in rows if row is not None and selecting.matches(selection, row.document, moments(row))]
             self._origins(filters, kept, remote, known)
             return placed(kept[start : start + limit], start, limit, len(kept), count)
         local = await self.entities.query(actor, selection, tenant=tenant, limit=limit, offset=start, count=True)
         total = local.count or 0
         held = await self._held(actor, selection, remote, tenant)
         tail = sorted(remote.keys() - held)
-        found = [self._put(row, remote.get(row.id, []), claims(row.id), org, now) for row in local.rows]
+        found = [self.put(row, remote.get(row.id, []), claims(row.id), org, now) for row in local.rows]
         if len(found) < limit:
             at = max(0, start - total)
-            found += [self._put(None, remote[id], (), org, now) for id in tail[at : at + limit - len(found)]]
+            found += [self.put(None, remote[id], (), org, now) for id in tail[at : at + limit - len(found)]]
         shown = [row for row in found if row is not None]
         self._origins(filters, shown, remote, {row.id for row in local.rows})
         return placed(shown, start, limit, total + len(tail), count)
@@ -277,15 +280,15 @@ class Sources:
             own = ["@none"] if row.id in held else []
             filters.origins[row.id] = [*own, *dict.fromkeys(piece.registration for piece in remote.get(row.id, ()))]
 
-    def _put(self, row: Row | None, pieces: Sequence[Piece], claims: Sequence[frozenset[str]], org: str, now: int) -> Row | None:
+    def put(self, row: Row | None, pieces: Sequence[Piece], claims: Sequence[frozenset[str]], org: str, now: int) -> Row | None:
         if row is not None and not pieces and not claims:
             return row
         found = merged(row, pieces, claims, now)
         return found if found is None or found.org else found._replace(org=org)
 
-    def _claims(self, actor: Actor, selection: Selection, filters: Filters, tenant: str | None) -> Any:
+    def claims(self, actor: Actor, selection: Selection, filters: Filters, tenant: str | None) -> Any:
         """A function: entity id -> what exclusive and redirect registrations keep of it."""
-        index = self._index(actor, tenant)
+        index = self.index(actor, tenant)
         if index is None:
             return lambda id: ()
         now = now_us()
@@ -343,16 +346,16 @@ class Sources:
                     found.append((item, portion))
         return found
 
-    async def _remote(
+    async def remote(
         self, actor: Actor, selection: Selection, caller: Caller, filters: Filters, tenant: str | None
     ) -> dict[str, list[Piece]]:
         """What sources answer to a query, by entity id."""
-        index = self._index(actor, tenant)
+        index = self.index(actor, tenant)
         asked = self.asked(index, selection, caller, filters) if index is not None else []
         found: dict[str, list[Piece]] = {}
         offset = 0
         while asked:
-            outcomes = await self._all(
+            outcomes = await self.ask(
                 caller, [(item, self._querying(item, portion, caller, filters, offset)) for item, portion in asked]
             )
             again = []
@@ -376,7 +379,7 @@ class Sources:
     ) -> list[tuple[Registration, Context, Any]]:
         """What the sources that offer `operation` say of their types or attributes (5.7.5 to 5.7.10): (registration, the
         context of the names, JSON body). `name` is a stored one, put in its source's terms at the end of `path`."""
-        index = self._index(actor, tenant)
+        index = self.index(actor, tenant)
         asked = []
         for item in index.all if index is not None else ():
             if matching.usable(item, now_us(), caller.chain) and item.offers(operation) is not None:
@@ -385,7 +388,7 @@ class Sources:
                 asked.append((item, ("GET", where, parameters, None)))
         return [
             (outcome.registration, self.forwarder.context(outcome.registration, caller)[0], outcome.body)
-            for outcome in await self._all(caller, asked) if outcome.ok and outcome.body is not None
+            for outcome in await self.ask(caller, asked) if outcome.ok and outcome.body is not None
         ]
 
     # ---- writing
@@ -513,11 +516,11 @@ def type_text(tree: TypeTree | None, context: Context) -> str:
     return (";" if word == "and" else ",").join(texts)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     return value if isinstance(value, str) else dumped(value)
 
 
-def _moments(row: Row) -> query.Times:
+def moments(row: Row) -> query.Times:
     """The system times of an entity (None) and of its attributes, as filters ask for them."""
     times = row.times
 

@@ -104,6 +104,11 @@ class Codec(Protocol):
         ...
 
 
+def identity_in(session: Session, raw: bytes) -> bytes:
+    """The identity in a kept message, as a fresh session reads it; empty if there is none."""
+    return next((message.identity for message in session.feed(raw) if isinstance(message, Message)), b"")
+
+
 @functools.cache
 def load(where: str) -> Codec:
     """The codec of a module, by its dotted name."""

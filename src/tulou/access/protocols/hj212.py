@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from tulou.access.batch import BAD, UNCERTAIN
-from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing
+from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing, identity_in
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
@@ -239,7 +239,7 @@ class Hj212:
         return text.encode()
 
     def identify(self, raw: bytes) -> bytes:
-        return next((m.identity for m in Session().feed(raw) if isinstance(m, Message)), b"")
+        return identity_in(Session(), raw)
 
     def masked(self, raw: bytes) -> bytes:
         return PASSWORD.sub(b"PW=******", raw)

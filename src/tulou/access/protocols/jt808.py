@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 
 from tulou.access.batch import BAD
-from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing, xor
+from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing, identity_in, xor
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
@@ -235,7 +235,7 @@ class Jt808:
         return digits.encode()
 
     def identify(self, raw: bytes) -> bytes:
-        return next((m.identity for m in Session().feed(raw) if isinstance(m, Message)), b"")
+        return identity_in(Session(), raw)
 
     def masked(self, raw: bytes) -> bytes:
         return raw
