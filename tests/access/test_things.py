@@ -26,8 +26,10 @@ async def test_a_reading_is_everywhere(estate: Estate, lin: httpx.AsyncClient) -
     assert thing["latest"]["pm25"]["unit"] == "µg/m³"
     assert (thing["org_name"], thing["synthetic"]) == ("福州市", False)
 
-    async def ok() -> bool:  # a reading is in the store a moment before the house counts it as a sign of life
-        return bool((await lin.get(f"/things/{made['no']}")).json()["state"] == "ok")
+    async def ok() -> bool:  # a reading is in the store a moment before it is in the entity and a sign of life
+        nonlocal thing
+        thing = (await lin.get(f"/things/{made['no']}")).json()
+        return bool(thing["state"] == "ok" and "pm25" in thing["doc"])
 
     await eventually(ok)
     assert thing["doc"]["type"] == "AirQualityStation"

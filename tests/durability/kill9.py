@@ -44,8 +44,8 @@ ROOT = Path(__file__).parents[2]
 class Tree:
     """`tulou up` and its children, in a process group of their own."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, log: Path) -> None:
+        self.home, self.log = home, log
         self.http, self.mqtt = free_port(), free_port()
         self.process: asyncio.subprocess.Process | None = None
         self.starts: list[float] = []
@@ -57,14 +57,14 @@ class Tree:
             **os.environ, "TULOU_HOME": str(self.home), "TULOU_HTTP_PORT": str(self.http),
             "TULOU_MQTT_PORT": str(self.mqtt), "TULOU_ADMIN_PASSWORD": PASSWORD, "PYTHONPATH": str(ROOT / "src"),
         }
-        with (self.home.parent / "house.log").open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tulou.cli", "up", env=env, stdout=log, stderr=log, start_new_session=True,
             )
         async with asyncio.timeout(90):
             while True:
                 if self.process.returncode is not None:
-                    raise RuntimeError(f"the house ended with {self.process.returncode}; see {self.home.parent}/house.log")
+                    raise RuntimeError(f"the house ended with {self.process.returncode}; see {self.log}")
                 try:
                     async with httpx.AsyncClient() as client:
                         if (await client.get(f"http://127.0.0.1:{self.http}/healthz")).status_code == 200:
@@ -318,7 +318,7 @@ async def trial(
     base = Path(folder or tempfile.mkdtemp(prefix="tulou-durability-"))
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(small_disk(base, disk_mb)) if what == "disk" else base
-        tree = Tree(disk / "home")
+        tree = Tree(disk / "home", base / "house.log")
         tree.home.mkdir()
         began = time.monotonic()
         try:

@@ -61,8 +61,8 @@ async def test_what_a_device_says_is_what_the_plan_shows(doors: tuple[httpx.Asyn
         sent = client.publish(
             "v1/devices/me/telemetry", json.dumps({"serviceState": "in_service", "activePower": 812.5}), qos=1
         )
-        sent.wait_for_publish(10)
-        assert sent.is_published()
+        sent.wait_for_publish(60)  # of disks that are slow to sync; what is lost is not sent again by this client
+        assert sent.is_published(), f"connected: {client.is_connected()}"
         client.disconnect()
         client.loop_stop()
 

@@ -448,6 +448,8 @@ class Writer:
                 told, self.counters.error = self.counters.error, f"{type(error).__name__}: {error}"
                 if told != self.counters.error:
                     log.exception("group %s could not be stored; trying until it is", group.token)
+                else:
+                    log.warning("group %s: %s; again in %.1f s", group.token, self.counters.error, pause)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()

@@ -65,10 +65,6 @@ log = logging.getLogger("tulou.backup")
 
 FORMAT = 1
 CHUNK = 1 << 20
-PARQUET = {
-    "output_format_parquet_compression_method": "zstd", "output_format_parquet_string_as_string": 0,
-    "output_format_parquet_row_group_size": 200_000, "max_threads": 2,
-}
 
 Progress = Callable[[str, int, int], None]
 """Takes the step's name, how much of it is done, and of how much (0: not known)."""
@@ -197,7 +193,7 @@ class Backup:
                     for n, table in enumerate(TABLES):
                         progress(f"readings {table.name}", n, len(TABLES))
                         file = work / "readings"
-                        await asyncio.to_thread(_dump_readings, self.house.settings.readings_dsn, table.name, file)
+                        await self.house.readings.dump(table.name, file)
                         await asyncio.to_thread(tar.add_path, f"readings/{table.name}.parquet", file)
             await asyncio.to_thread(self._add_objects, tar, progress)
             verdict = await self.house.db.read(lambda c: c.execute(audit._head).first())
@@ -296,27 +292,6 @@ def _tables_in_order(connection: sa.Connection) -> list[str]:
     found = sa.MetaData()
     found.reflect(connection)
     return [t.name for t in found.sorted_tables if t.name != "alembic_version"]
-
-
-def _clickhouse(dsn: str) -> Any:
-    import clickhouse_connect  # slow to import
-
-    address = urlsplit(dsn)
-    return clickhouse_connect.get_client(dsn=dsn if address.scheme == "chdb" else urlunsplit(address._replace(query="")))
-
-
-def _dump_readings(dsn: str, table: str, path: Path) -> None:
-    client = _clickhouse(dsn)
-    try:
-        stream = client.raw_stream(f"SELECT * FROM {table}", fmt="Parquet", settings=PARQUET)
-        try:
-            with path.open("wb") as file:
-                while data := stream.read(CHUNK):
-                    file.write(data)
-        finally:
-            stream.close()
-    finally:
-        client.close()
 
 
 # --- restore ----------------------------------------------------------------------------------------------------------
@@ -501,6 +476,10 @@ def _advance_sequences(connection: sa.Connection) -> None:
 
 def _restore_readings(settings: Settings) -> Any:
     """A coroutine that takes (member name, file) of the readings store. Tables only: the views come with the start."""
+    import clickhouse_connect  # slow to import
+
+    from tulou.kernel.readings.clickhouse import failed_writes
+
     client: Any = None
     try:
         while True:
@@ -508,7 +487,10 @@ def _restore_readings(settings: Settings) -> Any:
             if client is None:
                 if not settings.clickhouse_url:
                     (settings.home / "readings").mkdir(mode=0o700)
-                client = _clickhouse(settings.readings_dsn)
+                dsn = settings.readings_dsn
+                client = clickhouse_connect.get_client(
+                    dsn=dsn if dsn.startswith("chdb:") else urlunsplit(urlsplit(dsn)._replace(query=""))
+                )
                 for statement in ddl():
                     if "MATERIALIZED VIEW" not in statement:
                         client.command(statement)
@@ -527,6 +509,8 @@ def _restore_readings(settings: Settings) -> Any:
             else:
                 quoted = str(path).replace("\\", "\\\\").replace("'", "\\'")
                 client.command(f"INSERT INTO {table} SELECT * FROM file('{quoted}', 'Parquet')")
+                if failed_writes(client):
+                    raise Unavailable("读数库的磁盘写入失败", "a write to the readings store's disk failed")
             path.unlink()
     finally:
         if client is not None:

@@ -1,20 +1,24 @@
 """The readings store over clickhouse-connect: chDB in the process, or a ClickHouse server by HTTP.
 
 Law: the same SQL on both. A client is used by one thread at a time; one client writes, the others read. Numbers go
-into the SQL as numbers, text always as bound parameters.
+into the SQL as numbers, text always as bound parameters. No write is reported done before the engine's count of failed
+writes was looked at (docs/decisions/0010-a-disk-that-refuses.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
 import os
 import queue
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -41,7 +45,7 @@ from tulou.kernel.readings.interface import (
 )
 from tulou.kernel.readings.mirror import Mirror
 from tulou.kernel.readings.rows import Frames, Rows
-from tulou.kernel.readings.schema import AREAS, DAYS, HOURS, LATEST, ROLLED, STATE, TABLES, ddl, quote, ttl
+from tulou.kernel.readings.schema import AREAS, DAYS, HOURS, LATEST, ROLLED, STATE, TABLES, ddl, quote, settings_of, ttl
 
 log = logging.getLogger("tulou.readings")
 
@@ -49,6 +53,12 @@ T = TypeVar("T")
 
 HOUR = 3_600_000_000
 DAY = 24 * HOUR
+ROOM = 64 << 20
+"""Bytes that must be free before the embedded engine is asked to write."""
+WATCH_S = 2.0
+"""How often the count of failed writes is looked at when nobody writes: merges write, too."""
+PATIENCE_S = 60.0
+"""How long a reader waits for an engine that is being opened again."""
 CHUNK = 5_000
 """Numbers in one IN list: keeps a statement far below the server's limit on its size."""
 
@@ -57,6 +67,11 @@ SMALL = {
     "compile_sort_description": 0, "max_threads": 1,
 }
 """Settings of queries about one or a few things: planning costs more than reading (measured: 11 -> 9 ms of CPU)."""
+
+PARQUET = {
+    "output_format_parquet_compression_method": "zstd", "output_format_parquet_string_as_string": 0,
+    "output_format_parquet_row_group_size": 200_000, "max_threads": 2,
+}
 
 YIELDING = {"os_threads_nice_value_merge_mutate": 10}
 """Merges take the processor when inserts and queries leave it; MergeTree delays inserts before parts become too many."""
@@ -78,15 +93,29 @@ class ClickHouseReadings:
         self._write_pool = ThreadPoolExecutor(1, thread_name_prefix="readings-write")
         self._read_pool = ThreadPoolExecutor(readers, thread_name_prefix="readings-read")
         self._clients: queue.SimpleQueue[Client] = queue.SimpleQueue()
+        self._readers = readers
+        self._writer: Client | None = None
+        self._failed = 0
+        self._watching: asyncio.Task[None] | None = None
         common.set_setting("autogenerate_session_id", False)
         if self.embedded:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
+        self._open()
+
+    def _open(self) -> Client:
+        opened: list[Client] = []
         try:
-            self._writer = self._connect()
-            for _ in range(readers):
-                self._clients.put(self._connect())
+            for _ in range(1 + self._readers):
+                opened.append(self._connect())
+            self._failed = failed_writes(opened[0])
         except (ClickHouseError, OSError) as error:
+            for client in opened:
+                client.close()
             raise Unavailable(f"无法打开读数库：{error}", f"cannot open the readings store: {error}") from error
+        self._writer = opened[0]
+        for client in opened[1:]:
+            self._clients.put(client)
+        return opened[0]
 
     def _connect(self) -> Client:
         if self.embedded:
@@ -96,22 +125,76 @@ class ClickHouseReadings:
     # -- threads
 
     async def _write(self, fn: Callable[[Client], T]) -> T:
-        return await self._in(self._write_pool, lambda: fn(self._writer))
-
-    async def _read(self, fn: Callable[[Client], T]) -> T:
         def run() -> T:
-            client = self._clients.get()
+            client = self._writer or self._open()
+            if self.embedded:
+                free = os.statvfs(self.path)
+                if free.f_bavail * free.f_frsize < ROOM:
+                    raise Unavailable(
+                        f"读数库所在磁盘将满（少于 {ROOM >> 20} MiB），暂停写入",
+                        f"the disk of the readings store is nearly full (less than {ROOM >> 20} MiB); nothing is written",
+                    )
             try:
                 return fn(client)
             finally:
-                self._clients.put(client)
+                self._look(client)
+
+        return await self._in(self._write_pool, run)
+
+    async def _read(self, fn: Callable[[Client], T]) -> T:
+        def run() -> T:
+            with self._reader() as client:
+                return fn(client)
 
         return await self._in(self._read_pool, run)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[Client]:
+        """A client to read with; while one is taken, the engine stays open."""
+        try:
+            client = self._clients.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            raise Unavailable("读数库正在重新打开", "the readings store is being opened again") from None
+        try:
+            yield client
+        finally:
+            self._clients.put(client)
+
+    # -- writes that failed
+
+    def _look(self, client: Client) -> None:
+        """Open the engine again when a write of it failed since it was opened.
+
+        It has parts then that are not whole. At the opening they are set aside, and what they were merged from is read
+        again; what an insert wrote is not whole either, so `Unavailable` tells its caller that it is not stored.
+        """
+        if not self.embedded or failed_writes(client) == self._failed:
+            return
+        log.error("a write to the readings store's disk failed; the engine is opened again")
+        aside = _set_aside(client)
+        for _ in range(self._readers):
+            self._clients.get().close()
+        client.close()
+        self._writer = None
+        client = self._open()
+        for table, part in _set_aside(client) - aside:
+            log.warning("part %s of %s was not whole and is dropped; what it was made of is there", part, table)
+            client.command(f"ALTER TABLE {table} DROP DETACHED PART '{part}' SETTINGS allow_drop_detached = 1")
+        raise Unavailable("读数库的一次磁盘写入失败", "a write to the readings store's disk failed")
+
+    async def _watch(self) -> None:
+        """Look for failed writes while nobody writes."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await self._in(self._write_pool, lambda: self._look(self._writer or self._open()))
+            except (Unavailable, ClickHouseError) as error:
+                log.warning("the readings store: %s", error)
 
     async def _in(self, pool: ThreadPoolExecutor, fn: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, fn)
-        except OperationalError as error:
+        except (OperationalError, OSError) as error:
             raise Unavailable(f"读数库不可用：{error}", f"the readings store is away: {error}") from error
 
     async def _columns(
@@ -131,6 +214,14 @@ class ClickHouseReadings:
         def run(client: Client) -> None:
             for statement in ddl(self.cluster):
                 client.command(statement)
+            for table in TABLES:
+                told = client.command(
+                    "SELECT engine_full FROM system.tables WHERE database = currentDatabase() "
+                    f"AND name = '{table.name}'"
+                )
+                wanted = (f"{name} = {value}" for name, value in settings_of(table, self.cluster).items())
+                if missing := [setting for setting in wanted if setting not in str(told)]:
+                    client.command(f"ALTER TABLE {table.name}{self._on} MODIFY SETTING {', '.join(missing)}")
             if self.embedded:
                 self._mirror.load(client.query_arrow("""
                     SELECT entity, toString(property) AS property, toString(org) AS org,
@@ -138,6 +229,8 @@ class ClickHouseReadings:
 
         await self._write(run)
         await self.apply_retention(retention)
+        if self.embedded and self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
 
     async def apply_retention(self, rules: Mapping[str, int]) -> None:
         for kind, days in rules.items():
@@ -174,10 +267,13 @@ class ClickHouseReadings:
                 hours = rows.hours()
                 if len(hours):
                     _put(client, HOURS.name, hours, token)
-            self._mirror.follow(last)
             return last
 
-        return await self._write(run)
+        return await self._follow(await self._write(run))
+
+    async def _follow(self, last: Rows) -> Rows:
+        await self._in(self._write_pool, lambda: self._mirror.follow(last))
+        return last
 
     def _insert(self, client: Client, rows: Rows, frames: Frames, token: str | None) -> None:
         if len(frames):
@@ -193,10 +289,9 @@ class ClickHouseReadings:
             if len(last):
                 _put(client, LATEST.name, last.arrow().select(_COLUMNS[LATEST.name]), None)
             self._reconcile(client, rows)
-            self._mirror.follow(last)
             return last
 
-        return await self._write(run)
+        return await self._follow(await self._write(run))
 
     def _interrupt(self, client: Client, token: str) -> None:
         """End inserts of this token that a server still runs for a connection that we lost."""
@@ -459,15 +554,12 @@ class ClickHouseReadings:
 
         def run() -> Table:
             # A handle of its own: what a read-only handle may do can never be widened again, also not by us.
-            client = self._connect()
-            try:
+            with self._reader(), contextlib.closing(self._connect()) as client:
                 if self.embedded:
                     for name, value in {**limits, "readonly": 1}.items():
                         client.command(f"SET {name} = {value}")
                 result = client.query(query.rstrip().rstrip(";"), settings={} if self.embedded else {**limits, "readonly": 1})
                 return Table(list(result.column_names), list(result.result_rows))
-            finally:
-                client.close()
 
         try:
             return await self._in(self._read_pool, run)
@@ -545,12 +637,38 @@ class ClickHouseReadings:
             return {"ok": False, "error": str(error)}
         return {"ok": True, "version": columns[0][0], "parts": columns[1][0], "merges": columns[2][0]}
 
+    async def dump(self, table: str, path: Path) -> None:
+        def run(client: Client) -> None:
+            stream: Any = client.raw_stream(f"SELECT * FROM {table}", fmt="Parquet", settings=PARQUET)
+            with contextlib.closing(stream), path.open("wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+
+        await self._read(run)
+
     async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
         for pool in (self._write_pool, self._read_pool):
             await asyncio.to_thread(pool.shutdown)
         while not self._clients.empty():
             self._clients.get().close()
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def failed_writes(client: Client) -> int:
+    """How many writes of the engine failed. chDB counts them and goes on as if they had not."""
+    rows = client.query("SELECT value FROM system.events WHERE event = 'WriteBufferFromFileDescriptorWriteFailed'")
+    return int(rows.result_rows[0][0]) if rows.result_rows else 0
+
+
+def _set_aside(client: Client) -> set[tuple[str, str]]:
+    """Table and name of the parts that an opening found not whole."""
+    rows = client.query("""
+        SELECT table, name FROM system.detached_parts
+        WHERE database = currentDatabase() AND reason = 'broken-on-start'""").result_rows
+    return {(str(table), str(name)) for table, name in rows}
 
 
 def _put(client: Client, table: str, rows: pa.Table, token: str | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -201,6 +202,10 @@ class Readings(Protocol):
 
         Can be done again: one that was cut short is completed. Their space on disk is freed when parts are merged.
         """
+        ...
+
+    async def dump(self, table: str, path: Path) -> None:
+        """Write a whole table of the store (`schema.TABLES`) to a Parquet file."""
         ...
 
     async def disk_usage(self) -> dict[str, dict[str, int]]:

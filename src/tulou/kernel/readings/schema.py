@@ -1,8 +1,8 @@
 """The readings store as definitions: tables, columns, order, partitions, views and retention.
 
 Law: the ClickHouse DDL is generated from these definitions and nothing else, for one engine in the process (chDB) and
-for a cluster. Every table keeps a deduplication window, so an insert with a token that it has seen adds nothing, and
-every part is synced before the insert returns.
+for a cluster. Every table keeps a deduplication window, so an insert with a token that it has seen adds nothing; every
+part is synced, of an insert before it returns; and what a merge has replaced stays until its successor is known whole.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 DEDUPLICATION_WINDOW = 10_000
 """Insert tokens that each table remembers."""
+
+OLD_PARTS_S = 120
+"""Seconds that parts stay after a merge has replaced them (docs/decisions/0010-a-disk-that-refuses.md)."""
 
 TEXT = "LowCardinality(String)"
 TIME = "DateTime64(6, 'UTC')"
@@ -200,20 +203,15 @@ def ddl(cluster: str = "") -> Iterator[str]:
     """
     on = f" ON CLUSTER '{cluster}'" if cluster else ""
     for table in TABLES:
-        settings: dict[str, str] = {"fsync_after_insert": "1", "fsync_part_directory": "1", **table.settings}
         arguments = table.arguments
         engine = table.engine
         if cluster:
             engine = f"Replicated{engine}"
             path = f"'/clickhouse/tables/{{database}}/{table.name}', '{{replica}}'"
             arguments = f"{path}, {arguments}" if arguments else path
-            settings["replicated_deduplication_window"] = str(DEDUPLICATION_WINDOW)
-            settings["replicated_deduplication_window_seconds"] = str(30 * 86400)
-        else:
-            settings["non_replicated_deduplication_window"] = str(DEDUPLICATION_WINDOW)
         columns = ", ".join(column.ddl() for column in table.columns)
         partition = f" PARTITION BY {table.partition}" if table.partition else ""
-        chosen = ", ".join(f"{key} = {value}" for key, value in settings.items())
+        chosen = ", ".join(f"{key} = {value}" for key, value in settings_of(table, cluster).items())
         yield (
             f"CREATE TABLE IF NOT EXISTS {table.name}{on} ({columns}) ENGINE = {engine}({arguments})"
             f"{partition} ORDER BY ({', '.join(table.order)}) SETTINGS {chosen}"
@@ -223,6 +221,20 @@ def ddl(cluster: str = "") -> Iterator[str]:
             yield (
                 f"CREATE MATERIALIZED VIEW IF NOT EXISTS {table.name}_view{on} TO {table.name} AS {table.view.select}"
             )
+
+
+def settings_of(table: Table, cluster: str = "") -> dict[str, str]:
+    """The MergeTree settings of a table."""
+    settings = {
+        "fsync_after_insert": "1", "fsync_part_directory": "1", "min_rows_to_fsync_after_merge": "1",
+        "old_parts_lifetime": str(OLD_PARTS_S), **table.settings,
+    }
+    if cluster:
+        settings["replicated_deduplication_window"] = str(DEDUPLICATION_WINDOW)
+        settings["replicated_deduplication_window_seconds"] = str(30 * 86400)
+    else:
+        settings["non_replicated_deduplication_window"] = str(DEDUPLICATION_WINDOW)
+    return settings
 
 
 def ttl(rules: Mapping[str, int], cluster: str = "") -> Iterator[tuple[Table, str]]:
