@@ -38,6 +38,7 @@ async def test_from_a_frame_to_a_value_that_is_read(estate: Estate, lin: httpx.A
     station.send(sent)
     assert await station.line() == answer()
     thing = await estate.latest(lin, device, "w01018-Rtd", 12.5)
+    assert thing["device"]["identities"] == shown["identities"]
     assert thing["latest"]["w21003-Rtd"]["quality"] == 2
     assert thing["latest"]["w01018-Rtd"]["ts"].startswith("2026-04-01T00:00:00")
     assert thing["latest"]["w01018-Flag"]["value"] == "N"

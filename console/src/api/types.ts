@@ -128,6 +128,14 @@ export interface Device {
   created_at?: string | null;
   created_by?: string | null;
   rotated_at?: string | null;
+  identities: Identity[];
+}
+
+/** How a device is named in a field protocol; whether it has a password there. */
+export interface Identity {
+  protocol: string;
+  identity: string;
+  password: boolean;
 }
 
 export interface ThingDetail extends Thing {

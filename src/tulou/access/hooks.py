@@ -186,10 +186,14 @@ def status(house: House) -> Mapping[str, Any]:
     """Figures of the gateways, the writers and the HTTP door."""
     hub, door = house.service(Hub), house.service(HttpDoor)
     gateways, writers = hub.told("gateway"), hub.told("writer")
+    fields = [
+        {"name": protocol, "gateway": body["name"], **figures}
+        for body in gateways for protocol, figures in body.get("fields", {}).items()
+    ]
     counters = hub.counters(EVERYTHING)
     http = door.ingestor.counters.accepted if door.ingestor else 0
     return {
-        "access.gateways": gateways,
+        "access.gateways": [{key: value for key, value in body.items() if key != "fields"} for body in gateways],
         "access.writers": writers,
         "ingest": {
             "accepted": http + sum(body.get("accepted", 0) for body in gateways),
@@ -201,6 +205,7 @@ def status(house: House) -> Mapping[str, Any]:
         },
         "access.live_clients": len(hub.clients),
         "access.at": time.time(),
+        **({"access.field_doors": fields} if fields else {}),
     }
 
 

@@ -320,7 +320,9 @@ class Devices:
     @operation(READ)
     async def get(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """One device, with its identities in field protocols. Raises `NotFound`."""
-        row = await self._mine(actor, READ, device_id)
+        return await self._document(await self._mine(actor, READ, device_id))
+
+    async def _document(self, row: Any) -> dict[str, Any]:
         query = sa.select(device_identities).where(device_identities.c.entity_no == row.entity_no).order_by(
             device_identities.c.protocol, device_identities.c.identity
         )
@@ -397,11 +399,11 @@ class Devices:
 
     @operation(READ)
     async def of_entity(self, actor: Actor, no: int) -> dict[str, Any] | None:
-        """The device that speaks for an entity, or None."""
+        """The device that speaks for an entity, with its identities, or None."""
         conditions = _within(self.policy.visible(actor, READ))
         query = sa.select(devices).where(devices.c.entity_no == no, *conditions)
         row = await self.db.read(lambda c: c.execute(query).first())
-        return device_document(row) if row is not None else None
+        return await self._document(row) if row is not None else None
 
     @operation(WRITE)
     async def rotate(self, actor: Actor, device_id: str) -> dict[str, Any]:
