@@ -219,22 +219,22 @@ class Browser:
         self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tulou]:
-    """One house that the console's tests share."""
+    """One house that the tests of a file share: it and a browser with a live map keep a core busy."""
     house = Tulou(tmp_path_factory.mktemp("console") / "home")
     house.start()
     yield house
     house.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fresh(house: Tulou, browser: Browser) -> str:
     """The first administrator's printed password, before anybody used it."""
     return (house.home / "first-password").read_text().strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(house: Tulou, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A Chromium with WebGL in software."""
     if BROWSER is None or DRIVER is None:
@@ -244,14 +244,14 @@ def browser(house: Tulou, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     browser.driver.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secret(house: Tulou) -> str:
     """The administrator's session."""
     with house.sign_in() as client:
         return client.cookies["tulou_session"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def devices(house: Tulou) -> list[dict[str, Any]]:
     """A weather station in each of three cities that spoke, and forty synthetic manholes that did not."""
     stations = [
