@@ -1,6 +1,6 @@
 """HJ 212-2017, data transmission of online monitoring systems for pollution discharge; frames of HJ/T 212-2005 too.
 
-Law: pure. `##`, four digits of length, the segment, four hexadecimal digits of CRC (annex A), CR LF (6.3). A data
+Law: pure. What is kept of a frame has stars for its password, so its CRC no longer fits. `##`, four digits of length, the segment, four hexadecimal digits of CRC (annex A), CR LF (6.3). A data
 command is answered with 9014, a notice with 9013, only if bit A of Flag asks for it (6.3.3).
 
 A value keeps the name it has in the frame, `w01018-Rtd`; those of minutes, hours and days (CN 2051, 2061, 2031), whose
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from tulou.access.batch import BAD, UNCERTAIN
-from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing, identity_in
+from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
@@ -39,7 +39,7 @@ WORDS = ("Flag", "Info", "Time")
 MEASURES = frozenset({"Rtd", "Avg", "Min", "Max", "Cou", "ZsRtd", "ZsAvg", "ZsMin", "ZsMax", "Data", "DayData",
                       "NightData"})
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-PASSWORD = re.compile(rb"(?<![A-Za-z0-9])PW=[^;&]*")
+PASSWORD = re.compile(rb"PW=([^;&]*)")
 
 
 def _table() -> list[int]:
@@ -108,6 +108,11 @@ def _fields(segment: bytes) -> tuple[dict[bytes, bytes], bytes]:
     return fields, rest.removesuffix(b"&&")
 
 
+def _without_password(raw: bytes) -> bytes:
+    """The same number of bytes with stars for the password."""
+    return PASSWORD.sub(lambda found: b"PW=" + b"*" * len(found[1]), raw)
+
+
 class Session:
     """The frames of one connection, and the first parts of messages in several packets."""
 
@@ -160,7 +165,7 @@ class Session:
             if refusal is not None:
                 another = data.find(START, at + 2, end + 1)
                 stop = end if another < 0 else another
-                out.append(Broken(data[at:stop], refusal))
+                out.append(Broken(_without_password(data[at:stop]), refusal))
                 at = stop
                 continue
             out.append(self._message(data[at:end], segment))
@@ -176,10 +181,12 @@ class Session:
             flag = int(get(b"Flag") or b"0")
             identity = fields[b"MN"]
         except (KeyError, ValueError):
-            return Broken(raw, Refusal("header", "缺少 CN 或 MN，或 Flag 不是数", "no CN or MN, or Flag is no number", "CN"))
+            return Broken(_without_password(raw), Refusal("header", "缺少 CN 或 MN，或 Flag 不是数", "no CN or MN, or Flag is no number", "CN"))
+        password = get(b"PW", b"")
+        raw = raw.replace(b"PW=" + password, b"PW=" + b"*" * len(password), 1)
         if flag & 2 and get(b"PNO") and number in STAMPED:
             raw = self._part(raw, fields, values)
-        return Message(identity, number, raw, (fields, number, flag), credential=get(b"PW", b""))
+        return Message(identity, number, raw, (fields, number, flag), credential=password)
 
     def _part(self, raw: bytes, fields: dict[bytes, bytes], values: bytes) -> bytes:
         """A packet of several. One that does not repeat DataTime is kept together with the first, which has it."""
@@ -239,10 +246,10 @@ class Hj212:
         return text.encode()
 
     def identify(self, raw: bytes) -> bytes:
-        return identity_in(Session(), raw)
+        return _fields(raw[6:])[0].get(b"MN", b"")
 
     def masked(self, raw: bytes) -> bytes:
-        return PASSWORD.sub(b"PW=******", raw)
+        return _without_password(raw)
 
     def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
         samples: list[Sample] = []
