@@ -143,6 +143,20 @@ async def test_bad_and_text_readings_stay_out_of_the_rollups(readings: Readings)
     assert await readings.count(orgs=None) == 5
 
 
+async def test_a_number_that_is_none(readings: Readings) -> None:
+    """A device says that it has no number (GB/T 32960: FE, FF): not a text, and not an empty one."""
+    await put(readings, [(1, "soc", T0, math.nan), (1, "mode", T0, "")], quality=2)
+    await put(readings, [(2, "mode", T0, ""), (2, "soc", T0, 5.0)], token="u", seq=2)
+    for found in (await readings.latest([1, 2], orgs=None), {
+        no: {name: values[0] for name, values in own.items()}
+        for no, own in (await readings.history([1, 2], None, None, None, orgs=None)).items()
+    }):
+        assert {no: {name: v.value for name, v in own.items()} for no, own in found.items()} == {
+            1: {"soc": None, "mode": None}, 2: {"soc": 5.0, "mode": ""},
+        }
+    assert (await readings.series(1, "soc", T0 - HOUR, T0 + HOUR, orgs=None)).points == []
+
+
 async def test_areas_tell_measured_from_synthetic(readings: Readings) -> None:
     await put(readings, [(1, "a", T0, 1.0), (2, "a", T0 + HOUR, 2.0)], of=FUZHOU)
     await put(readings, [(3, "a", T0, 100.0)], of=DEMO, token="demo")

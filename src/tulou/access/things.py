@@ -20,7 +20,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from tulou.access.batch import BAD
 from tulou.access.directory import Directory
 from tulou.access.presence import STATES
 from tulou.access.service import Devices
@@ -71,7 +70,7 @@ def no_such_thing(no: Any) -> NotFound:
     return NotFound(f"没有编号为 {no} 的实体", f"no thing {no}", field="no", value=no)
 
 
-def value_of(prop: Property | None, value: float | str) -> Any:
+def value_of(prop: Property | None, value: float | str | None) -> Any:
     """A stored value as JSON: booleans are stored as 1 and 0, objects as text."""
     kind = prop.kind if prop else "number"
     if kind == "boolean" and isinstance(value, float):
@@ -165,8 +164,7 @@ class Things:
             "lon": None if np.isnan(lon) else lon, "lat": None if np.isnan(lon) else float(directory.lat[row]),
             "latest": {
                 name: {
-                    "value": None if reading.quality == BAD and reading.value == ""  # not a number
-                    else value_of(properties.get(name), reading.value), "ts": instant(reading.ts),
+                    "value": value_of(properties.get(name), reading.value), "ts": instant(reading.ts),
                     "unit": unit_of(properties.get(name)), "quality": reading.quality,
                 }
                 for name, reading in sorted(latest.items())
@@ -303,8 +301,8 @@ class Things:
                         field="to", rule=f"< {MOST} readings",
                     )
                 for v in values:
-                    text = v.value if isinstance(v.value, str) else ""
-                    items.append([*facts[no], no, prop, v.ts, None if text else v.value, text, v.quality, v.origin])
+                    value, text = (None, v.value) if isinstance(v.value, str) else (v.value, "")
+                    items.append([*facts[no], no, prop, v.ts, value, text, v.quality, v.origin])
         return {"items": items, "next": cursor([nos[-1]]) if found.more else None}
 
     # -- the map

@@ -561,6 +561,8 @@ class Temporal:
                 for name, values in attributes.items():
                     bodies = []
                     for value in values:
+                        if value.value is None:
+                            continue
                         reading = self._reading(self._type(entities[at]), name, value.ts, value.value)
                         if reading is None:
                             break
@@ -667,6 +669,8 @@ class Temporal:
             kind = self._type(entities[at])
             for name, values in attributes.items():
                 for value in values:
+                    if value.value is None:
+                        continue
                     reading = self._reading(kind, name, value.ts, value.value)
                     if reading is None or (told and told[at].hides(reading[0])):
                         break

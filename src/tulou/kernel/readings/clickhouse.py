@@ -42,6 +42,7 @@ from tulou.kernel.readings.interface import (
     Stored,
     Table,
     Value,
+    value_of,
 )
 from tulou.kernel.readings.mirror import Mirror
 from tulou.kernel.readings.rows import Frames, Rows
@@ -411,7 +412,7 @@ class ClickHouseReadings:
                 FROM latest FINAL WHERE {where}""", bound)
             if columns:
                 for entity, name, ts, value, text, quality, origin in zip(*columns, strict=True):
-                    reading = Value(ts, text if value != value else value, quality, origin)
+                    reading = Value(ts, value_of(value, text, quality), quality, origin)
                     known = out.get(entity)
                     if known is None:
                         out[entity] = {name: reading}
@@ -469,7 +470,7 @@ class ClickHouseReadings:
                 LIMIT {int(limit)} BY entity, property""", bound, SMALL if len(part) < 10 else None)
             for entity, name, ts, value, text, quality, origin in zip(*columns, strict=True):
                 out.setdefault(entity, {}).setdefault(name, []).append(
-                    Value(ts, text if value != value else value, quality, origin)
+                    Value(ts, value_of(value, text, quality), quality, origin)
                 )
         return out
 

@@ -36,12 +36,19 @@ METHODS: Mapping[str, str] = {
 
 
 class Value(NamedTuple):
-    """A reading of a known entity and property; a text value is a str."""
+    """A reading of a known entity and property; a text value is a str, None a number that was said to be invalid."""
 
     ts: int
-    value: float | str
+    value: float | str | None
     quality: int
     origin: int
+
+
+def value_of(value: float, text: str, quality: int) -> float | str | None:
+    """The value of a row: not-a-number stands for a text, and in a bad reading without one for no value."""
+    if value == value:
+        return value
+    return None if quality == 2 and not text else text
 
 
 class Frame(NamedTuple):

@@ -6,6 +6,7 @@ insert, because nobody else writes. Columns, not objects: about 40 bytes a value
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from tulou.kernel.readings.interface import Value
+from tulou.kernel.readings.interface import Value, value_of
 from tulou.kernel.readings.rows import Rows
 
 MOST = 5_000_000
@@ -143,8 +144,9 @@ class Mirror:
             )
         out: dict[int, dict[str, Value]] = {}
         for entity, prop, value in zip(*columns, strict=True):
-            if text and value.value != value.value:
-                value = value._replace(value=text.get(entity << int(_BITS) | prop, ""))
+            if value.value != value.value:
+                words = text.get(entity << int(_BITS) | prop, "")
+                value = value._replace(value=value_of(math.nan, words, value.quality))
             known = out.get(entity)
             if known is None:
                 out[entity] = {names[prop]: value}
