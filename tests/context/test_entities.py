@@ -65,6 +65,12 @@ async def test_contexts_of_requests(api: httpx.AsyncClient) -> None:
     url = stored.headers["location"]
     shown = (await api.get(path(), headers={"link": f"<http://tulou.test{url}>; {REL}"})).json()
     assert shown["feinstaub"]["value"] == 1
+    for address in (f"http://tulou.test{url}", "http://tulou.test/ngsi-ld/contexts/tulou.jsonld"):
+        served = await api.get(address, headers={"accept": "application/ld+json"})
+        assert (served.status_code, served.headers["content-type"]) == (200, "application/ld+json")
+        again = await api.get(address, headers={"accept": "application/ld+json", "if-none-match": f'"other", W/{served.headers["etag"]}'})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", served.headers["etag"])
+        assert (await api.get(address, headers={"if-none-match": '"other"'})).content == served.content
 
 
 HOSTILE: list[tuple[bytes, dict[str, str], int]] = [

@@ -56,7 +56,7 @@ async def retrieve(door: Door, ask: Ask, id: str) -> Answer:
     if details:
         return routes.Answer(200, orjson.dumps(_detailed(door, ask, about)), list(routes._PLAIN))
     media = routes.negotiate(ask.header(b"accept")) if ask.headers.get(b"accept") else routes.LD
-    return routes.Answer(200, orjson.dumps(document), [(b"content-type", media.encode())])
+    return door.context_document(ask, document, media)
 
 
 async def delete(door: Door, ask: Ask, id: str) -> Answer:

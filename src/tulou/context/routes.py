@@ -8,6 +8,7 @@ Source: ETSI GS CIM 009 v1.9.1 clause 6.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -513,7 +514,18 @@ class Door:
         """The house's context; open to all, for it only names terms."""
         if ask.method not in ("GET", "HEAD"):
             raise MethodNotAllowed("只可读取", "only GET", field="method", value=ask.method, rule="GET")
-        return Answer(200, orjson.dumps(self.entities.document), [(b"content-type", LD.encode())])
+        return self.context_document(ask, self.entities.document, LD)
+
+    @staticmethod
+    def context_document(ask: Ask, document: Json, media: str) -> Answer:
+        """A context for those who expand with it: they keep it, and ask with its entity tag (RFC 9110, 13.1.2)."""
+        body = orjson.dumps(document)
+        tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        headers = [(b"etag", tag.encode()), (b"cache-control", b"private, no-cache"), (b"vary", b"accept, ngsild-tenant")]
+        known = {one.strip().removeprefix("W/") for one in (ask.header(b"if-none-match") or "").split(",")}
+        if tag in known or "*" in known:
+            return Answer(304, None, headers)
+        return Answer(200, body, [(b"content-type", media.encode()), *headers])
 
     # ---- bodies
 
