@@ -633,10 +633,11 @@ class ClickHouseReadings:
         try:
             columns = await self._columns("""
                 SELECT version(), (SELECT count() FROM system.parts WHERE active AND database = currentDatabase()),
-                    (SELECT count() FROM system.merges)""")
+                    (SELECT count() FROM system.merges), (SELECT count() FROM system.detached_parts)""")
         except (Unavailable, ClickHouseError) as error:
             return {"ok": False, "error": str(error)}
-        return {"ok": True, "version": columns[0][0], "parts": columns[1][0], "merges": columns[2][0]}
+        names = ("version", "parts", "merges", "set_aside")
+        return {"ok": True, **{name: column[0] for name, column in zip(names, columns, strict=True)}}
 
     async def dump(self, table: str, path: Path) -> None:
         def run(client: Client) -> None:

@@ -220,7 +220,7 @@ class Readings(Protocol):
         ...
 
     async def health(self) -> dict[str, Any]:
-        """`ok`, the engine's version, and parts waiting to be merged; never raises."""
+        """`ok`, the engine's version, parts, merges under way, parts that were not whole and are set aside; never raises."""
         ...
 
     async def close(self) -> None:
