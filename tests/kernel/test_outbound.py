@@ -180,3 +180,43 @@ def test_a_setting_that_cannot_be_read_is_an_error(text: str) -> None:
     with pytest.raises(Invalid) as error:
         outbound(outbound_allow=f"127.0.0.1,{text}")
     assert error.value.field == "outbound_allow"
+
+
+async def test_a_connection_that_the_peer_ended_or_spoke_on_is_not_used_again() -> None:
+    """A peer may close an idle connection, or send something that nobody asked for, at any time."""
+    extra: list[bytes] = [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"]
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(extra[connections % 2])
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    out = outbound(outbound_allow="127.0.0.1")
+    for number in range(1, 5):
+        assert (await out.request("GET", f"http://127.0.0.1:{port}/")).body == b"hi"
+        assert connections == number
+        await asyncio.sleep(0.1)
+    await out.close()
+    listener.close()
+
+
+async def test_connections_are_kept_to_so_many_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tulou.kernel.outbound.PEERS", 2)
+    out = outbound(outbound_allow="127.0.0.1")
+    async with server(OK) as (one, _), server(OK) as (two, _), server(OK) as (three, seen), server(OK, pause=0.3) as (slow, _):
+        slower = asyncio.create_task(out.request("GET", f"http://127.0.0.1:{slow}/"))
+        await asyncio.sleep(0.05)
+        for port in (one, two, three, one, two, three):
+            assert (await out.request("GET", f"http://127.0.0.1:{port}/")).body == b"hi"
+        assert len(out._pools) <= 3
+        assert (await slower).body == b"hi"
+        assert len(seen) == 2, "its connection was closed meanwhile"
+        await out.close()

@@ -16,8 +16,9 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpcore
@@ -32,7 +33,10 @@ METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "192.0.0.192"
 """Where clouds serve credentials outside the link-local range: Alibaba, Oracle, Amazon over IPv6."""
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 DEFAULT_PORTS = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
-CONNECTIONS = 512
+CONNECTIONS = 32
+"""Connections to one peer."""
+PEERS = 256
+"""Peers whose connections are kept; more than these only while all are in use."""
 
 
 class Refused(Invalid):
@@ -141,7 +145,8 @@ class Outbound:
         self._allow = rules(settings.outbound_allow, "outbound_allow")
         self._deny = rules(settings.outbound_deny, "outbound_deny")
         self._own = frozenset(settings.listening)
-        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._pools: OrderedDict[tuple[str, str, int], httpcore.AsyncConnectionPool] = OrderedDict()
+        self._tls: ssl.SSLContext | None = None
 
     def judge(self, host: str, address: Address, port: int) -> str | None:
         """Why a connection to `address`, which `host` means, is refused; None if it is allowed."""
@@ -204,11 +209,6 @@ class Outbound:
         Connections are kept alive. Raises `Refused`, `Unreachable`.
         """
         target = target_of(url)
-        if self._pool is None:
-            self._pool = httpcore.AsyncConnectionPool(
-                ssl_context=ssl.create_default_context(), max_connections=CONNECTIONS,
-                max_keepalive_connections=CONNECTIONS // 4, keepalive_expiry=30.0, network_backend=_Judged(self),
-            )
         own = {name.lower(): (name, value) for name, value in (headers or {}).items()}
         default = DEFAULT_PORTS[target.scheme] == target.port
         host = f"[{target.host}]" if ":" in target.host else target.host
@@ -223,15 +223,36 @@ class Outbound:
                 content=content,
             )
             async with asyncio.timeout(timeout):
-                return await self._exchange(request, limit)
+                return await self._exchange(await self._pool(target), request, limit)
         except TimeoutError:
             raise _unreachable(target, f"no answer within {timeout:g} s") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, ValueError) as error:
             raise _unreachable(target, f"{type(error).__name__}: {error}") from None
 
-    async def _exchange(self, request: httpcore.Request, limit: int) -> Response:
-        assert self._pool is not None
-        answer = await self._pool.handle_async_request(request)
+    async def _pool(self, target: Target) -> httpcore.AsyncConnectionPool:
+        """The connections to one peer. Each has its own: a pool looks at all of its connections for every request."""
+        key = target.scheme, target.host, target.port
+        pool = self._pools.get(key)
+        if pool is None:
+            self._tls = self._tls or ssl.create_default_context()
+            pool = self._pools[key] = httpcore.AsyncConnectionPool(
+                ssl_context=self._tls, max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS,
+                keepalive_expiry=30.0, network_backend=_Judged(self),
+            )
+            if len(self._pools) > PEERS:
+                await self._forget(key)
+        self._pools.move_to_end(key)
+        return pool
+
+    async def _forget(self, new: tuple[str, str, int]) -> None:
+        """Close the connections to the peer that was asked longest ago and is not being asked."""
+        for key, pool in self._pools.items():
+            if key != new and all(one.is_idle() for one in pool.connections):
+                del self._pools[key]
+                return await pool.aclose()
+
+    async def _exchange(self, pool: httpcore.AsyncConnectionPool, request: httpcore.Request, limit: int) -> Response:
+        answer = await pool.handle_async_request(request)
         body, complete = bytearray(), True
         try:
             async for part in answer.aiter_stream():
@@ -246,9 +267,8 @@ class Outbound:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            await pool.aclose()
+        while self._pools:
+            await self._pools.popitem()[1].aclose()
 
 
 class _Judged(httpcore.AsyncNetworkBackend):
@@ -256,23 +276,86 @@ class _Judged(httpcore.AsyncNetworkBackend):
 
     def __init__(self, outbound: Outbound) -> None:
         self.outbound = outbound
-        self.network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        failure: Exception | None = None
+        failure: OSError | None = None
         for address in await self.outbound.addresses(host, port):
             try:
-                return await self.network.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                return await _Stream.open(address, port)
+            except OSError as error:
                 failure = error
-        assert failure is not None
-        raise failure
+        raise httpcore.ConnectError(failure)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class _Reader(asyncio.StreamReader):
+    """Knows whether there is anything to read: bytes, or the end."""
+
+    waiting, ended = 0, False
+
+    def feed_data(self, data: Any) -> None:
+        self.waiting += len(data)
+        super().feed_data(data)
+
+    def feed_eof(self) -> None:
+        self.ended = True
+        super().feed_eof()
+
+    async def read(self, n: int = -1) -> bytes:
+        data = await super().read(n)
+        self.waiting -= len(data)
+        return data
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection on asyncio's own streams, which cost half of httpcore's; its time is bounded by the request's."""
+
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, address: str, port: int) -> _Stream:
+        """Raises `OSError`."""
+        loop, reader = asyncio.get_running_loop(), _Reader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.create_connection(lambda: protocol, address, port)
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            return await self.reader.read(max_bytes)
+        except OSError as error:
+            raise httpcore.ReadError(error) from None
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            self.writer.write(buffer)
+            await self.writer.drain()
+        except OSError as error:
+            raise httpcore.WriteError(error) from None
+
+    async def aclose(self) -> None:
+        self.writer.close()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            await self.writer.start_tls(ssl_context, server_hostname=server_hostname)
+        except OSError as error:
+            raise httpcore.ConnectError(error) from None
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """`is_readable`: whether an idle connection has ended, or has something to say that nobody asked for."""
+        if info == "is_readable":
+            return self.reader.ended or self.reader.waiting > 0
+        return self.writer.get_extra_info(info)
 
 
 def rules(text: str, name: str) -> list[_Rule]:
