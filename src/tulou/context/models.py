@@ -42,6 +42,10 @@ entities = sa.Table(
         postgresql_where=sa.text("types IS NOT NULL"),
     ),
     sa.Index(
+        "ix_entities_extents", "west", "east", "south", "north", sqlite_where=sa.text("west IS NOT NULL"),
+        postgresql_where=sa.text("west IS NOT NULL"),
+    ),
+    sa.Index(
         "ix_entities_expires_at", "expires_at", sqlite_where=sa.text("expires_at IS NOT NULL"),
         postgresql_where=sa.text("expires_at IS NOT NULL"),
     ),

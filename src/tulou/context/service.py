@@ -425,6 +425,11 @@ class ContextService:
             shape = "CASE WHEN e.west IS NULL THEN NULL ELSE e.doc" + ("::text END" if store.postgres else " END")
         else:
             shape = "e.doc::text" if store.postgres else "e.doc"
+        if by_column and wanted.box is not None and selection.snapshot is None:
+            near = store.near(cursor, wanted.box, GEO_CHUNK)
+            if near is not None:
+                among, own = store.among("e.no", near)
+                condition, parameters = f"{among} AND {condition}", [*own, *parameters]
         sql = store.sql(
             f"SELECT e.no,e.lon,e.lat,{shape} FROM {selection.table} e WHERE {condition} AND e.no {'>' if forward else '<'} ? "
             f"ORDER BY e.no {'' if forward else 'DESC'} LIMIT {GEO_CHUNK}"

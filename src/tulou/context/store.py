@@ -117,6 +117,21 @@ class Store:
         row = cursor.execute(self.sql(self.one), (entity_id, org)).fetchone()
         return Row(*row) if row else None
 
+    def near(self, cursor: Any, box: tuple[float, float, float, float], most: int) -> list[int] | None:
+        """Numbers of the entities, of anybody, whose bounding boxes meet `box` (west, south, east, north), ascending;
+        None for more than `most`."""
+        west, south, east, north = box
+        found: set[int] = set()
+        for condition, values in (
+            ("lon BETWEEN ? AND ? AND lat BETWEEN ? AND ?", (west, east, south, north)),
+            ("west IS NOT NULL AND west <= ? AND east >= ? AND south <= ? AND north >= ?", (east, west, north, south)),
+        ):
+            sql = self.sql(f"SELECT no FROM entities WHERE {condition} LIMIT ?")
+            found.update(row[0] for row in cursor.execute(sql, (*values, most + 1)).fetchall())
+            if len(found) > most:
+                return None
+        return sorted(found)
+
     def get_many(self, cursor: Any, ids: Sequence[str], org: str) -> dict[str, Row]:
         """Entities of one organisation by id."""
         found: dict[str, Row] = {}
