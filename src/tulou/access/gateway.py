@@ -189,10 +189,10 @@ class Connection(Peer):
                 self.send(mqtt.pubcomp(event.id))
         elif kind is mqtt.Subscribe:
             self.send(mqtt.suback(event.id, [
-                min(qos, 1) if GRANTED.fullmatch(topic) else 0x80 for topic, qos in event.filters
+                min(options & 3, 1) if GRANTED.fullmatch(topic) else mqtt.NOT_ALLOWED for topic, options in event.filters
             ], self.level))
         elif kind is mqtt.Unsubscribe:
-            self.send(mqtt.unsuback(event.id, len(event.filters), self.level))
+            self.send(mqtt.unsuback(event.id, bytes(len(event.filters)), self.level))
         else:
             if not event.with_will:
                 self.will = None
