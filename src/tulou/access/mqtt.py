@@ -431,7 +431,7 @@ class _Fields:
                 values[number] = fields.length()
             else:
                 values[number] = int.from_bytes(fields.take({"byte": 1, "two": 2, "four": 4}[form]))
-            value = values.get(number)
+            value: Any = values.get(number)
             if (number in _FLAGS and value > 1) or (number in _POSITIVE and not value):
                 raise ProtocolError("5.0 2.2.2.2", f"property {number:#x} of {self.name} is {value}")
             if number == 0x08 and ("+" in value or "#" in value or not value):
