@@ -58,6 +58,7 @@ class App:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, level: int) -> None:
         self.reader, self.writer, self.level = reader, writer, level
+        self.early: list[tuple[int, bytes]] = []
 
     @classmethod
     async def connect(cls, port: int, client_id: str, *, level: int = 5, patience: float = 20, **more: Any) -> App:
@@ -102,10 +103,11 @@ class App:
             if head == 0x90:
                 return body[3 if self.level == 5 else 2 :]
             assert head >> 4 == 3, head
+            self.early.append((head, body))
 
     async def message(self, patience: float = 20) -> tuple[str, bytes, int, int]:
         """The next message: topic, payload, first byte, packet id; acknowledged if QoS 1."""
-        head, body = await self.packet(patience)
+        head, body = self.early.pop(0) if self.early else await self.packet(patience)
         assert head >> 4 == 3, (head, body)
         return self.read(head, body)
 
@@ -125,13 +127,17 @@ class App:
     async def publish(self, topic: str, payload: bytes, qos: int = 1, number: int = 1, **more: Any) -> int:
         """Published and acknowledged (QoS 1); the reason code."""
         self.send(mqtt.publish(topic.encode(), payload, qos, number.to_bytes(2) if qos else b"", level=self.level, **more))
-        if qos == 1:
+        while qos == 1:
             head, body = await self.packet()
-            assert head == 0x40, (head, body)
-            return body[2] if len(body) > 2 else 0
+            if head >> 4 != 3:
+                assert head == 0x40, (head, body)
+                return body[2] if len(body) > 2 else 0
+            self.early.append((head, body))
         return 0
 
     async def silent(self) -> bool:
+        if self.early:
+            return False
         try:
             await self.packet(0.4)
         except TimeoutError:

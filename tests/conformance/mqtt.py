@@ -71,6 +71,10 @@ async def serve(home: Path, port: int) -> None:
     await nats.stop()
 
 
+PATIENCE = 60.0
+"""Seconds of silence after which a test is given up."""
+
+
 def start(broker: str, home: Path, port: int) -> subprocess.Popen[bytes]:
     """The broker, once it listens."""
     if broker == "mosquitto":
@@ -92,29 +96,47 @@ def start(broker: str, home: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 def run(suite: Path, version: str, port: int, names: list[str]) -> dict[str, tuple[str, str]]:
-    """Test -> (ok, FAIL or ERROR; the last line of its traceback)."""
+    """Test -> (ok, FAIL or ERROR; the last line of its traceback). A test that does not end is given up, and the others
+    are run without it."""
     folder = suite / "interoperability"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", RUN, FILES[version], str(port), *names], cwd=folder, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, timeout=600, check=False,
-        )
-        out = done.stdout.decode(errors="replace")
-    except subprocess.TimeoutExpired as late:
-        out = (late.stdout or b"").decode(errors="replace")
+    if not names:
+        text = (folder / FILES[version]).read_text("utf-8")
+        names = [f"Test.{name}" for name in sorted(re.findall(r"^    def (test\w+)\(", text, re.MULTILINE))]
     found: dict[str, tuple[str, str]] = {}
-    for name in re.findall(r"^(\w+) \(__main__\.Test", out, re.MULTILINE):
-        found[name] = ("FAIL", "did not end")
-    for name, rest in re.findall(r"^(\w+) \(__main__\.Test[^)]*\) \.\.\. (.*?)(?=^\w+ \(__main__|^=====|^-----|\Z)", out,
-                                 re.MULTILINE | re.DOTALL):
-        if re.search(r"\bok\s*$", rest.strip()):
-            found[name] = ("ok", "")
-    for kind, name, text in re.findall(r"^(FAIL|ERROR): (\w+) .*?\n(.*?)(?=^=====|^Ran )", out,
-                                       re.MULTILINE | re.DOTALL):
+    left = names
+    while left:
+        with tempfile.TemporaryFile() as out:
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-c", RUN, FILES[version], str(port), *left], cwd=folder, stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+            size, since = 0, time.monotonic()
+            while process.poll() is None and time.monotonic() - since < PATIENCE:
+                time.sleep(0.5)
+                if os.fstat(out.fileno()).st_size != size:
+                    size, since = os.fstat(out.fileno()).st_size, time.monotonic()
+            process.kill()
+            process.wait()
+            out.seek(0)
+            told = out.read().decode(errors="replace")
+        before = len(found)
+        found.update(results(told))
+        left = [name for name in left if name.removeprefix("Test.") not in found]
+        if len(found) == before:
+            found["the suite itself"] = ("ERROR", told[-500:])
+            break
+    return found
+
+
+def results(told: str) -> dict[str, tuple[str, str]]:
+    """What `unittest` said of each test."""
+    found: dict[str, tuple[str, str]] = {}
+    parts = re.split(r"^(test\w*) \(__main__\.Test[^)]*\)", told.split("\n=====")[0].split("\n-----")[0], flags=re.MULTILINE)
+    for name, rest in zip(parts[1::2], parts[2::2], strict=True):
+        found[name] = ("ok", "") if re.search(r"\bok\s*$", rest) else ("FAIL", "did not end")
+    for kind, name, text in re.findall(r"^(FAIL|ERROR): (\w+) .*?\n(.*?)(?=^=====|^Ran )", told, re.MULTILINE | re.DOTALL):
         lines = [line for line in text.splitlines() if line.strip("- ")]
         found[name] = (kind, lines[-1] if lines else "")
-    if not found:
-        found["the suite itself"] = ("ERROR", out[-500:])
     return found
 
 

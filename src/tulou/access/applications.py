@@ -102,11 +102,16 @@ class Applications:
                     found[name] = await self.rights(actor)
         return found
 
+    @operation(WRITE)
+    async def writes(self, actor: Actor) -> bool:
+        """Whether the actor may publish to topics of its organisation."""
+        return self.policy.allows(actor, WRITE, actor.org)
+
     @operation(READ)
     async def rights(self, actor: Actor) -> dict[str, Any]:
         """What the actor may at the MQTT door, as `rights_of` reads it. Raises `Forbidden` if he may nothing there."""
         telemetry = self.policy.visible(actor, TELEMETRY)
-        write = self.policy.allows(actor, WRITE, actor.org)
+        write = await self.writes(actor)
         read = self.policy.allows(actor, READ, actor.org)
         if not (read or write or telemetry):
             self.policy.require(actor, READ, actor.org)

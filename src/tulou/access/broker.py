@@ -131,7 +131,7 @@ class Application:
         other = broker.applications.get(key)
         if other is not None:
             other.connection.close("taken over by a new connection [MQTT-3.1.4-3]", mqtt.TAKEN_OVER)
-            other.leave(taken_over=True)
+            other.leave()
         found = broker.sessions.get(key)
         if found is not None and (connect.clean or found.until <= time.time()):
             broker.end(found)
@@ -174,7 +174,7 @@ class Application:
         self.pump()
         broker.recover_groups(session)
 
-    def leave(self, taken_over: bool = False) -> None:
+    def leave(self) -> None:
         """The connection is gone: the session goes on without it, or ends (4.1), and its will is due (3.1.2.5)."""
         broker = self.broker
         session = getattr(self, "session", None)
@@ -194,7 +194,7 @@ class Application:
                 broker.will_later(session, delay)
             else:
                 broker.publish_will(session)
-        if session.expiry and not (taken_over and session.expiry == 0):
+        if session.expiry:
             session.until = time.time() + session.expiry if session.expiry != NEVER else float("inf")
             broker.save(session)
         else:
@@ -339,6 +339,8 @@ class Application:
 
     def _answer(self, kind: int, packet_id: bytes) -> None:
         answer = mqtt.pubacks([packet_id]) if kind == 4 else mqtt.pubrecs([packet_id])
+        if not self.entered:
+            return
         if self.saving:
             self.hold(answer)
         else:

@@ -170,8 +170,15 @@ class Connection(Peer):
             if reason and self.level == 5 and (self.identity is not None or self.application is not None):
                 self.send(mqtt.disconnect(reason, why if self.application is not None else ""))
             log.debug("closing %s %r: %s", self.peer, self.client_id, why)
-            self.transport.close()
             self.gateway.closing(self)
+            if self.application is not None:
+                self.application.leave()
+                if reason and self.level == 5 and self.transport.can_write_eof():
+                    # Bytes that arrive at a closed socket would take the DISCONNECT away from the client.
+                    self.transport.write_eof()
+                    self.transport.resume_reading()
+                    return
+            self.transport.close()
 
     # Packets
 
