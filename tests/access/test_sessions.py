@@ -173,7 +173,7 @@ def test_whatever_happens_the_record_says_what_is_left(steps: list[tuple[str, in
             session.acknowledged(client, {"puback": 4, "pubrec": 5, "pubcomp": 7}[what], first, 0)
             if first not in session.inflight:
                 done.add(at)
-    again = Session.from_record(session.record(position, {}))
+    again = Session.from_record(session.record(position, position, {}))
     left = {d.position for d in again.inflight.values()} | set(range(again.position + 1, position + 1))
     assert done | left == set(range(1, position + 1))
     assert not done & {d.position for d in again.inflight.values()}

@@ -34,7 +34,7 @@ from tulou.access.sessions import (
     Message,
     Session,
     Subscription,
-    record_head,
+    record_written,
 )
 from tulou.access.topics import LEVELS, Names, Subscriptions, matches, shared
 from tulou.kernel.bus import Bus
@@ -52,7 +52,7 @@ SUBSCRIPTIONS = 1000
 """Of one session."""
 RETAINED_TOPICS, RETAINED_BYTES = 10_000, 32 << 20
 """Of one topic space."""
-SESSIONS_HERE = 100_000
+SESSIONS_HERE, SESSIONS_OF_SPACE = 100_000, 10_000
 CATCHING_UP = 4
 """Sessions that read the log at the same time."""
 REFRESH = 60.0
@@ -64,13 +64,14 @@ class Space:
     """A topic space: who subscribed to what, the shared subscriptions, the retained messages. `head` is the last position
     that was dispatched, `written` the last that this gateway wrote."""
 
-    __slots__ = ("groups", "head", "name", "retained", "retained_bytes", "subscriptions", "written")
+    __slots__ = ("groups", "head", "name", "retained", "retained_bytes", "sessions", "subscriptions", "written")
 
     def __init__(self, name: str, head: int) -> None:
         self.name = name
         self.head = self.written = head
         self.subscriptions: Subscriptions[bytes, tuple[Session | Group, Subscription | None]] = Subscriptions()
         self.groups: dict[str, Group] = {}
+        self.sessions = 0
         self.retained: Names[Message] = Names()
         self.retained_bytes = 0
 
@@ -85,6 +86,13 @@ class Space:
         if message.payload:
             self.retained.set(message.topic, message)
             self.retained_bytes += message.size
+
+    def forget_expired(self, now: float) -> None:
+        """Take retained messages away that have expired."""
+        for message in [m for wanted in (b"#", b"$SYS/#") for m in self.retained.match(wanted)]:
+            if message.expires and message.expires <= now:
+                self.retained_bytes -= message.size
+                self.retained.delete(message.topic)
 
 
 class Application:
@@ -136,12 +144,14 @@ class Application:
         if found is not None and (connect.clean or found.until <= time.time()):
             broker.end(found)
             found = None
-        if found is None and len(broker.sessions) >= SESSIONS_HERE:
+        if found is None and (len(broker.sessions) >= SESSIONS_HERE or space.sessions >= SESSIONS_OF_SPACE):
             raise Refused("会话过多，请稍后重试 (too many sessions; try again later)", later=True)
         self.session = session = found or fresh
         broker.applications[key] = self
-        broker.sessions[key] = session
-        if found is not None:
+        if found is None:
+            broker.sessions[key] = session
+            space.sessions += 1
+        else:
             await broker.restore(session)
             if not self.there:
                 return
@@ -233,7 +243,7 @@ class Application:
                 self.broker.dirty.add(session.key)
         if not session.live and session.hungry and self.entered:
             self.broker.catch_up(session)
-        if session.groups or any(s.share for s in session.subscriptions.values()):
+        if session.shares:
             self.broker.deal(session)
 
     # Packets
@@ -292,16 +302,14 @@ class Application:
             if run.qos:
                 number = int.from_bytes(run.ids[place])
                 if run.qos == 2 and number in session.received:
-                    if run.dup or not session.received[number]:
-                        if session.received[number]:
-                            self._answer(5, run.ids[place])
-                        continue
-                    del session.received[number]  # used anew by a client that forgot: the repeat was released before
+                    if session.received[number]:  # else PUBREC comes when the first one is durable
+                        self._answer(5, run.ids[place])
+                    continue
                 if five and self.pending + len(session.received) >= RECEIVE_MAXIMUM:
                     connection.close("more than Receive Maximum under way [5.0 3.3.4]", mqtt.OVER_RECEIVE_MAXIMUM)
                     return False
             reason = 0 if allowed else mqtt.NOT_ALLOWED
-            if allowed and run.retain and payload and broker.over_quota(session.space, topic):
+            if allowed and run.retain and payload and broker.over_quota(session.space, topic, len(payload)):
                 reason = mqtt.QUOTA
             if reason:
                 if run.qos and five:
@@ -331,11 +339,16 @@ class Application:
         return True
 
     def released(self, qos: int, packet_id: bytes, size: int) -> None:
-        """A message is durable."""
+        """A message is durable. PUBREC goes to whoever stands for the session by now."""
         self.connection.release(size)
-        if qos:
-            self.pending -= qos == 1
-            self._answer(4 if qos == 1 else 5, packet_id)
+        if qos == 1:
+            self.pending -= 1
+            self._answer(4, packet_id)
+        elif qos == 2 and (number := int.from_bytes(packet_id)) in self.session.received:
+            self.session.received[number] = True
+            now = self.broker.applications.get(self.session.key)
+            if now is not None and now.session is self.session:
+                now._answer(5, packet_id)
 
     def _answer(self, kind: int, packet_id: bytes) -> None:
         answer = mqtt.pubacks([packet_id]) if kind == 4 else mqtt.pubrecs([packet_id])
@@ -392,7 +405,7 @@ class Application:
             before = session.subscribe(made)
             broker.subscribed(session, made)
             codes.append(qos)
-            if not house and made.share is None and (made.handling == 0 or (made.handling == 1 and before is None)):
+            if not house and not made.share and (made.handling == 0 or (made.handling == 1 and before is None)):
                 retained += [(message, made) for message in space.retained.match(wanted.encode())]
         answer = mqtt.suback(packet.id, codes, self.connection.level)
         if session.expiry:
@@ -438,6 +451,7 @@ class Broker:
         self.dispatched = self.delivered = 0
         self.log = MessageLog(bus, self._released, self._press)
         self._follower: Follower
+        self._retained_room = 0
         self._telemetry: Follower | None = None
         self._saves: dict[bytes, None] = {}
         self._saving = False
@@ -464,7 +478,7 @@ class Broker:
         self.ready = True
         for what in ("tokens", "organisations"):
             await self.bus.on_changed(what, self._changed)
-        self.log.spawn(self._keep_rights())
+        self.gateway.spawn(self._keep_rights())
 
     def _changed(self, _key: str) -> None:
         self._recheck.set()
@@ -473,31 +487,30 @@ class Broker:
         self.spaces.clear()
         self.sessions.clear()
         last = (await self.bus.js.stream_info(LOG)).state.last_seq
-        await self.bus.js.stream_info(RETAINED)
+        self._retained_room = ((await self.bus.js.stream_info(RETAINED)).config.max_bytes or 0) // 2
         await self.bus.js.stream_info(SESSIONS)
         self.head = last << 16 | PLACES
         records: dict[str, bytes] = {}
         mine = f"{SUBJECTS[SESSIONS]}.{self.gateway.config.name}.>"
         async for _, subject, data in messages.read(self.bus, SESSIONS, mine):
             records[subject] = data
-        there: dict[bytes, Session] = {}
-        heads: list[int] = []
+        there: dict[bytes, tuple[Session, int]] = {}
         for data in records.values():
             if not data:
                 continue
             try:
                 session = Session.from_record(data)
-                head = record_head(data)
+                written = record_written(data)
             except Exception:
                 log.exception("a session's record cannot be read")
                 continue
             self.sessions[session.key] = session
+            self.space(session.space).sessions += 1
             self._saved_at[session.key] = 0.0
             if not session.until:
-                there[session.key] = session
-                heads.append(head)
-        if heads:
-            await self._received_since(there, min(heads))
+                there[session.key] = session, written
+        if there:
+            await self._received_since(there)
         async for _, subject, data in messages.read(self.bus, RETAINED, f"{SUBJECTS[RETAINED]}.>"):
             if data:
                 self.space(subject.split(".")[3]).retain(messages.decode_retained(data))
@@ -517,30 +530,25 @@ class Broker:
             elif not session.expiry:
                 self.end(session)
 
-    async def _received_since(self, there: dict[bytes, Session], head: int) -> None:
+    async def _received_since(self, there: dict[bytes, tuple[Session, int]]) -> None:
         """Messages of QoS 2 that were taken after the records of their publishers' sessions were made: their repeats must
         be known (4.3.3)."""
-        async for sequence, _, data in messages.read(self.bus, LOG, f"{SUBJECTS[LOG]}.>", head >> 16):
+        start = min(written for _, written in there.values()) >> 16
+        async for sequence, _, data in messages.read(self.bus, LOG, f"{SUBJECTS[LOG]}.>", start):
             for message, number in messages.decode(sequence, data):
-                session = there.get(message.source) if number else None
-                if session is not None and message.position > head:
-                    session.received[number] = True
+                found = there.get(message.source) if number else None
+                if found is not None and message.position > found[1]:
+                    found[0].received[number] = True
 
     def _regroup(self) -> None:
         """Shared subscriptions as the sessions' records have them. They go on where the records of clients that were
         there agree that all was dealt out, which may deal a message out again and loses none."""
         known: dict[tuple[str, str], list[tuple[bool, int]]] = {}
         for session in self.sessions.values():
-            for wanted, subscription in session.subscriptions.items():
-                if subscription.share is not None:
-                    space = self.space(session.space)
-                    group = space.groups.get(wanted)
-                    if group is None:
-                        group = space.groups[wanted] = Group(wanted, space.head)
-                        space.subscriptions.add(group.wanted, wanted.encode(), (group, None))
-                    group.members[session.key] = (session, subscription)
-                    at = session.groups.get(wanted, self.head)
-                    known.setdefault((session.space, wanted), []).append((not session.until, at))
+            for wanted, subscription in session.shares.items():
+                self.subscribed(session, subscription)
+                at = session.groups.get(wanted, self.head)
+                known.setdefault((session.space, wanted), []).append((not session.until, at))
         for (name, wanted), places in known.items():
             group = self.space(name).groups[wanted]
             there = [at for present, at in places if present]
@@ -654,7 +662,7 @@ class Broker:
         if subscription.filter.startswith(HOUSE):
             self.house.add(subscription.filter.encode(), session.key, session)
             return
-        if subscription.share is None:
+        if not subscription.share:
             space.subscriptions.add(
                 subscription.filter.encode(), session.key + subscription.filter.encode(), (session, subscription)
             )
@@ -670,7 +678,7 @@ class Broker:
         wanted = subscription.filter
         if wanted.startswith(HOUSE):
             self.house.remove(wanted.encode(), session.key)
-        elif subscription.share is None:
+        elif not subscription.share:
             space.subscriptions.remove(wanted.encode(), session.key + wanted.encode())
         else:
             group = space.groups.get(wanted)
@@ -683,7 +691,7 @@ class Broker:
     def part(self, session: Session) -> None:
         """The client is gone: only shared subscriptions remember the session."""
         for subscription in session.subscriptions.values():
-            if subscription.share is None:
+            if not subscription.share:
                 self.unsubscribed(session, subscription)
         space = self.space(session.space)
         for delivery in session.park(space.head):
@@ -714,9 +722,10 @@ class Broker:
             self._send_will(session)
         for subscription in list(session.subscriptions.values()):
             self.unsubscribed(session, subscription)
-        self.sessions.pop(session.key, None)
-        self.dirty.discard(session.key)
         space = self.space(session.space)
+        if self.sessions.pop(session.key, None) is not None:
+            space.sessions -= 1
+        self.dirty.discard(session.key)
         for delivery in session.inflight.values():
             if delivery.share and delivery.state < 2 and delivery.qos == 1 and delivery.message is not None:
                 self._redeal(space, delivery.share, delivery.message)
@@ -762,9 +771,9 @@ class Broker:
             space = self.space(session.space)
             groups = {
                 wanted: space.head if group.live else group.position
-                for wanted in session.subscriptions if (group := space.groups.get(wanted)) is not None
+                for wanted in session.shares if (group := space.groups.get(wanted)) is not None
             }
-            await self.log.publish(subject, session.record(space.head, groups))
+            await self.log.publish(subject, session.record(space.head, max(space.head, space.written), groups))
         if held and application is not None and application.there:
             application.saving = False
             application.write(b"".join(held))
@@ -801,11 +810,21 @@ class Broker:
             session.space, (will.topic, will.payload, will.qos | will.retain << 2, kept, expires, session.key, 0), None
         )
 
-    def over_quota(self, space: str, topic: bytes) -> bool:
-        """Whether a new retained topic is too much for the topic space."""
-        found = self.space(space)
-        full = len(found.retained) >= RETAINED_TOPICS or found.retained_bytes >= RETAINED_BYTES
-        return full and found.retained.get(topic) is None
+    def over_quota(self, name: str, topic: bytes, size: int) -> bool:
+        """Whether one more retained message is too much for the topic space, or for the stream that keeps them."""
+        space = self.space(name)
+        before = space.retained.get(topic)
+        if before is not None and size <= len(before.payload):
+            return False
+        for attempt in (1, 2):
+            everyone = sum(other.retained_bytes for other in self.spaces.values())
+            if len(space.retained) < RETAINED_TOPICS and (
+                space.retained_bytes + size < RETAINED_BYTES and everyone + size < self._retained_room
+            ):
+                return False
+            if attempt == 1:
+                space.forget_expired(time.time())
+        return True
 
     # Messages
 
@@ -817,8 +836,6 @@ class Broker:
         for receipt in receipts:
             if receipt is not None:
                 application, qos, packet_id, size = receipt
-                if qos == 2 and packet_id and (number := int.from_bytes(packet_id)) in application.session.received:
-                    application.session.received[number] = True
                 application.released(qos, packet_id, size)
         answering, self.answering = self.answering, []
         write_answers(answering)
@@ -870,7 +887,7 @@ class Broker:
         """Let a session that is behind read the log, if it does not yet."""
         if session.key not in self._catching:
             self._catching.add(session.key)
-            self.log.spawn(self._catch_up(session))
+            self.gateway.spawn(self._catch_up(session))
 
     async def _catch_up(self, session: Session) -> None:
         """Read the log from the session's position until it is full, gone, or has arrived at the head."""
@@ -929,12 +946,12 @@ class Broker:
     def deal(self, session: Session) -> None:
         """Let the session's shared subscriptions that wait for a client with room go on."""
         space = self.space(session.space)
-        for wanted, subscription in session.subscriptions.items():
-            group = space.groups.get(wanted) if subscription.share is not None else None
+        for wanted in session.shares:
+            group = space.groups.get(wanted)
             key = (space.name + "/" + wanted).encode()
             if group is not None and not group.live and key not in self._catching and session.hungry:
                 self._catching.add(key)
-                self.log.spawn(self._deal(space, group, key))
+                self.gateway.spawn(self._deal(space, group, key))
 
     async def _deal(self, space: Space, group: Group, key: bytes) -> None:
         touched: dict[bytes, None] = {}

@@ -175,9 +175,10 @@ class Connection(Peer):
                 self.application.leave()
                 if reason and self.level == 5 and self.transport.can_write_eof():
                     # Bytes that arrive at a closed socket would take the DISCONNECT away from the client.
-                    self.transport.write_eof()
-                    self.transport.resume_reading()
-                    return
+                    with contextlib.suppress(OSError, RuntimeError):
+                        self.transport.write_eof()
+                        self.transport.resume_reading()
+                        return
             self.transport.close()
 
     # Packets
@@ -462,9 +463,13 @@ class Gateway:
             server.close()
         for connection in list(self.connections):
             connection.pause(PRESSURE)
-        await asyncio.gather(self.ingestor.close(), self.broker.close(), *(door.close() for door in self.doors))
+        await asyncio.gather(self.ingestor.close(), self.broker.log.drain(), *(door.close() for door in self.doors))
         for connection in list(self.connections):
             connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
+        await self.broker.close()
+        for connection in list(self.connections):
+            if connection.transport is not None:
+                connection.transport.close()
         await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()

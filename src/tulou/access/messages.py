@@ -182,10 +182,14 @@ class MessageLog:
                 self.failing = ""
                 return int(done.seq)
 
-    async def close(self, timeout: float = 5.0) -> None:
-        """Write what waits, up to `timeout` seconds; what is not durable then was not acknowledged."""
+    async def drain(self, timeout: float = 5.0) -> None:
+        """Write what waits, up to `timeout` seconds."""
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=timeout)
+
+    async def close(self) -> None:
+        """As `drain`; what is not durable then was not acknowledged."""
+        await self.drain()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -70,8 +70,8 @@ class Subscription:
     since: int
 
     @property
-    def share(self) -> tuple[str, str] | None:
-        return shared(self.filter)
+    def share(self) -> bool:
+        return self.filter.startswith("$share/")
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ class Session:
     `position`. `expiry` is in seconds; `until` is when it ends, 0 while the client is there."""
 
     __slots__ = ("client_id", "expiry", "filters", "groups", "inflight", "key", "live", "next_id", "owner", "position",
-                 "queue", "queue_bytes", "received", "space", "subscriptions", "until", "will", "will_at")
+                 "queue", "queue_bytes", "received", "shares", "space", "subscriptions", "until", "will", "will_at")
 
     def __init__(self, space: str, owner: str, client_id: str, position: int) -> None:
         self.space, self.owner, self.client_id = space, owner, client_id
@@ -149,7 +149,8 @@ class Session:
         self.queue_bytes = 0
         self.inflight: dict[int, Delivery] = {}
         self.received: dict[int, bool] = {}
-        """Packet ids of QoS 2 that the client has not released; True of those known from before it came back."""
+        """Packet ids of QoS 2 that the client has not released, and whether their messages are durable."""
+        self.shares: dict[str, Subscription] = {}
         self.groups: dict[str, int] = {}
         """Shared subscriptions and how far they were dealt out, as read from the record."""
         self.live = False
@@ -166,7 +167,9 @@ class Session:
         if before is not None:
             subscription.since = before.since
         self.subscriptions[subscription.filter] = subscription
-        if subscription.share is None:
+        if subscription.share:
+            self.shares[subscription.filter] = subscription
+        else:
             self.filters.add(subscription.filter.encode(), subscription.filter, subscription)
         return before
 
@@ -174,6 +177,7 @@ class Session:
         """Take the subscription away; None if there is none."""
         before = self.subscriptions.pop(wanted, None)
         if before is not None:
+            self.shares.pop(wanted, None)
             self.filters.remove(wanted.encode(), wanted)
         return before
 
@@ -209,7 +213,7 @@ class Session:
             return True
         if self.full:
             return False
-        share = "" if subscriptions[0].share is None else subscriptions[0].filter
+        share = subscriptions[0].filter if subscriptions[0].share else ""
         self._queue(Delivery(
             message.position, message, min(qos, message.qos), message.retain and as_published, identifiers, share
         ))
@@ -336,9 +340,9 @@ class Session:
 
     # The record
 
-    def record(self, head: int, groups: dict[str, int]) -> bytes:
-        """The session as it is kept. `head` is how far the log was matched by now, `groups` how far shared subscriptions
-        were dealt out."""
+    def record(self, head: int, written: int, groups: dict[str, int]) -> bytes:
+        """The session as it is kept. `head` is how far the log was matched by now, `written` the last position that is in
+        `received` if it has to be, `groups` how far shared subscriptions were dealt out."""
         position = head if self.live else self.position
         out = []
         first = 0
@@ -356,7 +360,7 @@ class Session:
         will = self.will
         packed: bytes = msgpack.packb({
             "v": 1, "space": self.space, "owner": self.owner, "client_id": self.client_id, "expiry": self.expiry,
-            "until": self.until, "position": position, "head": head, "next_id": self.next_id,
+            "until": self.until, "position": position, "written": written, "next_id": self.next_id,
             "subscriptions": [
                 [s.filter, s.qos, s.no_local, s.as_published, s.handling, s.identifier, s.since]
                 for s in self.subscriptions.values()
@@ -399,10 +403,10 @@ class Session:
         return session
 
 
-def record_head(data: bytes) -> int:
-    """How far the log was matched when the record was made."""
-    head: int = msgpack.unpackb(data)["head"]
-    return head
+def record_written(data: bytes) -> int:
+    """`written` of a record."""
+    written: int = msgpack.unpackb(data)["written"]
+    return written
 
 
 class Group:
