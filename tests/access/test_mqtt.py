@@ -138,8 +138,8 @@ def test_what_the_server_sends() -> None:
     assert mqtt.connack(0) == b"\x20\x02\x00\x00"
     assert mqtt.connack(5) == b"\x20\x02\x00\x05"
     assert mqtt.connack(5, 5) == b"\x20\x03\x00\x87\x00"
-    assert mqtt.suback(b"\0\7", [1, 0x80], 5) == b"\x90\x05\x00\x07\x00\x01\x87"
-    assert mqtt.unsuback(b"\0\7", 2, 5) == b"\xb0\x05\x00\x07\x00\x00\x00"
+    assert mqtt.suback(b"\0\7", [1, 0x87], 5) == b"\x90\x05\x00\x07\x00\x01\x87"
+    assert mqtt.unsuback(b"\0\7", [0, 0], 5) == b"\xb0\x05\x00\x07\x00\x00\x00"
     assert mqtt.disconnect(mqtt.TAKEN_OVER) == b"\xe0\x01\x8e"
     assert mqtt.pubacks([b"\0\1", b"\0\2"]) == b"\x40\x02\x00\x01\x40\x02\x00\x02"
     assert mqtt.pubrecs([b"\0\1"]) == b"\x50\x02\x00\x01"
@@ -154,7 +154,11 @@ def test_what_the_server_sends() -> None:
 @pytest.mark.parametrize(("data", "rule"), [
     (b"\x32\x08\x00\x01a\x00\x01\x05\x01x", "2.2.3"),  # properties end too early
     (b"\x32\x08\x00\x01a\x00\x01\x02\x7f\x00", "5.0 2.2.2.2"),  # no such property
-    (b"\x32\x09\x00\x01a\x00\x01\x03\x23\x00\x01", "5.0 2.2.2.2"),  # a topic alias, which was not offered
+    (b"\x32\x06\x00\x00\x00\x01\x00x", "5.0 MQTT-3.3.2-8"),  # neither topic nor alias
+    (b"\x32\x08\x00\x01a\x00\x01\x02\x01\x02", "5.0 2.2.2.2"),  # payload format 2
+    (b"\x32\x0a\x00\x01a\x00\x01\x04\x08\x00\x01#", "5.0 MQTT-3.3.2-14"),
+    (b"\x82\x09\x00\x01\x02\x0b\x00\x00\x01a\x00", "5.0 2.2.2.2"),  # subscription identifier 0
+    (b"\x82\x10\x00\x01\x00\x00\x0a$share/g/a\x04", "5.0 MQTT-3.8.3-4"),
     (b"\x32\x0a\x00\x01a\x00\x01\x04\x01\x00\x01\x00", "5.0 2.2.2.2"),  # twice the same
     (b"\x32\x09\x00\x01a\x00\x01\xff\xff\xff\xff", "5.0 MQTT-1.5.5-1"),
     (b"\x32\x05\x00\x01a\x00\x01", "2.2.3"),  # no property length
@@ -174,7 +178,7 @@ def test_packets_of_5_0() -> None:
     )
     expected = [
         ("publish", b"t", 1, False, False, b"\0\1", b"1"), ("publish", b"t", 1, False, False, b"\0\2", b"2"),
-        mqtt.Ack(4, b"\0\3"), mqtt.Ack(6, b"\0\4"), mqtt.Ack(6, b"\0\5"), mqtt.Subscribe(b"\0\6", [("a", 1)]),
+        mqtt.Ack(4, b"\0\3"), mqtt.Ack(6, b"\0\4", 0x92), mqtt.Ack(6, b"\0\5"), mqtt.Subscribe(b"\0\6", [("a", 0x2D)]),
         mqtt.Disconnect(True),
     ]
     for step in (0, 1, 7):
@@ -188,7 +192,9 @@ def test_connect_of_5_0() -> None:
     ]
     properties = b"\x11\0\0\0\1\x21\0\x0a\x27\0\0\1\0"
     body = b"\0\4MQTT\5\2\0\0" + bytes((len(properties),)) + properties + b"\0\1c"
-    assert events(b"\x10" + bytes((len(body),)) + body, connected=False) == [mqtt.Connect(5, "c")]
+    assert events(b"\x10" + bytes((len(body),)) + body, connected=False) == [
+        mqtt.Connect(5, "c", expiry=1, receive_maximum=10, packet_limit=256)
+    ]
 
 
 packet_ids = st.integers(1, 65_535).map(lambda n: n.to_bytes(2))

@@ -3,9 +3,10 @@
 Law: what is acknowledged is in JetStream, synced. One event loop, no task and no future a message: a connection's
 bytes are parsed into runs, runs wait in the `Ingestor`, and a durable batch answers each connection with one write.
 
-What an ingest door does not keep, and says so: no session outlives its connection (CONNACK never says "session
+Devices and applications come in by the same port and part at CONNECT. Applications have sessions and a topic space:
+`broker.py`. What devices do not have, and are told: no session outlives its connection (CONNACK never says "session
 present"); retained messages are stored as readings, never replayed; a will is stored when its topic is telemetry or
-attributes. Devices may subscribe to their own `v1/devices/me/` topics only. Of 5.0 the packets are understood; session
+attributes. They may subscribe to their own `v1/devices/me/` topics only. Of 5.0 the packets are understood; session
 expiry, topic aliases, subscription identifiers and shared subscriptions are declined in CONNACK.
 
 Run as `python -m tulou.access.gateway '<settings JSON>'`, or with the JSON in `TULOU_GATEWAY`; see `Config`.
@@ -36,7 +37,9 @@ import orjson
 import uvloop
 
 from tulou.access import mqtt
+from tulou.access.admission import Refused, Rights
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
+from tulou.access.broker import Application, Broker
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
@@ -76,6 +79,8 @@ class Config:
     max_connections: int = 100_000
     connect_timeout: float = 10.0
     high: int = 64 << 20
+    anonymous: str = ""
+    longest_keep_alive: int = 0
     models: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -99,7 +104,7 @@ class Config:
 class Connection(Peer):
     """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
 
-    __slots__ = ("client_id", "gateway", "identity", "keep_alive", "level", "of", "parser", "qos2", "rules", "waiting",
+    __slots__ = ("application", "client_id", "gateway", "identity", "keep_alive", "level", "of", "parser", "qos2", "rules", "waiting",
                  "will")
 
     def __init__(self, gateway: Gateway) -> None:
@@ -107,6 +112,7 @@ class Connection(Peer):
         self.gateway = gateway
         self.parser: mqtt.Parser | None = mqtt.Parser(gateway.config.max_packet)
         self.identity: DeviceIdentity | None = None
+        self.application: Application | None = None
         self.waiting: list[Any] | None = None
         self.will: mqtt.Will | None = None
         self.qos2: dict[bytes, bool] | None = None
@@ -161,11 +167,19 @@ class Connection(Peer):
         """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0."""
         self.parser = None
         if self.transport is not None:
-            if reason and self.level == 5 and self.identity is not None:
-                self.send(mqtt.disconnect(reason))
+            if reason and self.level == 5 and (self.identity is not None or self.application is not None):
+                self.send(mqtt.disconnect(reason, why if self.application is not None else ""))
             log.debug("closing %s %r: %s", self.peer, self.client_id, why)
-            self.transport.close()
             self.gateway.closing(self)
+            if self.application is not None:
+                self.application.leave()
+                if reason and self.level == 5 and self.transport.can_write_eof():
+                    # Bytes that arrive at a closed socket would take the DISCONNECT away from the client.
+                    with contextlib.suppress(OSError, RuntimeError):
+                        self.transport.write_eof()
+                        self.transport.resume_reading()
+                        return
+            self.transport.close()
 
     # Packets
 
@@ -174,8 +188,10 @@ class Connection(Peer):
         kind = type(event)
         if kind is mqtt.ProtocolError:
             self.gateway.protocol_errors += 1
-            self.close(str(event), mqtt.PROTOCOL_ERROR)
+            self.close(str(event), event.reason)
             return False
+        if self.application is not None:
+            return self.application.handle(event)
         if kind is mqtt.Connect:
             return self._connect(event)
         if kind is mqtt.Publish:
@@ -189,10 +205,10 @@ class Connection(Peer):
                 self.send(mqtt.pubcomp(event.id))
         elif kind is mqtt.Subscribe:
             self.send(mqtt.suback(event.id, [
-                min(qos, 1) if GRANTED.fullmatch(topic) else 0x80 for topic, qos in event.filters
+                min(options & 3, 1) if GRANTED.fullmatch(topic) else mqtt.NOT_ALLOWED for topic, options in event.filters
             ], self.level))
         elif kind is mqtt.Unsubscribe:
-            self.send(mqtt.unsuback(event.id, len(event.filters), self.level))
+            self.send(mqtt.unsuback(event.id, bytes(len(event.filters)), self.level))
         else:
             if not event.with_will:
                 self.will = None
@@ -209,11 +225,15 @@ class Connection(Peer):
             self._refuse(mqtt.BAD_CLIENT_ID, "empty client id with clean session 0 [MQTT-3.1.3-8]")
             return False
         gateway = self.gateway
+        if connect.method:
+            self._refuse(mqtt.BAD_METHOD, f"authentication method {connect.method!r} is not spoken")
+            return False
         token = connect.user or ""
-        if not token:
+        asks = gateway.broker.may_ask(connect)
+        if not token and not asks and not connect.password:
             self._refuse(mqtt.NOT_AUTHORISED, "no access token as user name")
             return False
-        known = gateway.authenticator.known(token)
+        known = None if asks else gateway.authenticator.known(token)
         if known is not None:
             self._accept(connect, known)
             return True
@@ -223,18 +243,32 @@ class Connection(Peer):
             return False
         self.waiting = []
         self.pause(AUTH)
-        gateway.spawn(self._ask(connect, token))
+        gateway.spawn(self._ask(connect, "" if asks else token))
         return False
 
     async def _ask(self, connect: mqtt.Connect, token: str) -> None:
+        """Who it is: the device of the token, else an application or person."""
         gateway = self.gateway
+        identity, rights = None, None
         try:
-            identity = await gateway.authenticator.authenticate(token)
+            if token:
+                identity = await gateway.authenticator.authenticate(token)
+            if identity is None and (not token or connect.password):
+                rights = await gateway.broker.admit(connect, self.peer)
+        except Refused as refused:
+            gateway.refused += not refused.later
+            if not refused.later:
+                gateway.throttle.failed(self.peer)
+            self._refuse(mqtt.UNAVAILABLE if refused.later else mqtt.NOT_AUTHORISED, str(refused))
+            return
         except Exception as error:
             log.warning("authentication is not possible: %r", error)
             self._refuse(mqtt.UNAVAILABLE, "authentication is not possible now")
             return
         if self.transport is None or self.parser is None:
+            return
+        if rights is not None:
+            await self._enter(connect, rights)
             return
         if identity is None:
             gateway.refused += 1
@@ -242,14 +276,49 @@ class Connection(Peer):
             self._refuse(mqtt.NOT_AUTHORISED, "unknown access token")
             return
         self._accept(connect, identity)
+        self._go_on()
+
+    async def _enter(self, connect: mqtt.Connect, rights: Rights) -> None:
+        """It is an application."""
+        gateway = self.gateway
+        self.client_id = connect.client_id
+        self.keep_alive = connect.keep_alive * 1.5
+        self.application = Application(gateway.broker, self, rights)
+        try:
+            await self.application.enter(connect)
+        except Refused as refused:
+            self.application = None
+            self._refuse(mqtt.UNAVAILABLE if refused.later else mqtt.NOT_AUTHORISED, str(refused))
+            return
+        if self.transport is not None and self.parser is not None:
+            gateway._anonymous.pop(self, None)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Handle what came while it was being looked up."""
         events, self.waiting = self.waiting or [], None
         self.resume(AUTH)
         for event in events:
             if not self.handle(event):
                 return
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.application is not None:
+            self.application.writable = False
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.application is not None:
+            self.application.writable = True
+            if self.application.entered:
+                self.application.pump()
+
     def _refuse(self, code: int, why: str) -> None:
-        self.send(mqtt.connack(code, self.level))
+        if code == mqtt.BAD_METHOD or (self.level == 5 and code == mqtt.NOT_AUTHORISED and self.waiting is not None):
+            self.send(mqtt.refusal(mqtt.NOT_ALLOWED if code == mqtt.NOT_AUTHORISED else code, why))
+        else:
+            self.send(mqtt.connack(code, self.level))
         self.close(why)
 
     def _accept(self, connect: mqtt.Connect, identity: DeviceIdentity) -> None:
@@ -352,6 +421,7 @@ class Gateway:
         self._closing: dict[Peer, int] = {}
         self._anonymous: dict[Connection, int] = {}
         self.ingestor: Ingestor
+        self.broker = Broker(self, bus)
         self.doors = [
             FieldDoor(self, load(of["codec"]), Identities(db, name, self.class_of), of["port"], of["tls_port"])
             for name, of in config.fields.items() if db is not None
@@ -378,6 +448,7 @@ class Gateway:
         for door in self.doors:
             await door.start()
         self.spawn(self._upkeep())
+        self.spawn(self.broker.open())
 
     def tls(self) -> dict[str, Any]:
         """How a listener speaks TLS."""
@@ -392,9 +463,13 @@ class Gateway:
             server.close()
         for connection in list(self.connections):
             connection.pause(PRESSURE)
-        await asyncio.gather(self.ingestor.close(), *(door.close() for door in self.doors))
+        await asyncio.gather(self.ingestor.close(), self.broker.log.drain(), *(door.close() for door in self.doors))
         for connection in list(self.connections):
             connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
+        await self.broker.close()
+        for connection in list(self.connections):
+            if connection.transport is not None:
+                connection.transport.close()
         await asyncio.sleep(0)
         for task in list(self._tasks):
             task.cancel()
@@ -444,6 +519,8 @@ class Gateway:
         self.connections.discard(connection)
         self.closed(connection)
         self._anonymous.pop(connection, None)
+        if connection.application is not None:
+            connection.application.leave()
         identity = connection.identity
         if identity is None:
             return
@@ -516,6 +593,10 @@ class Gateway:
                 for door in self.doors:
                     door.identities.forget("")
             self._sweep()
+            try:
+                await self.broker.watch()
+            except Exception as error:  # the bus is away; the next second tries again
+                log.debug("broker: %r", error)
             for door in self.doors:
                 door.sweep()
             with contextlib.suppress(Exception):
@@ -560,7 +641,7 @@ class Gateway:
             "held": sum(d.ingestor.held for d in doors), "paused": any(d.ingestor.pressed for d in doors),
             "failing": next((d.ingestor.failing for d in doors if d.ingestor.failing), ""),
             "protocol_errors": self.protocol_errors, "refused": self.refused, "throttled": self.throttled,
-            "turned_away": self.turned_away, "rss": rss(), "fields": {d.codec.name: d.stats() for d in self.doors},
+            "applications": self.broker.stats(), "turned_away": self.turned_away, "rss": rss(), "fields": {d.codec.name: d.stats() for d in self.doors},
         }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tulou.access import deadletters, removal, writer
 from tulou.access.alarms import Alarms
+from tulou.access.applications import Applications
 from tulou.access.deadletters import DeadLetters
 from tulou.access.directory import Directory
 from tulou.access.entity_page import EntityPages
@@ -46,12 +47,17 @@ def protocols() -> Mapping[str, str]:
 
 @hookimpl
 def streams(house: House) -> Sequence[StreamSpec]:
-    """READINGS refuses what is new when full, which becomes back-pressure; the others drop what is oldest."""
+    """READINGS refuses what is new when full, which becomes back-pressure, and so do retained messages and sessions; the
+    others drop what is oldest."""
     most = house.settings.stream_max_bytes
     return [
         StreamSpec("READINGS", ("tulou.readings.>",), most),
         StreamSpec("DEAD", ("tulou.dead.>",), min(most, 1 << 30), max_age=30 * 86400.0, discard_old=True),
         StreamSpec("EVENTS", ("tulou.events.>",), min(most, 1 << 30), max_age=30 * 86400.0, discard_old=True),
+        StreamSpec("MQTT", ("tulou.mqtt.log.>",), min(most, 1 << 30), house.settings.mqtt_hours * 3600.0,
+                   discard_old=True),
+        StreamSpec("MQTT_RETAINED", ("tulou.mqtt.retained.>",), min(most, 512 << 20), last_only=True),
+        StreamSpec("MQTT_SESSIONS", ("tulou.mqtt.session.>",), min(most, 512 << 20), last_only=True),
     ]
 
 
@@ -64,7 +70,7 @@ def services(house: House) -> Sequence[object]:
     things = Things(house, directory, devices)
     return [
         devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms),
-        HttpDoor(house), DeadLetters(house),
+        HttpDoor(house), DeadLetters(house), Applications(house),
     ]
 
 
@@ -87,6 +93,8 @@ def commands() -> Sequence[click.Command]:
 @hookimpl
 async def started(house: House) -> None:
     """Read the directory, and listen for what makes it stale."""
+    if hasattr(house, "bus") and {"gateway", "api"} & set(house.roles):
+        await house.service(Applications).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)

@@ -2,8 +2,8 @@
 
 Law: pure; bytes in, packets out, no I/O and no clock. Whatever the bytes are, the parser gives packets and at most
 one `ProtocolError`, which names the normative statement that was broken: of the OASIS standard MQTT 3.1.1
-(2014-10-29), or of MQTT 5.0 (2019-03-07) where the rule begins with "5.0". Properties of 5.0 are checked and, except
-where a field below says otherwise, not kept; topic aliases are not offered.
+(2014-10-29), or of MQTT 5.0 (2019-03-07) where the rule begins with "5.0". Properties of 5.0 are checked; kept are
+those that a field below names.
 
 PUBLISH packets come as runs: consecutive packets with the same first byte and topic share one `Publish` object, so
 that a busy connection costs a few list appends a message. Within a run the bytes before the packet id (first byte,
@@ -12,34 +12,51 @@ length, topic) are looked up whole: what was parsed once with the same bytes nee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 SIZE_LIMIT = 268_435_455
 """Largest remaining length that the four length bytes can say (2.2.3)."""
 
 
 class ProtocolError(Exception):
-    """The peer broke the rule `rule` ("MQTT-3.3.1-4", or a clause such as "2.2.3"); the connection must close."""
+    """The peer broke the rule `rule` ("MQTT-3.3.1-4", or a clause such as "2.2.3"); the connection must close, and a
+    client of 5.0 is told `reason`."""
 
-    def __init__(self, rule: str, message: str) -> None:
+    def __init__(self, rule: str, message: str, reason: int = 0x82) -> None:
         super().__init__(f"[{rule}] {message}")
         self.rule = rule
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Properties:
+    """Of a PUBLISH or a will (5.0, 3.3.2.3): `kept`, the bytes of those that are passed on unaltered and in order
+    (payload format, content type, response topic, correlation data, user properties); the message expiry in seconds;
+    the topic alias."""
+
+    kept: bytes = b""
+    expiry: int | None = None
+    alias: int | None = None
 
 
 @dataclass(slots=True)
 class Will:
-    """The message that a client leaves for the case that it vanishes."""
+    """The message that a client leaves for the case that it vanishes; `delay` in seconds."""
 
     topic: bytes
     payload: bytes
     qos: int
     retain: bool
+    delay: int = 0
+    properties: Properties | None = None
 
 
 @dataclass(slots=True)
 class Connect:
-    """CONNECT. When `level` is neither 4 nor 5 the rest is not read: the answer is return code 1 (MQTT-3.1.2-2)."""
+    """CONNECT. When `level` is neither 4 nor 5 the rest is not read: the answer is return code 1 (MQTT-3.1.2-2).
+    From `expiry` on what only 5.0 has (3.1.2.11); a `packet_limit` of 0 is none."""
 
     level: int
     client_id: str = ""
@@ -48,12 +65,19 @@ class Connect:
     will: Will | None = None
     user: str | None = None
     password: bytes | None = None
+    expiry: int = 0
+    receive_maximum: int = 65_535
+    packet_limit: int = 0
+    alias_maximum: int = 0
+    problems: bool = True
+    method: str = ""
 
 
 @dataclass(slots=True)
 class Publish:
     """A run of PUBLISH packets with the same flags and topic; `ids` holds the two raw bytes of each packet id
-    (nothing for QoS 0), parallel to `payloads`."""
+    (nothing for QoS 0), parallel to `payloads`. `properties` are by index, of those packets that have any; an empty
+    topic stands for an alias."""
 
     topic: bytes
     qos: int
@@ -61,6 +85,7 @@ class Publish:
     retain: bool
     ids: list[bytes]
     payloads: list[bytes]
+    properties: dict[int, Properties] | None = None
 
 
 @dataclass(slots=True)
@@ -69,14 +94,17 @@ class Ack:
 
     kind: int
     id: bytes
+    reason: int = 0
 
 
 @dataclass(slots=True)
 class Subscribe:
-    """SUBSCRIBE: topic filters with the QoS asked for."""
+    """SUBSCRIBE: topic filters with their options byte (QoS in the two lowest bits; 5.0, 3.8.3.1), and the
+    subscription identifier, 0 without one."""
 
     id: bytes
     filters: list[tuple[str, int]]
+    identifier: int = 0
 
 
 @dataclass(slots=True)
@@ -94,9 +122,11 @@ class PingRequest:
 
 @dataclass(slots=True)
 class Disconnect:
-    """DISCONNECT: the client leaves in order, and takes its will back unless it says otherwise (5.0, 3.14.2.1)."""
+    """DISCONNECT: the client leaves in order, and takes its will back unless it says otherwise (5.0, 3.14.2.1).
+    `expiry` is the session expiry that it asks for now, in seconds."""
 
     with_will: bool = False
+    expiry: int | None = None
 
 
 Packet: TypeAlias = Connect | Publish | Ack | Subscribe | Unsubscribe | PingRequest | Disconnect
@@ -114,9 +144,12 @@ _PROPERTIES: dict[int, tuple[str, frozenset[int]]] = {
     0x15: ("text", frozenset({1})), 0x16: ("data", frozenset({1})), 0x17: ("byte", frozenset({1})),
     0x18: ("four", frozenset({_WILL})), 0x19: ("byte", frozenset({1})),
     0x1F: ("text", frozenset({4, 5, 6, 7, 14})), 0x21: ("two", frozenset({1})), 0x22: ("two", frozenset({1})),
+    0x23: ("two", frozenset({3})),
     0x26: ("pair", frozenset({1, 3, 4, 5, 6, 7, 8, 10, 14, _WILL})), 0x27: ("four", frozenset({1})),
 }
 """Property -> its data type and the packets that a client may put it in (5.0, 2.2.2.2)."""
+_KEPT = frozenset({0x01, 0x03, 0x08, 0x09, 0x26})
+_FLAGS, _POSITIVE = frozenset({0x01, 0x17, 0x19}), frozenset({0x0B, 0x21, 0x27})
 
 
 _SIZES: dict[tuple[int, bytes, int], dict[bytes, int]] = {}
@@ -211,7 +244,7 @@ class Parser:
                         shift += 7
                 if size > limit:
                     self._check_head(head)
-                    raise ProtocolError("2.2.3", f"packet of {size} bytes; the limit here is {limit}")
+                    raise ProtocolError("2.2.3", f"packet of {size} bytes; the limit here is {limit}", 0x95)
             end = body + size
             if end > length:
                 self._check_head(head)
@@ -224,13 +257,17 @@ class Parser:
                     payload += 2
                 if payload > end:
                     raise ProtocolError("3.3.2", "PUBLISH ends within its topic name or packet id")
+                properties = None
                 if five:
                     if payload < end and not data[payload]:
                         payload += 1
                     else:
                         fields = _Fields(data[payload:end], "PUBLISH")
-                        fields.properties(3)
+                        values = fields.properties(3)
                         payload += fields.at
+                        properties = Properties(fields.kept, values.get(0x02), values.get(0x23))
+                    if topic_size == 2 and (properties is None or properties.alias is None):
+                        raise ProtocolError("5.0 MQTT-3.3.2-8", "empty topic name without a topic alias")
                 if run is None:
                     run = Publish(topic_known[2:], head >> 1 & 3, head & 8 != 0, head & 1 != 0, [], [])
                     ids, payloads = run.ids, run.payloads
@@ -239,6 +276,10 @@ class Parser:
                     if packet_id == b"\0\0":
                         raise ProtocolError("MQTT-2.3.1-1", "PUBLISH with packet id 0")
                     ids.append(packet_id)
+                if properties is not None:
+                    if run.properties is None:
+                        run.properties = {}
+                    run.properties[len(payloads)] = properties
                 payloads.append(data[payload:end])
                 if not head & 6 or five:
                     at = end
@@ -264,7 +305,7 @@ class Parser:
             run = None
             if head & 0xF0 == 0x30:
                 self._check_head(head)
-                topic_known = self._publish_topic(data, body, end)
+                topic_known = self._publish_topic(data, body, end, five)
                 topic_size = len(topic_known)
                 head_known = head
                 self._head, self._topic = head_known, topic_known
@@ -302,14 +343,14 @@ class Parser:
             raise ProtocolError(rule.get(kind, "MQTT-2.2.2-2"), f"{_NAMES[kind]} with flags {flags}")
 
     @staticmethod
-    def _publish_topic(data: bytes, body: int, end: int) -> bytes:
+    def _publish_topic(data: bytes, body: int, end: int, five: bool) -> bytes:
         """The topic field of a PUBLISH, with its two length bytes, checked (3.3.2.1, 4.7)."""
         topic_end = body + 2 + int.from_bytes(data[body : body + 2])
         if end - body < 2 or topic_end > end:
             raise ProtocolError("3.3.2", "PUBLISH ends within its topic name")
         topic = data[body + 2 : topic_end]
         _text(topic, "topic name")
-        if not topic:
+        if not topic and not five:
             raise ProtocolError("MQTT-4.7.3-1", "empty topic name")
         if b"+" in topic or b"#" in topic:
             raise ProtocolError("MQTT-3.3.2-2", "wildcard in a topic name")
@@ -331,6 +372,7 @@ class _Fields:
 
     def __init__(self, body: bytes, name: str) -> None:
         self.body, self.name, self.at = body, name, 0
+        self.kept = b""
 
     def take(self, size: int) -> bytes:
         piece = self.body[self.at : self.at + size]
@@ -365,29 +407,38 @@ class _Fields:
                 return value
         raise ProtocolError("5.0 MQTT-1.5.5-1", f"variable byte integer of more than four bytes in {self.name}")
 
-    def properties(self, kind: int) -> None:
-        """Check and skip the properties of a packet of this type (5.0, 2.2.2)."""
+    def properties(self, kind: int) -> dict[int, Any]:
+        """The properties of a packet of this type, less user properties (5.0, 2.2.2); `kept` has the bytes of those that
+        are passed on."""
         fields = _Fields(self.take(self.length()), f"properties of {self.name}")
-        seen = set()
+        values: dict[int, Any] = {}
         while fields.left:
+            start = fields.at
             number = fields.length()
             form, where = _PROPERTIES.get(number, ("", frozenset()))
             if kind not in where:
                 raise ProtocolError("5.0 2.2.2.2", f"property {number:#x} in {self.name}")
-            if number in seen and number != 0x26:
+            if number in values:
                 raise ProtocolError("5.0 2.2.2.2", f"property {number:#x} twice in {self.name}")
-            seen.add(number)
             if form == "text":
-                fields.text("property")
+                values[number] = fields.text("property")
             elif form == "data":
-                fields.data()
+                values[number] = fields.data()
             elif form == "pair":
                 fields.text("user property")
                 fields.text("user property")
             elif form == "length":
-                fields.length()
+                values[number] = fields.length()
             else:
-                fields.take({"byte": 1, "two": 2, "four": 4}[form])
+                values[number] = int.from_bytes(fields.take({"byte": 1, "two": 2, "four": 4}[form]))
+            value: Any = values.get(number)
+            if (number in _FLAGS and value > 1) or (number in _POSITIVE and not value):
+                raise ProtocolError("5.0 2.2.2.2", f"property {number:#x} of {self.name} is {value}")
+            if number == 0x08 and ("+" in value or "#" in value or not value):
+                raise ProtocolError("5.0 MQTT-3.3.2-14", "wildcard in a response topic")
+            if number in _KEPT:
+                self.kept += fields.body[start : fields.at]
+        return values
 
     def end(self) -> None:
         if self.left:
@@ -399,23 +450,23 @@ def _packet(kind: int, body: bytes, five: bool) -> Packet:
     if kind == 1:
         return _connect(fields)
     if kind in (4, 5, 6, 7):
-        ack = Ack(kind, fields.packet_id())
-        _reason(fields, kind, five)
-        return ack
+        packet_id = fields.packet_id()
+        return Ack(kind, packet_id, _reason(fields, kind, five)[0])
     if kind == 8:
         packet_id = fields.packet_id()
-        if five:
-            fields.properties(kind)
+        identifier = fields.properties(kind).get(0x0B, 0) if five else 0
         wanted: list[tuple[str, int]] = []
         while fields.left:
             topic = _topic_filter(fields)
             options = fields.take(1)[0]
             if options > 2 and not (five and options < 64 and options & 3 < 3 and options & 48 < 48):
                 raise ProtocolError("MQTT-3.8.3-4", f"SUBSCRIBE with options byte {options}")
-            wanted.append((topic, options & 3))
+            if options & 4 and topic.startswith("$share/"):
+                raise ProtocolError("5.0 MQTT-3.8.3-4", "no-local in a shared subscription")
+            wanted.append((topic, options))
         if not wanted:
             raise ProtocolError("MQTT-3.8.3-3", "SUBSCRIBE without a topic filter")
-        return Subscribe(packet_id, wanted)
+        return Subscribe(packet_id, wanted, identifier)
     if kind == 10:
         packet_id = fields.packet_id()
         if five:
@@ -429,18 +480,19 @@ def _packet(kind: int, body: bytes, five: bool) -> Packet:
     if kind == 12:
         fields.end()
         return PingRequest()
-    return Disconnect(_reason(fields, kind, five) == 4)
+    reason, values = _reason(fields, kind, five)
+    return Disconnect(reason == 4, values.get(0x11))
 
 
-def _reason(fields: _Fields, kind: int, five: bool) -> int:
+def _reason(fields: _Fields, kind: int, five: bool) -> tuple[int, dict[int, Any]]:
     """The reason code and properties that 5.0 allows at the end of a packet; 0 where there are none."""
-    reason = 0
+    reason, values = 0, {}
     if five and fields.left:
         reason = fields.take(1)[0]
         if fields.left:
-            fields.properties(kind)
+            values = fields.properties(kind)
     fields.end()
-    return reason
+    return reason, values
 
 
 def _topic_filter(fields: _Fields) -> str:
@@ -478,19 +530,26 @@ def _connect(fields: _Fields) -> Connect:
     if flags & 64 and not flags & 128 and not five:
         raise ProtocolError("MQTT-3.1.2-22", "password without a user name")
     keep_alive = int.from_bytes(fields.take(2))
-    if five:
-        fields.properties(1)
-    connect = Connect(level, fields.text("client id"), flags & 2 != 0, keep_alive)
+    values = fields.properties(1) if five else {}
+    if 0x16 in values and 0x15 not in values:
+        raise ProtocolError("5.0 3.1.2.11.10", "authentication data without a method")
+    connect = Connect(
+        level, fields.text("client id"), flags & 2 != 0, keep_alive, expiry=values.get(0x11, 0),
+        receive_maximum=values.get(0x21, 65_535), packet_limit=values.get(0x27, 0),
+        alias_maximum=values.get(0x22, 0), problems=values.get(0x17, 1) == 1, method=values.get(0x15, ""),
+    )
     if flags & 4:
-        if five:
-            fields.properties(_WILL)
+        fields.kept = b""
+        left = fields.properties(_WILL) if five else {}
         topic = fields.data()
         _text(topic, "will topic")
         if not topic:
             raise ProtocolError("MQTT-4.7.3-1", "empty will topic")
         if b"+" in topic or b"#" in topic:
             raise ProtocolError("MQTT-4.7.1-1", "wildcard in a will topic")
-        connect.will = Will(topic, fields.data(), qos, flags & 32 != 0)
+        connect.will = Will(topic, fields.data(), qos, flags & 32 != 0, left.get(0x18, 0))
+        if fields.kept or 0x02 in left:
+            connect.will.properties = Properties(fields.kept, left.get(0x02))
     if flags & 128:
         connect.user = fields.text("user name")
     if flags & 64:
@@ -506,6 +565,9 @@ ACCEPTED, BAD_LEVEL, BAD_CLIENT_ID, UNAVAILABLE, BAD_USER, NOT_AUTHORISED = rang
 _CONNACK_5 = (0x00, 0x84, 0x85, 0x88, 0x86, 0x87)
 PROTOCOL_ERROR, SHUTTING_DOWN, KEEP_ALIVE, TAKEN_OVER, ADMINISTRATIVE = 0x82, 0x8B, 0x8D, 0x8E, 0x98
 """Reason codes of DISCONNECT (5.0, table 3-13)."""
+NO_SUBSCRIPTION, UNSPECIFIED, SERVER_UNAVAILABLE, NOT_ALLOWED, BAD_METHOD = 0x11, 0x80, 0x88, 0x87, 0x8C
+BAD_FILTER, BAD_TOPIC, ID_NOT_FOUND, OVER_RECEIVE_MAXIMUM, BAD_ALIAS, QUOTA = 0x8F, 0x90, 0x92, 0x93, 0x94, 0x97
+"""Further reason codes (5.0, table 2-6)."""
 PINGRESP = b"\xd0\x00"
 
 
@@ -537,6 +599,44 @@ def connack(code: int, level: int = 4, *, client_id: str = "", packet_limit: int
     return b"\x20" + length(len(body)) + body
 
 
+def welcome(level: int, present: bool, *, expiry: int | None = None, receive_maximum: int = 65_535, packet_limit: int = 0,
+            client_id: str = "", keep_alive: int | None = None, alias_maximum: int = 0) -> bytes:
+    """CONNACK of a session that is kept: everything is offered (5.0, 3.2.2.3). What differs from what the client asked
+    for is told: the session `expiry`, the client id that was made for it, its keep alive."""
+    if level != 5:
+        return bytes((0x20, 2, present, 0))
+    properties = b"\x21" + receive_maximum.to_bytes(2) + b"\x27" + packet_limit.to_bytes(4)
+    if expiry is not None:
+        properties += b"\x11" + expiry.to_bytes(4)
+    if client_id:
+        properties += b"\x12" + _field(client_id.encode())
+    if keep_alive is not None:
+        properties += b"\x13" + keep_alive.to_bytes(2)
+    if alias_maximum:
+        properties += b"\x22" + alias_maximum.to_bytes(2)
+    body = bytes((present, 0)) + length(len(properties)) + properties
+    return b"\x20" + length(len(body)) + body
+
+
+def refusal(reason: int, why: str = "") -> bytes:
+    """CONNACK of 5.0 with a reason code and a reason string."""
+    body = bytes((0, reason)) + _why(why)
+    return b"\x20" + length(len(body)) + body
+
+
+def _why(text: str) -> bytes:
+    """Properties with a reason string, or none."""
+    raw = text.encode()[:1000].decode("utf-8", "ignore").encode()
+    properties = b"\x1f" + _field(raw) if raw else b""
+    return length(len(properties)) + properties
+
+
+def acknowledgement(kind: int, packet_id: bytes, reason: int, why: str = "") -> bytes:
+    """PUBACK, PUBREC, PUBREL or PUBCOMP (packet type 4..7) of 5.0 with a reason code and a reason string."""
+    body = packet_id + bytes((reason,)) + (_why(why) if why else b"")
+    return bytes((kind << 4 | (2 if kind == 6 else 0),)) + length(len(body)) + body
+
+
 def pubacks(ids: list[bytes]) -> bytes:
     """One PUBACK after another for the raw packet ids."""
     return b"\x40\x02" + b"\x40\x02".join(ids) if ids else b""
@@ -558,42 +658,48 @@ def pubcomp(packet_id: bytes) -> bytes:
 
 
 def suback(packet_id: bytes, codes: list[int], level: int = 4) -> bytes:
-    """SUBACK; a code is the QoS granted, or 0x80 for a refusal (0x87, not authorised, for 5.0)."""
+    """SUBACK; a code is the QoS granted or a reason of 0x80 and above, of which 3.1.1 has only 0x80."""
     if level == 5:
         packet_id += b"\0"
-        codes = [0x87 if code == 0x80 else code for code in codes]
+    else:
+        codes = [min(code, 0x80) for code in codes]
     return b"\x90" + length(len(packet_id) + len(codes)) + packet_id + bytes(codes)
 
 
-def unsuback(packet_id: bytes, count: int = 1, level: int = 4) -> bytes:
-    """UNSUBACK for `count` filters."""
-    body = packet_id + bytes(1 + count) if level == 5 else packet_id
+def unsuback(packet_id: bytes, codes: Sequence[int] = (0,), level: int = 4) -> bytes:
+    """UNSUBACK; only 5.0 has codes, one a filter."""
+    body = packet_id + b"\0" + bytes(codes) if level == 5 else packet_id
     return b"\xb0" + length(len(body)) + body
 
 
-def disconnect(reason: int) -> bytes:
+def disconnect(reason: int, why: str = "") -> bytes:
     """DISCONNECT from the server, which only 5.0 has."""
-    return bytes((0xE0, 1, reason))
+    body = bytes((reason,)) + (_why(why) if why else b"")
+    return b"\xe0" + length(len(body)) + body
 
 
 def publish(topic: bytes, payload: bytes, qos: int = 0, packet_id: bytes = b"", *, dup: bool = False,
-            retain: bool = False, level: int = 4) -> bytes:
-    """PUBLISH; `packet_id` is two bytes for QoS 1 and 2, and empty for QoS 0."""
-    body = len(topic).to_bytes(2) + topic + packet_id + (b"\0" if level == 5 else b"") + payload
+            retain: bool = False, level: int = 4, properties: bytes = b"") -> bytes:
+    """PUBLISH; `packet_id` is two bytes for QoS 1 and 2, and empty for QoS 0. `properties` are for 5.0."""
+    if level == 5:
+        packet_id += (length(len(properties)) + properties) if properties else b"\0"
+    body = len(topic).to_bytes(2) + topic + packet_id + payload
     return bytes((0x30 | dup << 3 | qos << 1 | retain,)) + length(len(body)) + body
 
 
 # What a client sends: for load generators and tests -----------------------------------------------------------------
 
 def connect(client_id: str, user: str | None = None, *, password: bytes | None = None, keep_alive: int = 0,
-            clean: bool = True, will: Will | None = None, level: int = 4) -> bytes:
-    """CONNECT."""
+            clean: bool = True, will: Will | None = None, level: int = 4, properties: bytes = b"") -> bytes:
+    """CONNECT; `properties` are for 5.0."""
     flags = clean << 1
-    none = b"\0" if level == 5 else b""
-    body = none + _field(client_id.encode())
+    body = (length(len(properties)) + properties if level == 5 else b"") + _field(client_id.encode())
     if will:
         flags |= 4 | will.qos << 3 | will.retain << 5
-        body += none + _field(will.topic) + _field(will.payload)
+        if level == 5:
+            left = b"\x18" + will.delay.to_bytes(4) if will.delay else b""
+            body += length(len(left)) + left
+        body += _field(will.topic) + _field(will.payload)
     if user is not None:
         flags |= 128
         body += _field(user.encode())

@@ -42,6 +42,7 @@ def gateway_config(house: House) -> Config:
         name=name, host=settings.bind, port=settings.mqtt_port, tls_port=settings.mqtts_port,
         tls_certificate=settings.tls_certificate, tls_key=settings.tls_key, nats_url=house.bus.url,
         sql_url=settings.sql_url, max_packet=settings.max_payload, max_connections=settings.max_connections,
+        anonymous=settings.mqtt_anonymous, longest_keep_alive=settings.mqtt_keep_alive,
         models={
             kind: {
                 "open": model.open,

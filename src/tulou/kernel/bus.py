@@ -39,7 +39,8 @@ MIN_FREE = 32 << 20
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """A stream to ensure: name, subjects, bound in bytes, age in seconds (0: for ever), window for message ids."""
+    """A stream to ensure: name, subjects, bound in bytes, age in seconds (0: for ever), window for message ids.
+    `last_only` keeps the last message of each subject, and lets a message say how long it lives itself."""
 
     name: str
     subjects: tuple[str, ...]
@@ -47,6 +48,7 @@ class StreamSpec:
     max_age: float = 0.0
     duplicate_window: float = 120.0
     discard_old: bool = False
+    last_only: bool = False
 
     def config(self, replicas: int) -> StreamConfig:
         return StreamConfig(
@@ -59,6 +61,8 @@ class StreamSpec:
             max_age=self.max_age,
             duplicate_window=self.duplicate_window,
             num_replicas=replicas,
+            max_msgs_per_subject=1 if self.last_only else -1,
+            allow_msg_ttl=True if self.last_only else None,
         )
 
 

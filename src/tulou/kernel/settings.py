@@ -35,6 +35,16 @@ class Settings:
     http_port: int = _entry(8080, "HTTP 端口", "HTTP port")
     mqtt_port: int = _entry(1883, "MQTT 端口", "MQTT port; 0 closes the listener")
     mqtts_port: int = _entry(0, "MQTT TLS 端口", "MQTT over TLS port; 0 closes the listener")
+    mqtt_anonymous: str = _entry(
+        "", "允许无凭证的 MQTT 客户端进入的主题空间名；空为不允许",
+        "topic space that MQTT clients without credentials are let into, apart from every organisation's; empty: none is",
+    )
+    mqtt_keep_alive: int = _entry(
+        0, "MQTT 5 应用的最长保活时间（秒），0 为不限", "longest keep alive of MQTT 5 applications in seconds; 0: any"
+    )
+    mqtt_hours: int = _entry(
+        72, "应用消息为离线会话保留的时长（小时）", "how long applications' messages are kept for absent sessions, in hours"
+    )
     field_ports: str = _entry(
         "", "现场协议端口，如 hj212=5212,jt808=6808；未列出者关闭",
         "ports of field protocols over TCP, as hj212=5212,jt808=6808; what is not named is closed",

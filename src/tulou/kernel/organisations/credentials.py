@@ -326,6 +326,13 @@ class Credentials:
         Not an operation: it is what makes an actor of nobody. Raises `Unauthenticated` (the same for an unknown name and
         a wrong password), `Throttled`, or `Forbidden` when the person or his organisation is not active.
         """
+        return await self.open_session(await self.proven(name, password, address), "password", address)
+
+    async def proven(self, name: str, password: str, address: str) -> Any:
+        """The row of the person whose name and password these are, active or not.
+
+        Raises `Unauthenticated` (the same for an unknown name and a wrong password) or `Throttled`.
+        """
         name = normal_name(name)[:64]
         pair = f"{name}\n{address}"
         self.by_address.check(address)
@@ -345,7 +352,7 @@ class Credentials:
             better = await passwords.hashed(password)
             change = users.update().where(users.c.id == row.id).values(password_hash=better)
             await self.house.db.write(lambda c: c.execute(change) and None)
-        return await self.open_session(row, "password", address)
+        return row
 
     async def open_session(self, row: Any, method: str, address: str) -> str:
         """A new session of an active person of an active organisation; returns its secret."""
