@@ -44,13 +44,13 @@ async def serve(home: Path, port: int) -> None:
     """A nats-server with the house's streams, and a gateway on `port`."""
     from types import SimpleNamespace
 
-    from tulou.access import broker, gateway, hooks, mqtt
+    from tulou.access import application, broker, gateway, hooks, mqtt
     from tulou.kernel.bus import Bus, NatsServer
     from tulou.kernel.settings import Settings
 
     class Refusing(broker.Broker):
-        def refuses(self, application: broker.Application, wanted: str) -> int:
-            return mqtt.UNSPECIFIED if wanted == "test/nosubscribe" else super().refuses(application, wanted)
+        def refuses(self, who: application.Application, wanted: str) -> int:
+            return mqtt.UNSPECIFIED if wanted == "test/nosubscribe" else super().refuses(who, wanted)
 
     gateway.Broker = Refusing  # type: ignore[misc]
     settings = Settings(home=home)

@@ -38,8 +38,9 @@ import uvloop
 
 from tulou.access import mqtt
 from tulou.access.admission import Refused, Rights
+from tulou.access.application import Application
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
-from tulou.access.broker import Application, Broker
+from tulou.access.broker import Broker
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
