@@ -16,6 +16,7 @@ from tulou.access.directory import Directory
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.things import Things
 from tulou.context import ContextService, Update
@@ -68,18 +69,20 @@ def services(house: House) -> Sequence[object]:
     devices = Devices(house, directory)
     alarms = Alarms(house, directory)
     things = Things(house, directory, devices)
+    door = HttpDoor(house)
     return [
-        devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms),
-        HttpDoor(house), DeadLetters(house), Applications(house),
+        devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms), door,
+        DeadLetters(house), Applications(house), SensorThings(house, directory, door),
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
-    """`/api/v1`: devices, things, live, alarms, dead letters, readings, and HTTP ingest."""
+    """`/api/v1`: devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
     from tulou.access.routes import routes as access_routes
+    from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return access_routes(house)
+    return [*access_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl

@@ -6,6 +6,7 @@ are only returned through an explicit `orgs`: `None` is the whole house, and onl
 
 from __future__ import annotations
 
+from tulou.kernel.readings.conditions import Condition, Constant, Field, Term
 from tulou.kernel.readings.interface import (
     METHODS,
     Aggregate,
@@ -21,8 +22,9 @@ from tulou.kernel.readings.interface import (
 from tulou.kernel.readings.rows import Class, Frames, Rows, raw_column
 
 __all__ = [
-    "METHODS", "Aggregate", "Area", "Class", "Frame", "Frames", "OrgFilter", "Readings", "Rows", "Series", "Stored",
-    "Table", "Value", "open_readings", "raw_column",
+    "METHODS", "Aggregate", "Area", "Class", "Condition", "Constant", "Field", "Frame", "Frames", "OrgFilter", "Readings",
+    "Rows", "Series", "Stored",
+    "Table", "Term", "Value", "open_readings", "raw_column",
 ]
 
 

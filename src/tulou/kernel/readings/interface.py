@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tulou.kernel.policy import Orgs
+from tulou.kernel.readings.conditions import Condition
 from tulou.kernel.readings.rows import Frames, Rows
 
 OrgFilter = Orgs | Collection[str] | None
@@ -33,6 +34,10 @@ METHODS: Mapping[str, str] = {
     "last": "argMaxOrNullIf(r.value, r.ts, isFinite(r.value))",
 }
 """Aggregates by name: those of NGSI-LD (ETSI GS CIM 009, 4.5.19), `entities` (how many) and `last`."""
+
+
+MOST_TESTED = 10_000_000
+"""Readings that one query tests one by one."""
 
 
 class Value(NamedTuple):
@@ -167,6 +172,22 @@ class Readings(Protocol):
         orgs: OrgFilter, limit: int = 1000, order: Literal["asc", "desc"] = "asc",
     ) -> dict[int, dict[str, list[Value]]]:
         """Readings of each (entity, property), at most `limit` of each, in the order asked for."""
+        ...
+
+    async def observations(
+        self, entity: int, property: str, start: int | None, end: int | None, *, orgs: OrgFilter,
+        where: Condition | None = None, order: Literal["ts", "value"] = "ts", descending: bool = True, skip: int = 0,
+        limit: int = 100,
+    ) -> list[Value]:
+        """Readings of one property in order. By time and without `where` only what is answered is read; otherwise at
+        most `MOST_TESTED` are looked at. Raises `Invalid` for more: ask for less time."""
+        ...
+
+    async def tally(
+        self, entity: int, property: str, start: int | None, end: int | None, *, orgs: OrgFilter,
+        where: Condition | None = None,
+    ) -> int:
+        """How many readings of one property: by the index; with `where` as `observations`."""
         ...
 
     async def area_hour(
