@@ -263,7 +263,8 @@ class Broker:
         """Ask again what applications may: each `RECHECK` seconds, and soon after something changed."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._recheck.wait(), RECHECK)
+                async with asyncio.timeout(RECHECK):
+                    await self._recheck.wait()
                 self._recheck.clear()
                 await asyncio.sleep(0.2)  # the process that answers hears of the change at the same moment
             actors = {a.rights.actor for a in self.applications.values() if a.rights.actor}

@@ -492,7 +492,7 @@ class ClickHouseReadings:
             SELECT toUnixTimestamp64Micro(r.ts), value, text, quality, origin FROM readings AS r
             WHERE {condition} ORDER BY {by} LIMIT {int(skip)}, {int(limit)}""", bound, where is not None or order != "ts")
         return [
-            Value(ts, text if value != value else value, quality, origin)
+            Value(ts, value_of(value, text, quality), quality, origin)
             for ts, value, text, quality, origin in zip(*columns, strict=True)
         ]
 
