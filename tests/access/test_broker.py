@@ -322,6 +322,21 @@ async def test_take_over_and_clean_start(home: Home) -> None:
     await until(lambda: not any(s.subscriptions for s in gateway.broker.sessions.values()))
 
 
+async def test_a_silent_client_leaves_its_will_even_if_it_never_closes(home: Home) -> None:
+    gateway = await home.gateway()
+    port = gateway.ports[0]
+    listener = await App.connect(port, "listener")
+    await listener.subscribe(("w", 1))
+    for number in range(2):
+        silent = await App.connect(port, f"silent-{number}", keep_alive=10, will=mqtt.Will(b"w", b"gone", 1, False))
+        gateway.tick += 100
+        for _ in range(3):  # it does not close its end, and the clock goes on
+            gateway._sweep()
+        assert (await listener.message())[1] == b"gone"
+        head, body = await silent.packet()
+        assert (head, body[0]) == (0xE0, mqtt.KEEP_ALIVE)
+
+
 async def test_shared_subscriptions_deal_out_and_wait_for_somebody(home: Home) -> None:
     gateway = await home.gateway()
     port = gateway.ports[0]

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from tulou.kernel import house as kernel_house
+from tulou.kernel import bus as kernel_bus
 from tulou.kernel.errors import Unavailable
 from tulou.kernel.house import House, Task
 
@@ -50,7 +50,7 @@ async def test_what_is_paused_begins_anew(kernel: House) -> None:
 
 async def test_a_lost_cancellation_is_said_again(kernel: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """`asyncio.wait_for` of Python 3.11 returns the result, and forgets the cancellation, when both come together."""
-    monkeypatch.setattr(kernel_house, "PATIENCE", 0.1)
+    monkeypatch.setattr(kernel_bus, "PATIENCE", 0.1)
 
     class Forgetful(Probe):
         async def work(self) -> None:

@@ -46,7 +46,7 @@ from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.protocols import load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
-from tulou.kernel.bus import Bus
+from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
 
 log = logging.getLogger("tulou.gateway")
@@ -166,6 +166,8 @@ class Connection(Peer):
 
     def close(self, why: str, reason: int = 0) -> None:
         """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0."""
+        if self.parser is None:
+            return
         self.parser = None
         if self.transport is not None:
             if reason and self.level == 5 and (self.identity is not None or self.application is not None):
@@ -472,9 +474,7 @@ class Gateway:
             if connection.transport is not None:
                 connection.transport.close()
         await asyncio.sleep(0)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks, patience=0.5)
 
     def spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

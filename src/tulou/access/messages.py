@@ -25,7 +25,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from tulou.access.sessions import PLACES, Message
-from tulou.kernel.bus import Bus
+from tulou.kernel.bus import Bus, end
 
 log = logging.getLogger("tulou.messages")
 
@@ -190,9 +190,7 @@ class MessageLog:
     async def close(self) -> None:
         """As `drain`; what is not durable then was not acknowledged."""
         await self.drain()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks, patience=0.5)
 
 
 async def read(bus: Bus, stream: str, subject: str, start: int = 1) -> AsyncIterator[tuple[int, str, bytes]]:

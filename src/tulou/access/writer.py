@@ -38,9 +38,9 @@ from nats.js.errors import NotFoundError
 from numpy.typing import NDArray
 
 from tulou.access.batch import Batch
-from tulou.kernel.bus import Bus
+from tulou.kernel.bus import Bus, end
 from tulou.kernel.errors import Invalid
-from tulou.kernel.house import asked_to_end, end
+from tulou.kernel.house import asked_to_end
 from tulou.kernel.policy import ROOT
 from tulou.kernel.readings import Class, Frames, Readings, Rows, Stored, raw_column
 from tulou.kernel.sql import Database, UtcDateTime, metadata

@@ -16,7 +16,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from tulou.kernel.settings import Settings
 
 log = logging.getLogger("tulou.bus")
 
+PATIENCE = 12.0
+"""Seconds in which a task that is told to end may end what it has begun; the writer takes at most ten."""
 MIN_FREE = 32 << 20
 """Bytes free below which a disk counts as full."""
 
@@ -284,6 +286,22 @@ class Bus:
             await self.nc.flush(2)
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self.nc.close(), 5)
+
+
+async def end(tasks: Iterable[asyncio.Task[None]], patience: float | None = None) -> None:
+    """Cancel `tasks` and wait until they have ended.
+
+    Asked again each `patience` (`PATIENCE`) seconds: `asyncio.wait_for` of Python 3.11, on which the NATS client rests,
+    loses a cancellation that comes in the moment in which what it waits for is there (python/cpython#86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        done, left = await asyncio.wait(left, timeout=PATIENCE if patience is None else patience)
+        for task in done:
+            if not task.cancelled() and (error := task.exception()):
+                log.debug("%s ended with %r", task.get_name(), error)
 
 
 async def _quiet(error: Exception) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 import pluggy
 
 from tulou.kernel import hookspecs
-from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec
+from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec, end
 from tulou.kernel.errors import Unauthenticated
 from tulou.kernel.http import Scope, header
 from tulou.kernel.outbound import Outbound
@@ -36,8 +36,6 @@ log = logging.getLogger("tulou.house")
 S = TypeVar("S")
 ASGI = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
 ROLES = ("gateway", "api", "writer", "rules", "worker")
-PATIENCE = 12.0
-"""Seconds in which a task that is told to end may end what it has begun; the writer takes at most ten."""
 
 PLUGINS = (
     "tulou.kernel.organisations.hooks",
@@ -263,22 +261,6 @@ def asked_to_end() -> bool:
     """Whether the task that runs now was cancelled, be it that the cancellation was lost since."""
     running = asyncio.current_task()
     return running is not None and running.cancelling() > 0
-
-
-async def end(tasks: Iterable[asyncio.Task[None]], patience: float | None = None) -> None:
-    """Cancel `tasks` and wait until they have ended.
-
-    Asked again each `patience` (`PATIENCE`) seconds: `asyncio.wait_for` of Python 3.11, on which the NATS client rests,
-    loses a cancellation that comes in the moment in which what it waits for is there (python/cpython#86296).
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        done, left = await asyncio.wait(left, timeout=PATIENCE if patience is None else patience)
-        for task in done:
-            if not task.cancelled() and (error := task.exception()):
-                log.debug("%s ended with %r", task.get_name(), error)
 
 
 def rss_bytes(pid: int) -> int:
