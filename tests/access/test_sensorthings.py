@@ -95,7 +95,7 @@ async def test_every_relation_can_be_followed_there_and_back(sta: Sta, station: 
     assert location["encodingType"] == "application/geo+json"
     assert await sta.ids(f"Locations({no})/Things") == [no]
     history = await sta.get(f"Locations({no})/HistoricalLocations")
-    assert (await sta.get(f"HistoricalLocations({history['value'][0]['@iot.id']})/Thing"))["@iot.id"] == no
+    assert (await sta.get(history["value"][0]["Thing@iot.navigationLink"]))["@iot.id"] == no
     stream = await sta.get(f"Datastreams('{no}:pm25')")
     assert stream["unitOfMeasurement"] == {
         "name": "GQ", "symbol": "µg/m³", "definition": "https://service.unece.org/trade/uncefact/vocabulary/rec20/#GQ",
@@ -118,6 +118,27 @@ async def test_every_relation_can_be_followed_there_and_back(sta: Sta, station: 
         await sta.get(f"FeaturesOfInterest({no})/Observations"))["value"]}
     deep = f"Things({no})/Datastreams('{no}:pm25')/Observations('{newest['@iot.id']}')/Datastream/Thing"
     assert (await sta.get(deep))["@iot.id"] == no
+
+
+async def test_where_a_thing_was(estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient, sta: Sta) -> None:
+    """8.2.3: a HistoricalLocation is a time, and the Location then."""
+    made = await estate.device(lin, "fuzhou", "moved", lon=119.1, lat=25.1)
+    no, url = made["no"], f"http://house/ngsi-ld/v1/entities/{made['entity_id']}/attrs/location"
+    moved = await lin.patch(url, headers={"ngsild-tenant": "fuzhou"}, json={
+        "type": "GeoProperty", "value": {"type": "Point", "coordinates": [119.2, 25.2]}})
+    assert moved.status_code == 204, moved.text
+    page = await sta.get(f"Things({no})/HistoricalLocations?$expand=Locations&$orderby=time desc&$count=true")
+    assert page["@iot.count"] == 2
+    assert [h["Locations"][0]["location"]["coordinates"] for h in page["value"]] == [[119.2, 25.2], [119.1, 25.1]]
+    assert [h["Locations"][0]["@iot.id"] == no for h in page["value"]] == [True, False]
+    assert page["value"][0]["time"] > page["value"][1]["time"]
+    old = await sta.get(page["value"][1]["@iot.selfLink"])
+    assert (await sta.get(old["Thing@iot.navigationLink"]))["@iot.id"] == no
+    then = (await sta.get(old["Locations@iot.navigationLink"]))["value"][0]
+    assert (await sta.get(then["@iot.selfLink"]))["location"]["coordinates"] == [119.1, 25.1]
+    assert await sta.ids(then["HistoricalLocations@iot.navigationLink"]) == [old["@iot.id"]]
+    assert await sta.ids(f"Things({no})/Locations") == [no]
+    assert (await chen.get(old["@iot.selfLink"])).status_code == (await chen.get(then["@iot.selfLink"])).status_code == 404
 
 
 async def test_properties_values_and_references(
@@ -324,7 +345,7 @@ async def test_another_organisation_learns_nothing(
     assert f"{opened['no']}:onlyInFuzhou" in await mine.all("Datastreams?$top=50")
     newest = (await mine.ids(f"Datastreams('{no}:pm25')/Observations?$top=1"))[0]
     for path in (
-        "Things({})", "Locations({})", "FeaturesOfInterest({})", "HistoricalLocations({})", "Datastreams('{}:pm25')",
+        "Things({})", "Locations({})", "FeaturesOfInterest({})", "Datastreams('{}:pm25')",
         "Datastreams('{}:pm25')/Observations", "Things({})/Datastreams", "Observations('" + newest.replace(str(no), "{}", 1) + "')",
         "Things({})/name/$value", "FeaturesOfInterest({})/Observations",
     ):

@@ -56,7 +56,8 @@ def test_the_operators_and_functions_of_the_standard(text: str, expected: bool) 
 @pytest.mark.parametrize("text", [
     "", "result gt", "result gt 5 and", "(result gt 5", "result gt 5)", "nosuch(result)", "length()", "length(a, b)",
     "'open", "result % 5", "a eq 2026-13-45T00:00:00Z", "geography'POINT(x)' eq a", "(" * 100 + "1" + ")" * 100,
-    "duration'x' eq a", "a b c", "x" * 20_000,
+    "duration'x' eq a", "a b c", "x" * 20_000, "not " * 60 + "true", "1" + " add 1" * 60 + " eq 1", "name eq '\0'",
+    " or ".join(["id eq 1"] * 600),
 ])
 def test_what_cannot_be_read_says_where(text: str) -> None:
     with pytest.raises(Invalid) as raised:
@@ -69,6 +70,15 @@ def test_any_text_is_a_tree_or_an_error(text: str) -> None:
     for read in (expression, resource, lambda t: options([("$expand", t)]), lambda t: options([("$orderby", t)])):
         with contextlib.suppress(Invalid):
             read(text)
+
+
+def test_a_long_condition_is_not_a_deep_one() -> None:
+    many = " or ".join(f"id eq {n}" for n in range(400))
+    node = expression(many)
+    assert isinstance(node, Call)
+    assert len(node.args) == 400
+    assert value(many, id=399) is True
+    assert asked_of([expression(" or ".join(f"result eq {n}" for n in range(400)))]).condition is not None
 
 
 def test_options_inside_expand() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tulou.kernel.errors import Invalid
 from tulou.kernel.policy import Orgs
-from tulou.kernel.readings import Frames, Readings, Rows, raw_column
+from tulou.kernel.readings import Constant, Field, Frames, Readings, Rows, Term, raw_column
 from tulou.kernel.readings.schema import ddl, ttl
 
 HOUR = 3_600_000_000
@@ -319,3 +319,48 @@ def test_a_cluster_gets_replicated_engines_of_the_same_tables() -> None:
     assert all("Replicated" in s and "replicated_deduplication_window" in s for s in tables)
     assert "ReplicatedReplacingMergeTree('/clickhouse/tables/{database}/latest', '{replica}', ts)" in tables[2]
     assert next(s for _, s in ttl({"O'Hara": 3}, "fujian")).endswith("DELETE WHERE type = 'O\\'Hara'")
+
+
+async def test_observations_of_one_property_in_order(readings: Readings) -> None:
+    await put(readings, [(1, "pm25", T0 + n * HOUR, float(n)) for n in range(48)] + [(2, "pm25", T0, 99.0)])
+    await put(readings, [(1, "mode", T0, "自动"), (1, "mode", T0 + HOUR, "手动")], token="text")
+
+    async def ask(*args: Any, **options: Any) -> list[Any]:
+        return [v.value for v in await readings.observations(1, *args, orgs=["fuzhou"], **options)]
+
+    assert await ask("pm25", None, None, limit=3) == [47, 46, 45]
+    assert await ask("pm25", T0 + HOUR, T0 + 4 * HOUR) == [3, 2, 1]
+    assert await ask("pm25", None, None, descending=False, skip=10, limit=2) == [10, 11]
+    even = Term("eq", (Term("mod", (Field("value"), Constant(2))), Constant(0)))
+    assert await ask("pm25", T0, T0 + 6 * HOUR, where=even) == [4, 2, 0]
+    assert await ask("pm25", None, None, order="value", limit=2) == [47, 46]
+    assert await ask("mode", None, None, where=Term("startswith", (Field("text"), Constant("手")))) == ["手动"]
+    late = Term("ge", (Field("ts"), Constant(T0 + 47 * HOUR, "time")))
+    assert await ask("pm25", None, None, where=late) == [47]
+    day = Term("eq", (Term("date", (Field("ts"),)), Constant("2026-11-24", "date")))
+    assert len(await ask("pm25", None, None, where=day)) == 24
+    assert await readings.observations(1, "pm25", None, None, orgs=["xiamen"]) == []
+
+
+async def test_a_tally_counts_one_property(readings: Readings) -> None:
+    await put(readings, [(1, "pm25", T0 + n * HOUR, float(n)) for n in range(48)])
+    assert await readings.tally(1, "pm25", None, None, orgs=["fuzhou"]) == 48
+    assert await readings.tally(1, "pm25", T0 + HOUR, T0 + 3 * HOUR, orgs=None) == 2
+    assert await readings.tally(1, "pm25", None, None, orgs=None, where=Term("gt", (Field("value"), Constant(40)))) == 7
+    for orgs in ([], ["xiamen"]):
+        assert await readings.tally(1, "pm25", None, None, orgs=orgs) == 0
+    assert await readings.tally(1, "o3", None, None, orgs=None) == 0
+
+
+async def test_what_would_test_too_many_readings_is_refused(
+    readings: Readings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tulou.kernel.readings.clickhouse.MOST_TESTED", 10)
+    await put(readings, [(1, "pm25", T0 + n * HOUR, float(n)) for n in range(48)])
+    high = Term("gt", (Field("value"), Constant(40)))
+    with pytest.raises(Invalid) as raised:
+        await readings.observations(1, "pm25", None, None, orgs=None, where=high)
+    assert raised.value.rule == "<= 10 readings"
+    assert len(await readings.observations(1, "pm25", None, None, orgs=None)) == 48
+    with pytest.raises(Invalid, match="cannot compute"):
+        await readings.observations(1, "pm25", None, None, orgs=None, where=Term("sleep", (Constant(1),)))

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
-from tulou.access.sensorthings.collections import MOST_EXPANDED, Collections, Page, Scope, no_such, too_many
+from tulou.access.sensorthings.collections import MOST_ASKED, MOST_EXPANDED, Collections, Page, Scope, no_such, too_many
 from tulou.access.sensorthings.evaluate import no_property, resolve
 from tulou.access.sensorthings.model import (
     DATASTREAM,
@@ -49,6 +49,7 @@ class Asking:
         self.collections = collections
         self.base = base
         self.budget = MOST_EXPANDED
+        self.asked = 0
 
     # -- addresses
 
@@ -250,6 +251,10 @@ class Asking:
             if latest is not None and isinstance(item, Stream):
                 page = self.collections.newest(item, latest.get(item.place.no, {}).get(item.property))
             else:
+                self.asked += to == OBSERVATION
+                if self.asked > MOST_ASKED:
+                    raise too_many("$expand 涉及的数据流过多", "$expand asks for the Observations of too many entities",
+                                   MOST_ASKED, "$expand")
                 page = await self.collections.page(Scope(to, (kind, item)), inner)
             if page.count is not None:
                 body[f"{name}@iot.count"] = page.count

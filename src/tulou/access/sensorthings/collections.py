@@ -27,20 +27,22 @@ from tulou.access.sensorthings.model import (
     PROPERTY,
     SENSOR,
     SET_OF,
+    THING,
     Item,
     Place,
     Reading,
     Stream,
     Vocabulary,
+    moment_key,
     observation_key,
     stream_key,
 )
 from tulou.access.sensorthings.odata import Node, Options, Path, bad, conjuncts
 from tulou.access.sensorthings.selection import Asked, EntitySql, NotPushed, asked_of, stream_conditions, where_of
-from tulou.context import entities
-from tulou.kernel.errors import Invalid, NotFound
+from tulou.context import Span, Temporal, entities
+from tulou.kernel.errors import Forbidden, Invalid, NotFound
 from tulou.kernel.http import cursor, from_cursor
-from tulou.kernel.policy import Orgs
+from tulou.kernel.policy import Actor, Orgs
 from tulou.kernel.readings import Value
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ MOST_TESTED = 20_000
 """Entities or Datastreams that one request tests one by one, or sorts by what no index has."""
 MOST_STREAMS = 100
 """Datastreams whose Observations one request sorts together or counts."""
-MOST_EXPANDED = 10_000
-"""Entities in one answer, everything expanded included."""
+MOST_EXPANDED, MOST_ASKED = 10_000, 500
+"""Entities in one answer, everything expanded included; collections of Observations that the store is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ class Walk:
 class Collections:
     """The collections of one request."""
 
-    def __init__(self, house: House, directory: Directory, words: Vocabulary, orgs: Orgs) -> None:
+    def __init__(self, house: House, directory: Directory, words: Vocabulary, actor: Actor, orgs: Orgs) -> None:
+        self.house = house
+        self.actor = actor
         self.directory = directory
         self.words = words
         self.orgs = orgs
@@ -109,9 +113,13 @@ class Collections:
     async def fetch(self, kind: str, key: int | str) -> Item:
         """The entity of an id. Raises `NotFound`, also for one of an organisation that must not be known."""
         found: Item | None = None
-        if kind in PLACED:
+        if kind in (LOCATION, HISTORICAL) and (then := moment_key(key)) is not None:
+            found = await self._place_at(*then)
+            if kind == LOCATION and found is not None and found.current:
+                found = None
+        elif kind in PLACED and kind != HISTORICAL:
             found = await self._place(key) if isinstance(key, int) else None
-            if found is not None and kind in (LOCATION, HISTORICAL) and found.lon is None:
+            if found is not None and kind == LOCATION and found.lon is None:
                 found = None
         elif kind == DATASTREAM:
             pair = stream_key(key)
@@ -131,6 +139,31 @@ class Collections:
     async def _place(self, no: int) -> Place | None:
         rows = await self._rows([entities.c.no == no], limit=1)
         return rows[0] if rows else None
+
+    async def _place_at(self, no: int, since: int) -> Place | None:
+        place = await self._place(no)
+        if place is None or (place.since == since and place.lon is not None):
+            return place
+        return next((then for then in await self._places_of(place) if then.since == since), None)
+
+    async def _places_of(self, place: Place) -> list[Place]:
+        """Where a thing is and was, newest first: at most the newest `LARGEST` that the house kept."""
+        found = [] if place.lon is None else [place]
+        wanted = Span(names=frozenset({"location"}), last=LARGEST)
+        try:
+            answer = await self.house.service(Temporal).retrieve(self.actor, place.id, wanted, tenant=place.org)
+        except (NotFound, Forbidden):  # no history, or none that he may read
+            return found
+        points = answer.evolutions[0].points.get("location", [])
+        for point in sorted(points, key=lambda point: point.time, reverse=True):
+            shape = point.body.get("value")
+            here = found[-1] if found else None
+            if not isinstance(shape, dict) or (here is not None and (
+                point.time >= here.since or (here is place and shape == self.words.field(LOCATION, place, "location"))
+            )):
+                continue
+            found.append(place._replace(geometry=shape, since=point.time, current=False))
+        return found
 
     async def _stream(self, no: int, name: str) -> Stream | None:
         place = await self._place(no)
@@ -163,14 +196,29 @@ class Collections:
         options = replace(options, filter=None if options.filter is None else folded(options.filter))
         if scope.kind == OBSERVATION:
             return await self._observations(scope, options)
+        if scope.of is not None and isinstance(scope.of[1], Place):
+            return self._here(scope.kind, await self._around(scope.kind, scope.of[0], scope.of[1]), options)
         if scope.kind in PLACED:
             return await self._places(scope, options)
         if scope.kind == DATASTREAM:
             return await self._streams(scope, options)
-        names = await self._names(scope.kind)
-        found = [name for name in names if all(holds(part, self._resolver(scope.kind, name))
-                                               for part in conjuncts(options.filter))]
-        return self._sorted(scope.kind, found, options)
+        return self._here(scope.kind, await self._names(scope.kind), options)
+
+    async def _around(self, kind: str, of: str, place: Place) -> Sequence[Item]:
+        """What a thing or its place leads to, which needs no look at other things."""
+        if kind == DATASTREAM:
+            walk = self._walk_of(Scope(DATASTREAM), [], DATASTREAM)
+            extras = (await self._extras(walk, [place]))[place.no]
+            return [Stream(place, name) for name in sorted([*walk.declared.get(place.type, ()), *extras])]
+        if kind == HISTORICAL and of == THING:
+            return await self._places_of(place)
+        return [] if kind != THING and place.lon is None else [place]
+
+    def _here(self, kind: str, items: Sequence[Item], options: Options) -> Page:
+        """A page of few items, which are all here."""
+        parts = conjuncts(options.filter)
+        found = [item for item in items if all(holds(part, self._resolver(kind, item)) for part in parts)]
+        return self._sorted(kind, found, options)
 
     def _resolver(self, kind: str, item: Item) -> Callable[[tuple[str, ...]], Any]:
         return partial(resolve, self.words, kind, item)
@@ -199,8 +247,6 @@ class Collections:
         match scope.of:
             case (_, Place() as place):
                 where.append(entities.c.no == place.no)
-            case (_, Stream() as stream):
-                where.append(entities.c.no == stream.place.no)
             case ("Sensor", str() as kind):
                 where.append(entities.c.type == kind)
         return where
@@ -340,8 +386,6 @@ class Collections:
         where, left = self._split(kind, [part for part in parts if part not in decided])
         where += self._within(Scope(DATASTREAM, scope.of))
         only = scope.of[1] if scope.of and scope.of[0] == PROPERTY else None
-        if scope.of is not None and isinstance(scope.of[1], Stream):
-            only = scope.of[1].property
 
         def wanted(type: str, name: str) -> bool:
             if only is not None and name != only:

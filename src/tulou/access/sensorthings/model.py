@@ -1,9 +1,10 @@
 """The entities of SensorThings (OGC 18-088, clause 8) as views of what the house has: what they are called, what fields
 they have, and how one leads to another.
 
-Law: pure; nothing is stored twice. A Thing is an entity, its Location and FeatureOfInterest are that entity's place, a
+Law: pure; nothing is stored twice. A Thing is an entity, its Location and FeatureOfInterest are that entity's place, a HistoricalLocation is since when, a
 Sensor is an entity type, an ObservedProperty is a property's name, a Datastream is (entity, property), an Observation
-is a reading. Ids say so and can be read back: `17`, `'AirQualityStation'`, `'pm25'`, `'17:pm25'`,
+is a reading. Ids say so and can be read back: `17`, `'17:1795788000000000'` (a place
+since µs), `'AirQualityStation'`, `'pm25'`, `'17:pm25'`,
 `'17:pm25:1795788000000000'` (µs since the epoch).
 """
 
@@ -68,7 +69,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Place(NamedTuple):
-    """An entity as the store has it; `geometry` is GeoJSON where it is not a point, `since` the µs of its place."""
+    """An entity as the store has it; `geometry` is GeoJSON where it is not a point, `since` the µs of its place, which
+    is where it was, not where it is, when not `current`."""
 
     no: int
     id: str
@@ -80,6 +82,7 @@ class Place(NamedTuple):
     lat: float | None
     geometry: Any
     since: int
+    current: bool = True
 
 
 class Stream(NamedTuple):
@@ -114,6 +117,12 @@ def stream_key(text: Any) -> tuple[int, str] | None:
     """(entity, property) of a Datastream's id, or None."""
     no, colon, name = text.partition(":") if isinstance(text, str) else ("", "", "")
     return (int(no), name) if colon and no.isascii() and no.isdigit() and len(no) < 19 and name else None
+
+
+def moment_key(text: Any) -> tuple[int, int] | None:
+    """(entity, µs) of a HistoricalLocation's id, or of a Location's that is history; None if it is neither."""
+    pair = stream_key(text)
+    return (pair[0], int(pair[1])) if pair and pair[1].isascii() and pair[1].isdigit() and len(pair[1]) < 18 else None
 
 
 def observation_key(text: Any) -> tuple[int, str, int] | None:
@@ -157,6 +166,8 @@ class Vocabulary:
             case str():
                 return item
             case Place():
+                if kind == HISTORICAL or (kind == LOCATION and not item.current):
+                    return f"{item.no}:{item.since}"
                 return item.no
             case Stream():
                 return f"{item.place.no}:{item.property}"
@@ -281,7 +292,9 @@ class Vocabulary:
         """Whether `other`, of kind `to`, is among the many that a navigation property of `item` leads to."""
         match item, other:
             case Place(), Place():
-                return item.no == other.no
+                if (kind, to) in ((LOCATION, HISTORICAL), (HISTORICAL, LOCATION)):
+                    return (item.no, item.since) == (other.no, other.since)
+                return item.no == other.no and (to != LOCATION or other.current)
             case Place(), Stream():
                 return item.no == other.place.no
             case Place(), Reading():

@@ -7,7 +7,7 @@ an `Invalid` that shows where it broke; neither depth nor length of a text can e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
@@ -20,8 +20,10 @@ from tulou.kernel.errors import Invalid
 
 DEEPEST = 40
 """Nesting of an expression or of `$expand`."""
-LONGEST = 16_000
-"""Characters of one query option."""
+LONGEST, MOST_TOKENS = 16_000, 2_000
+"""Characters of one query option; words and marks of one expression."""
+CHAIN = 50
+"""Operands of one chain of arithmetic."""
 
 COMPARISONS = frozenset({"eq", "ne", "gt", "ge", "lt", "le"})
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "mod"})
@@ -146,7 +148,12 @@ class _Expression:
     def __init__(self, text: str, option: str) -> None:
         self.text, self.option = text, option
         self.depth = 0
+        if "\0" in text:
+            raise bad(f"{option} 不能含 NUL", f"{option} must not have NUL", field=option, rule="no NUL")
         self.tokens = list(self._split())
+        if len(self.tokens) > MOST_TOKENS:
+            raise bad(f"{option} 超过 {MOST_TOKENS} 个词", f"{option} has more than {MOST_TOKENS} words", field=option,
+                      value=len(self.tokens), rule=f"<= {MOST_TOKENS}")
         self.at = 0
 
     def _split(self) -> Iterator[tuple[str, str, int]]:
@@ -184,14 +191,24 @@ class _Expression:
         if self.depth > DEEPEST:
             raise bad(f"{self.option} 嵌套超过 {DEEPEST} 层", f"{self.option} is nested deeper than {DEEPEST}",
                       field=self.option, rule=f"depth <= {DEEPEST}")
-        node = self._left(("or",), lambda: self._left(("and",), self.comparison))
+        node = self._joined("or", lambda: self._joined("and", self.comparison))
         self.depth -= 1
         return node
 
-    def _left(self, words: tuple[str, ...], inner: Any) -> Node:
-        node: Node = inner()
+    def _joined(self, word: str, inner: Callable[[], Node]) -> Node:
+        """All that is joined by `and` or `or`, as one call."""
+        args = [inner()]
+        while self.peek(word):
+            self.at += 1
+            args.append(inner())
+        return args[0] if len(args) == 1 else Call(word, tuple(args))
+
+    def _left(self, words: tuple[str, ...], inner: Callable[[], Node]) -> Node:
+        node, length = inner(), 1
         while self.peek(*words):
-            name = self.tokens[self.at][1]
+            name, length = self.tokens[self.at][1], length + 1
+            if length > CHAIN:
+                raise self.broken()
             self.at += 1
             node = Call(name, (node, inner()))
         return node
@@ -212,6 +229,8 @@ class _Expression:
         while self.peek("not", "-"):
             signs.append("not" if self.tokens[self.at][1] == "not" else "neg")
             self.at += 1
+            if len(signs) > CHAIN:
+                raise self.broken()
         node = self.primary()
         for name in reversed(signs):
             node = Call(name, (node,))
@@ -242,7 +261,7 @@ class _Expression:
     def constant(self, kind: str, text: str) -> Any:
         match kind:
             case "number":
-                return int(text) if text.isdigit() else float(text)
+                return int(text) if text.isdigit() and len(text) < 19 else float(text)
             case "string":
                 return _unquoted(text)
             case "time":

@@ -6,7 +6,8 @@ is evaluated item by item by the caller, who bounds how many he looks at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -160,7 +161,7 @@ class EntitySql:
         if kind not in PLACED:
             raise NotPushed
         match rest:
-            case ("id",) | ("@iot.id",):
+            case ("id",) | ("@iot.id",) if kind != HISTORICAL:
                 return COLUMNS.no, "number"
             case ("name",) if kind != HISTORICAL:
                 return NAME, "string"
@@ -191,10 +192,9 @@ class EntitySql:
         kinds = {"flag" if kind == "boolean" else kind for kind in (one_kind, two_kind)}
         if len(kinds) > 1:  # a number is not a text
             return sa.true() if name == "ne" else sa.false()
-        operators: Mapping[str, Any] = {
-            "eq": one == two, "ne": one != two, "gt": one > two, "ge": one >= two, "lt": one < two, "le": one <= two,
-        }
-        found: Expression = operators[name]
+        if kinds == {"flag"} and name not in ("eq", "ne"):
+            raise NotPushed
+        found: Expression = getattr(operator, name)(one, two)
         return found
 
     def _function(self, name: str, args: list[Expression], kinds: list[str]) -> tuple[Expression, str]:
@@ -262,9 +262,7 @@ def asked_of(parts: Sequence[Node]) -> Asked:
         elif not _within(asked, part):
             conditions.append(_condition(part))
     if conditions:
-        asked.condition = conditions[0]
-        for more in conditions[1:]:
-            asked.condition = Term("and", (asked.condition, more))
+        asked.condition = _joined("and", conditions)
     return asked
 
 
@@ -323,12 +321,22 @@ def _condition(node: Node, wanted: str = "") -> Condition:
             number = Term("eq", (Field("value"), Field("value")))  # a text's value is not a number
             term = Term("or", (Term("not", (number,)), term)) if name == "ne" else Term("and", (number, term))
         return term
+    if name in ("and", "or"):
+        return _joined(name, [_condition(arg) for arg in node.args])
     if name == "substringof":
         return Term("contains", (_condition(node.args[1], "string"), _condition(node.args[0], "string")))
     if name == "substring" and len(node.args) == 3:
         name = "substring3"
     of = "string" if name in _TEXTUAL else "number"
     return Term(name, tuple(_condition(arg, of) for arg in node.args))
+
+
+def _joined(name: str, args: list[Condition]) -> Condition:
+    """Conditions joined by `and` or `or`, as a tree of little depth."""
+    while len(args) > 1:
+        pairs = [Term(name, (args[at], args[at + 1])) for at in range(0, len(args) - 1, 2)]
+        args = [*pairs, *args[len(pairs) * 2 :]]
+    return args[0]
 
 
 _TEXTUAL = frozenset({

@@ -77,7 +77,7 @@ class SensorThings:
 
     def _asking(self, actor: Actor, base: str) -> Asking:
         orgs = self.policy.require_any(actor, READ)
-        return Asking(self.words, Collections(self.house, self.directory, self.words, orgs), base)
+        return Asking(self.words, Collections(self.house, self.directory, self.words, actor, orgs), base)
 
     @operation(CREATE)
     async def create(self, actor: Actor, segments: Sequence[Segment], body: Any, base: str) -> str:
