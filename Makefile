@@ -93,6 +93,8 @@ conformance: install-dev test-tools ## independent clients and suites against a 
 	$(BIN)/python -m pytest -m conformance $(PYTEST_ARGS)
 	@if [ -n "$(ETSI_SUITE)" ]; then $(BIN)/python -m tests.conformance.ngsild && $(BIN)/python -m tests.conformance.ngsild IOP; \
 	  else echo 'NGSI-LD: ETSI_SUITE=<checkout of the ETSI test suite> make conformance runs it too (docs/conformance.md)'; fi
+	@if [ -n "$(PAHO_SUITE)" ]; then $(BIN)/python -m tests.conformance.mqtt; \
+	  else echo 'MQTT: PAHO_SUITE=<checkout of paho.mqtt.testing> make conformance runs it too (docs/conformance.md)'; fi
 
 wheel: install-dev $(STATIC) ## build dist/tulou-*.whl with the console inside
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -121,6 +121,21 @@ async def test_a_revoked_token_is_out_at_once_and_its_session_is_nobody_elses(
     assert again.present == 1
 
 
+async def test_a_session_that_comes_back_with_fewer_rights_loses_what_they_covered(
+    estate: Estate, lin: httpx.AsyncClient
+) -> None:
+    app = await connect(estate, (await token(lin, "fuzhou"))["secret"], "fewer", properties=NEVER)
+    assert await app.subscribe(("f/#", 1)) == b"\1"
+    await app.vanish()
+    speaker = await connect(estate, (await token(lin, "fuzhou", "access.topic.write"))["secret"], "speaker")
+    assert await speaker.publish("f/1", b"x") == 0
+    again = await connect(
+        estate, (await token(lin, "fuzhou", "access.topic.write"))["secret"], "fewer", clean=False, properties=NEVER
+    )
+    assert again.present == 1
+    assert await again.silent()
+
+
 async def test_a_suspended_organisation_is_out_at_once(estate: Estate, chen: httpx.AsyncClient) -> None:
     secret = (await token(chen, "xiamen"))["secret"]
     app = await connect(estate, secret, "suspended")

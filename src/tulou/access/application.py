@@ -113,6 +113,7 @@ class Application:
             packet_limit=broker.gateway.config.max_packet, alias_maximum=ALIASES,
         )
         self.entered = True
+        broker.prune(self)
         if broker.keeps(session):
             self.saving = True
             self.hold(answer)
@@ -148,7 +149,9 @@ class Application:
             broker.end(session)
 
     def refused(self, why: str) -> None:
-        """The rights have ended."""
+        """The rights have ended, and with them the will."""
+        if self.entered:
+            self.session.will = None
         self.connection.close(why, mqtt.NOT_ALLOWED)
 
     # Writing

@@ -131,6 +131,7 @@ class Broker:
         for what in ("tokens", "organisations"):
             await self.bus.on_changed(what, self._changed)
         self.gateway.spawn(self._keep_rights())
+        self.gateway.spawn(self._keep())
 
     def _changed(self, _key: str) -> None:
         self._recheck.set()
@@ -281,9 +282,9 @@ class Broker:
                     application.refused("the credentials are no longer valid")
                 else:
                     application.rights = rights
-                    self._prune(application)
+                    self.prune(application)
 
-    def _prune(self, application: Application) -> None:
+    def prune(self, application: Application) -> None:
         """End the subscriptions that the rights do not cover any more."""
         if not application.entered:
             return
@@ -653,10 +654,16 @@ class Broker:
 
     # Upkeep
 
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            try:
+                await self.watch()
+            except Exception as error:  # the bus is away; the next second tries again
+                log.debug("upkeep: %r", error)
+
     async def watch(self) -> None:
         """Once a second: the followers, records, sessions that have ended."""
-        if not self.ready:
-            return
         await self._follower.watch()
         if len(self.house) and self._telemetry is None:
             self._telemetry = Follower(self.bus, "READINGS", "tulou.readings.>", self._telemetry_batch)

@@ -594,10 +594,6 @@ class Gateway:
                 for door in self.doors:
                     door.identities.forget("")
             self._sweep()
-            try:
-                await self.broker.watch()
-            except Exception as error:  # the bus is away; the next second tries again
-                log.debug("broker: %r", error)
             for door in self.doors:
                 door.sweep()
             with contextlib.suppress(Exception):

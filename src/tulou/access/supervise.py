@@ -35,6 +35,12 @@ def gateway_config(house: House) -> Config:
                 f"there is no field protocol {protocol}, but {', '.join(sorted(spoken))}",
                 field="field_ports", value=protocol, rule="a spoken protocol",
             )
+    if settings.mqtt_anonymous and not re.fullmatch(r"[a-z0-9-]{1,64}", settings.mqtt_anonymous):
+        raise Invalid(
+            f"设置项 mqtt_anonymous 只能含小写字母、数字与连字符，现为 {settings.mqtt_anonymous!r}",
+            f"setting mqtt_anonymous is lower-case letters, digits and hyphens, not {settings.mqtt_anonymous!r}",
+            field="mqtt_anonymous", value=settings.mqtt_anonymous, rule="[a-z0-9-]{1,64}",
+        )
     name = "gateway"
     if settings.nats_url:  # several machines may each run one: the name keeps their subjects and times apart
         name += "-" + re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower())
