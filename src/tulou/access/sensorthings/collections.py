@@ -38,7 +38,15 @@ from tulou.access.sensorthings.model import (
     stream_key,
 )
 from tulou.access.sensorthings.odata import Node, Options, Path, bad, conjuncts
-from tulou.access.sensorthings.selection import Asked, EntitySql, NotPushed, asked_of, stream_conditions, where_of
+from tulou.access.sensorthings.selection import (
+    Asked,
+    EntitySql,
+    NotPushed,
+    asked_of,
+    indexed,
+    stream_conditions,
+    where_of,
+)
 from tulou.context import Span, Temporal, entities
 from tulou.kernel.errors import Forbidden, Invalid, NotFound
 from tulou.kernel.http import cursor, from_cursor
@@ -52,6 +60,8 @@ PAGE, LARGEST = 100, 1_000
 """Entities of a page: without `$top`, and at most."""
 MOST_TESTED = 20_000
 """Entities or Datastreams that one request tests one by one, or sorts by what no index has."""
+MOST_UNINDEXED = 200_000
+"""Entities among which SQL looks for what it has no index for: a name, a part of a text, an order other than by id."""
 MOST_STREAMS = 100
 """Datastreams whose Observations one request sorts together or counts."""
 MOST_EXPANDED, MOST_ASKED = 10_000, 500
@@ -292,9 +302,22 @@ class Collections:
                     where.append(implied)
         return where, left
 
+    def _afford(self, kind: str, scope: Scope, parts: Sequence[Node], sorts: bool = False) -> None:
+        """Raises `Invalid` where SQL would have to look through more than `MOST_UNINDEXED` entities."""
+        if scope.of is not None or not (parts or sorts) or any(indexed(kind, part) for part in parts):
+            return
+        if int(self.directory.within(self.orgs).sum()) > MOST_UNINDEXED:
+            raise too_many(
+                "实体过多，此条件或排序没有索引；请同时给出 id、properties/type 或地点",
+                "too many entities for a condition or an order without an index; name an id, properties/type or a place too",
+                MOST_UNINDEXED, "$filter" if parts else "$orderby",
+            )
+
     async def _places(self, scope: Scope, options: Options) -> Page:
         kind = scope.kind
-        where, left = self._split(kind, conjuncts(options.filter))
+        parts = conjuncts(options.filter)
+        self._afford(kind, scope, parts, sorts=not _natural(options))
+        where, left = self._split(kind, parts)
         where += self._within(scope)
         top, skip = size_of(options), options.skip
         natural = _natural(options)
@@ -383,7 +406,9 @@ class Collections:
     def _walk_of(self, scope: Scope, parts: Sequence[Node], kind: str) -> Walk:
         """How to enumerate the Datastreams of a collection of Datastreams or Observations."""
         decided = stream_conditions(parts, kind)
-        where, left = self._split(kind, [part for part in parts if part not in decided])
+        other = [part for part in parts if part not in decided]
+        self._afford(kind, scope, other)
+        where, left = self._split(kind, other)
         where += self._within(Scope(DATASTREAM, scope.of))
         only = scope.of[1] if scope.of and scope.of[0] == PROPERTY else None
 

@@ -226,6 +226,25 @@ class EntitySql:
         raise NotPushed
 
 
+def indexed(kind: str, node: Node) -> bool:
+    """Whether a condition on items of `kind` names entities by what the table has an index for."""
+    if not isinstance(node, Call):
+        return False
+    if node.name == "or":
+        return all(indexed(kind, arg) for arg in node.args)
+    if node.name == "and":
+        return any(indexed(kind, arg) for arg in node.args)
+    if node.name.startswith(("st_", "geo.")):
+        return node.name not in ("st_disjoint", "st_relate")
+    if node.name in ("lt", "le") and isinstance(node.args[0], Call) and node.args[0].name == "geo.distance":
+        return True
+    if node.name != "eq":
+        return False
+    places = [where_of(kind, arg.parts) for arg in node.args if isinstance(arg, Path)]
+    return any(rest in (("id",), ("@iot.id",), ("properties", "type")) or (at == SENSOR and rest == ("name",))
+               for at, rest in places)
+
+
 @dataclass(slots=True)
 class Asked:
     """What of a filter on Observations goes where: the range of time (µs, half open), a condition on readings, and

@@ -37,11 +37,13 @@ REQUIREMENTS = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
 CONFORMANCE = [
     REQUIREMENTS + name for name in (
         "datamodel", "resource-path/resource-path-to-entities", "request-data", "data-array/data-array",
-        "create-update-delete/create-entity",
     )
 ]
-LIMITS_ZH = "create-update-delete/create-entity 仅限 Observations；其余实体由 /api/v1 与 NGSI-LD 建立"
-LIMITS_EN = "create-update-delete/create-entity holds for Observations only; the rest is made by /api/v1 and NGSI-LD"
+LIMITS_ZH = "只能新建 Observations（含 CreateObservations）；其余实体由 /api/v1 与 NGSI-LD 建立；没有批量请求、MultiDatastream 与 MQTT"
+LIMITS_EN = (
+    "only Observations can be created (also by CreateObservations); the rest is made by /api/v1 and NGSI-LD; no batch "
+    "requests, no MultiDatastream, no MQTT"
+)
 
 
 class NotOffered(TulouError):
