@@ -7,12 +7,17 @@ import contextlib
 import random
 import signal
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from tests.access.test_gateway import House, command, until
 from tulou.access import hooks, mqtt
@@ -170,6 +175,45 @@ async def test_mosquitto_clients(home: Home, version: str) -> None:
         assert await command("mosquitto_pub", "-p", port, "-V", version, "-q", qos, "-t", f"a/{qos}", "-m", qos) == (0, "")
     code, out = await command(*listen, "-C", "3", "-W", "20", "-F", "%t %p %q")
     assert (code, out.split("\n")[:3]) == (0, ["a/0 0 0", "a/1 1 1", "a/2 2 2"])
+
+
+@pytest.mark.parametrize("protocol", [paho.MQTTv311, paho.MQTTv5])
+async def test_paho(home: Home, protocol: paho.MQTTProtocolVersion) -> None:
+    gateway = await home.gateway()
+
+    def client(name: str) -> paho.Client:
+        five = protocol == paho.MQTTv5
+        made = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol,
+                           clean_session=None if five else False)
+        kept = Properties(PacketTypes.CONNECT)
+        kept.SessionExpiryInterval = 3600
+        made.connect("127.0.0.1", gateway.ports[0], **({"clean_start": False, "properties": kept} if five else {}))
+        made.loop_start()
+        return made
+
+    def work() -> list[bytes]:
+        got: list[bytes] = []
+        subscribed = threading.Event()
+        listener = client("listener")
+        listener.on_subscribe = lambda *_: subscribed.set()
+        listener.subscribe("p/#", 2)
+        assert subscribed.wait(20)
+        listener.disconnect()
+        listener.loop_stop()
+        speaker = client("speaker")
+        for number in range(60):
+            speaker.publish(f"p/{number % 3}", str(number), qos=1 + number % 2).wait_for_publish(20)
+        listener = client("listener")
+        listener.on_message = lambda _client, _data, message: got.append(message.payload)
+        until = time.monotonic() + 20
+        while len(got) < 60 and time.monotonic() < until:
+            time.sleep(0.05)
+        for one in (listener, speaker):
+            one.disconnect()
+            one.loop_stop()
+        return got
+
+    assert sorted(map(int, await asyncio.to_thread(work))) == list(range(60))
 
 
 async def test_retained_messages_sessions_and_wills_survive_kill_9(home: Home) -> None:
