@@ -1,7 +1,7 @@
 """Answers of SensorThings: where a resource path leads, and entities as JSON with what is expanded of them.
 
-Law: what a path says must hold: `Things(1)/Datastreams('2:pm25')` is not found. An answer is bounded, expansions
-included.
+Law: what a path says must hold: `Things(1)/Datastreams('2:pm25')` is not found. An answer is bounded: of what is
+expanded when it is full there is the link only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from urllib.parse import quote
 
 import orjson
 
-from tulou.access.sensorthings.collections import MOST_ASKED, MOST_EXPANDED, Collections, Page, Scope, no_such, too_many
+from tulou.access.sensorthings.collections import (
+    EXPANDED,
+    MOST_ASKED,
+    MOST_EXPANDED,
+    Collections,
+    Page,
+    Scope,
+    no_such,
+    size_of,
+)
 from tulou.access.sensorthings.evaluate import no_property, resolve
 from tulou.access.sensorthings.model import (
     DATASTREAM,
@@ -210,8 +219,6 @@ class Asking:
     async def render(self, kind: str, items: Sequence[Item], options: Options) -> list[dict[str, Any]]:
         """Entities as JSON, with what is expanded of them. Raises `Invalid` for names that there are not."""
         self.budget -= len(items)
-        if self.budget < 0:
-            raise too_many("$expand 的结果过大", "$expand makes the answer too large", MOST_EXPANDED, "$expand")
         navigation = NAVIGATION[kind]
         for name in options.expand:
             if name not in navigation:
@@ -250,12 +257,12 @@ class Asking:
                 continue
             if latest is not None and isinstance(item, Stream):
                 page = self.collections.newest(item, latest.get(item.place.no, {}).get(item.property))
+            elif self.budget <= 0 or self.asked >= MOST_ASKED:
+                page = Page([], ("$skip", "0"))  # the answer is full: the link has it
             else:
                 self.asked += to == OBSERVATION
-                if self.asked > MOST_ASKED:
-                    raise too_many("$expand 涉及的数据流过多", "$expand asks for the Observations of too many entities",
-                                   MOST_ASKED, "$expand")
-                page = await self.collections.page(Scope(to, (kind, item)), inner)
+                size = min(EXPANDED if inner.top is None else size_of(inner), self.budget)
+                page = await self.collections.page(Scope(to, (kind, item)), replace(inner, top=size))
             if page.count is not None:
                 body[f"{name}@iot.count"] = page.count
             body[name] = await self.render(to, page.items, inner)
