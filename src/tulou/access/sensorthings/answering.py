@@ -72,17 +72,19 @@ class Asking:
 
     async def answer(self, segments: Sequence[Segment], options: Options) -> Answer:
         """See `SensorThings.read`."""
-        last = segments[-1]
-        if last.name == "$ref":
-            return await self._references(segments[:-1], options)
-        raw = last.name == "$value"
-        parts = segments[:-1] if raw else segments
+        last = segments[-1].name
+        raw, reference = last == "$value", last == "$ref"
+        parts = segments[:-1] if raw or reference else segments
+        if not parts:
+            raise NotFound(f"没有实体集 {last}", f"no entity set {last}", field="path", value=last)
         at = next((n for n, part in enumerate(parts) if n and not self._leads(parts[:n], part)), len(parts))
+        if reference and at == len(parts):
+            return await self._references(parts, options)
         if at < len(parts):
             kind, item = await self.walk(parts[:at])
-            return self._property(kind, item, parts[at:], raw)
+            return self._property(kind, item, segments[at:] if reference else parts[at:], raw)
         if raw:
-            raise no_property(("$value",), parts[-1].name)
+            raise NotFound(f"{parts[-1].name} 没有 $value", f"{parts[-1].name} has no $value", field="path", value="$value")
         if parts[-1].key is None and self._many(parts):
             return Answer(await self.collection(await self._scope(parts), options, self._address(parts)))
         kind, item = await self.walk(parts)
@@ -167,8 +169,6 @@ class Asking:
 
     async def _references(self, parts: Sequence[Segment], options: Options) -> Answer:
         """`$ref` (18-088, 9.2.7): addresses only."""
-        if not parts:
-            raise no_property(("$ref",), "/")
         bare = replace(options, select=("@iot.selfLink",), expand={}, data_array=False)
         if parts[-1].key is None and self._many(parts):
             return Answer(await self.collection(await self._scope(parts), bare, self._address([*parts, Segment("$ref")])))

@@ -140,7 +140,7 @@ class Collections:
             if triple is not None and stream is not None:
                 values = await self._values(stream, Asked(triple[2], triple[2] + 1), limit=1)
                 found = Reading(stream, values[0]) if values else None
-        elif isinstance(key, str) and key in await self._names(kind, key):
+        elif kind in (SENSOR, PROPERTY) and isinstance(key, str) and key in await self._names(kind, key):
             found = key
         if found is None:
             raise no_such(SET_OF[kind], key)
