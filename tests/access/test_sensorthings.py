@@ -7,10 +7,13 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import orjson
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from tests.access.conftest import Estate, eventually
+from tulou.kernel.audit import audit_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -265,6 +268,57 @@ async def test_expand_select_and_count_inside(sta: Sta, station: dict[str, Any])
     assert (await sta.get("Sensors('AirQualityStation')?$expand=Datastreams/Thing"))["Datastreams"][0]["Thing"]["@iot.id"]
 
 
+@pytest.mark.parametrize("path", [
+    "Things?$expand=Datastreams", "Things?$expand=Datastreams/ObservedProperty", "Things?$expand=Datastreams($expand=ObservedProperty)",
+    "Datastreams({ds})?$expand=Observations,ObservedProperty", "Datastreams({ds})?$expand=Observations($filter=result eq 1)",
+    "Observations?$select=result,resultTime", "Datastreams({ds})?$select=id,Observations&$expand=ObservedProperty($select=name)",
+    "Observations?$orderby=result", "Observations?$expand=Datastream&$orderby=Datastream/id desc, phenomenonTime",
+    "Things?$top=5", "Observations?$top=5&$orderby=phenomenonTime%20desc", "Things?$skip=5", "Observations?$skip=2&$orderby=resultTime",
+    "Things?$count=true", "Observations?$filter=result lt 10.00", "Observations?$filter=Datastream/id eq {ds}",
+    "Datastreams?$filter=unitOfMeasurement/name eq 'Degree Celsius'",
+    "Things?$filter=geo.distance(Locations/location,geography'POINT(-122, 43)') gt 1",
+    "Observations?$filter=result gt 5.00 and Datastream/ObservedProperty/name eq 'temperature'",
+    "Observations?$filter=phenomenonTime gt 2010-06-01T00:00:00Z and phenomenonTime lt 2010-07-01T00:00:00Z",
+    "Datastreams({ds})/Observations?$filter=st_within(FeatureOfInterest/feature, geography'POLYGON((110 20, 130 20, 130 30, 110 30, 110 20))')",
+    "Observations?$filter=st_within(FeatureOfInterest/feature, geography'POLYGON((110 20, 130 20, 130 30, 110 30, 110 20))')&$top=3",
+    "Observations?$filter=year(resultTime) eq 2026 and month(resultTime) eq 11", "Things?$expand=Datastreams($count=true;$top=1)",
+    "Datastreams({ds})/Observations?$filter=phenomenonTime ge now() sub duration'PT1H'", "Things({no})/Datastreams({ds})/Observations/$ref",
+])
+async def test_requests_as_the_standard_writes_them(sta: Sta, station: dict[str, Any], path: str) -> None:
+    """Examples of 18-088, clause 9, with ids of this house."""
+    page = await sta.get(path.format(ds=f"'{station['no']}:pm25'", no=station["no"]))
+    assert "value" in page or "@iot.id" in page
+
+
+async def test_observations_of_several_datastreams_in_order(sta: Sta, station: dict[str, Any]) -> None:
+    no = station["no"]
+    mine = quote(f"Datastream/Thing/id eq {no}")
+    async def results(order: str, top: int) -> list[Any]:
+        return [o["result"] for o in (await sta.get(f"Observations?$filter={mine}&$orderby={order}&$top={top}"))["value"]]
+
+    assert await results("result desc,phenomenonTime", 3) == [999, 47, 46]
+    assert await results("Datastream/id desc,phenomenonTime", 3) == [20.5, 999, 0]
+    assert await results("Datastream/ObservedProperty/id,phenomenonTime desc", 2) == [47, 46]
+
+
+async def test_a_full_answer_has_links_for_the_rest(
+    sta: Sta, station: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tulou.access.sensorthings.answering.MOST_ASKED", 1)
+    no = station["no"]
+    ask = f"Things({no})?$expand=Datastreams($filter=ObservedProperty/id eq 'pm25' or ObservedProperty/id eq 'temperature';" \
+        "$expand=Observations($top=2;$count=true))"
+    one, two = (await sta.get(ask))["Datastreams"]
+    assert len(one["Observations"]) == 2
+    assert two["Observations"] == []
+    assert (await sta.get(two["Observations@iot.nextLink"]))["@iot.count"] == 2
+    monkeypatch.setattr("tulou.access.sensorthings.answering.MOST_EXPANDED", 5)
+    small = (await sta.get(f"Things({no})?$expand=Datastreams"))
+    assert len(small["Datastreams"]) == 4
+    rest = await sta.all(small["Datastreams@iot.nextLink"])
+    assert len(rest) == 4
+
+
 async def test_a_data_array(sta: Sta, station: dict[str, Any]) -> None:
     """13.2."""
     no = station["no"]
@@ -314,6 +368,11 @@ async def test_an_observation_is_stored_as_reported(estate: Estate, lin: httpx.A
         refused = await lin.post(f"{STA}/Observations", json=bad)
         assert (refused.status_code, refused.json()["field"]) == (400, field), bad
     assert (await yang.post(f"{STA}/Observations", json=body)).status_code == 403
+    query = sa.select(audit_log.c.actor, audit_log.c.detail).where(
+        audit_log.c.action == "access.observation.create", audit_log.c.subject == made["entity_id"])
+    rows = await estate.house.db.read(lambda connection: connection.execute(query).all())
+    assert len({row.actor for row in rows}) == 1
+    assert [orjson.loads(row.detail)["observations"] for row in rows] == [1, 1, 2]
     for method, path in (("POST", "Things"), ("PATCH", f"Things({no})"), ("PUT", f"Things({no})"), ("DELETE", f"Things({no})")):
         declined = await lin.request(method, f"{STA}/{path}", json={})
         assert declined.status_code == 501, declined.text

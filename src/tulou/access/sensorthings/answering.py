@@ -1,7 +1,7 @@
 """Answers of SensorThings: where a resource path leads, and entities as JSON with what is expanded of them.
 
-Law: what a path says must hold: `Things(1)/Datastreams('2:pm25')` is not found. An answer is bounded, expansions
-included.
+Law: what a path says must hold: `Things(1)/Datastreams('2:pm25')` is not found. An answer is bounded: of what is
+expanded when it is full there is the link only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from urllib.parse import quote
 
 import orjson
 
-from tulou.access.sensorthings.collections import MOST_ASKED, MOST_EXPANDED, Collections, Page, Scope, no_such, too_many
+from tulou.access.sensorthings.collections import (
+    EXPANDED,
+    MOST_ASKED,
+    MOST_EXPANDED,
+    Collections,
+    Page,
+    Scope,
+    no_such,
+    size_of,
+)
 from tulou.access.sensorthings.evaluate import no_property, resolve
 from tulou.access.sensorthings.model import (
     DATASTREAM,
@@ -63,17 +72,19 @@ class Asking:
 
     async def answer(self, segments: Sequence[Segment], options: Options) -> Answer:
         """See `SensorThings.read`."""
-        last = segments[-1]
-        if last.name == "$ref":
-            return await self._references(segments[:-1], options)
-        raw = last.name == "$value"
-        parts = segments[:-1] if raw else segments
+        last = segments[-1].name
+        raw, reference = last == "$value", last == "$ref"
+        parts = segments[:-1] if raw or reference else segments
+        if not parts:
+            raise NotFound(f"没有实体集 {last}", f"no entity set {last}", field="path", value=last)
         at = next((n for n, part in enumerate(parts) if n and not self._leads(parts[:n], part)), len(parts))
+        if reference and at == len(parts):
+            return await self._references(parts, options)
         if at < len(parts):
             kind, item = await self.walk(parts[:at])
-            return self._property(kind, item, parts[at:], raw)
+            return self._property(kind, item, segments[at:] if reference else parts[at:], raw)
         if raw:
-            raise no_property(("$value",), parts[-1].name)
+            raise NotFound(f"{parts[-1].name} 没有 $value", f"{parts[-1].name} has no $value", field="path", value="$value")
         if parts[-1].key is None and self._many(parts):
             return Answer(await self.collection(await self._scope(parts), options, self._address(parts)))
         kind, item = await self.walk(parts)
@@ -158,8 +169,6 @@ class Asking:
 
     async def _references(self, parts: Sequence[Segment], options: Options) -> Answer:
         """`$ref` (18-088, 9.2.7): addresses only."""
-        if not parts:
-            raise no_property(("$ref",), "/")
         bare = replace(options, select=("@iot.selfLink",), expand={}, data_array=False)
         if parts[-1].key is None and self._many(parts):
             return Answer(await self.collection(await self._scope(parts), bare, self._address([*parts, Segment("$ref")])))
@@ -210,8 +219,6 @@ class Asking:
     async def render(self, kind: str, items: Sequence[Item], options: Options) -> list[dict[str, Any]]:
         """Entities as JSON, with what is expanded of them. Raises `Invalid` for names that there are not."""
         self.budget -= len(items)
-        if self.budget < 0:
-            raise too_many("$expand 的结果过大", "$expand makes the answer too large", MOST_EXPANDED, "$expand")
         navigation = NAVIGATION[kind]
         for name in options.expand:
             if name not in navigation:
@@ -250,12 +257,12 @@ class Asking:
                 continue
             if latest is not None and isinstance(item, Stream):
                 page = self.collections.newest(item, latest.get(item.place.no, {}).get(item.property))
+            elif self.budget <= 0 or self.asked >= MOST_ASKED:
+                page = Page([], ("$skip", "0"))  # the answer is full: the link has it
             else:
                 self.asked += to == OBSERVATION
-                if self.asked > MOST_ASKED:
-                    raise too_many("$expand 涉及的数据流过多", "$expand asks for the Observations of too many entities",
-                                   MOST_ASKED, "$expand")
-                page = await self.collections.page(Scope(to, (kind, item)), inner)
+                size = min(EXPANDED if inner.top is None else size_of(inner), self.budget)
+                page = await self.collections.page(Scope(to, (kind, item)), replace(inner, top=size))
             if page.count is not None:
                 body[f"{name}@iot.count"] = page.count
             body[name] = await self.render(to, page.items, inner)

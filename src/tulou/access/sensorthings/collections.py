@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -56,8 +56,8 @@ from tulou.kernel.readings import Value
 if TYPE_CHECKING:
     from tulou.kernel.house import House
 
-PAGE, LARGEST = 100, 1_000
-"""Entities of a page: without `$top`, and at most."""
+PAGE, EXPANDED, LARGEST = 100, 25, 1_000
+"""Entities of a page without `$top`, of an expanded one, and at most."""
 MOST_TESTED = 20_000
 """Entities or Datastreams that one request tests one by one, or sorts by what no index has."""
 MOST_UNINDEXED = 200_000
@@ -140,7 +140,7 @@ class Collections:
             if triple is not None and stream is not None:
                 values = await self._values(stream, Asked(triple[2], triple[2] + 1), limit=1)
                 found = Reading(stream, values[0]) if values else None
-        elif isinstance(key, str) and key in await self._names(kind, key):
+        elif kind in (SENSOR, PROPERTY) and isinstance(key, str) and key in await self._names(kind, key):
             found = key
         if found is None:
             raise no_such(SET_OF[kind], key)
@@ -472,13 +472,14 @@ class Collections:
     # -- Observations
 
     async def _values(
-        self, stream: Stream, asked: Asked, *, order: str = "ts", descending: bool = True, skip: int = 0, limit: int
+        self, stream: Stream, asked: Asked, order: Order | None = None, *, skip: int = 0, limit: int
     ) -> list[Value]:
         if asked.empty:
             return []
+        order = order or Order()
         return await self.readings.observations(
             stream.place.no, stream.property, asked.start, asked.end, orgs=self.orgs, where=asked.condition,
-            order="value" if order == "value" else "ts", descending=descending, skip=skip, limit=limit,
+            order=order.by, descending=order.descending, newest_first=order.newest_first, skip=skip, limit=limit,
         )
 
     async def _count(self, streams: Sequence[Stream], asked: Asked) -> int:
@@ -492,20 +493,20 @@ class Collections:
 
     async def _observations(self, scope: Scope, options: Options) -> Page:
         asked = asked_of(conjuncts(options.filter))
-        order, descending = _order_of_readings(options)
+        order = order_of_readings(options)
         if scope.of is not None and isinstance(scope.of[1], Stream):
             stream = scope.of[1]
             if all(holds(part, self._resolver(OBSERVATION, Reading(stream, Value(0, 0.0, 0, 0)))) for part in asked.streams):
-                return await self._of_stream(stream, asked, order, descending, options)
+                return await self._of_stream(stream, asked, order, options)
             return Page([], None, 0 if options.count else None)
         walk = self._walk_of(scope, asked.streams, OBSERVATION)
         if options.orderby or options.count:
             streams = await self._few_streams(walk)
             if len(streams) == 1:
-                return await self._of_stream(streams[0], asked, order, descending, options)
+                return await self._of_stream(streams[0], asked, order, options)
             count = await self._count(streams, asked) if options.count else None
             if options.orderby:
-                return replace(await self._merged(streams, asked, order, descending, options), count=count)
+                return replace(await self._merged(streams, asked, order, options), count=count)
             return replace(await self._by_stream(walk, asked, options), count=count)
         return await self._by_stream(walk, asked, options)
 
@@ -544,28 +545,28 @@ class Collections:
         return found
 
     async def _of_stream(
-        self, stream: Stream, asked: Asked, order: str, descending: bool, options: Options
+        self, stream: Stream, asked: Asked, order: Order, options: Options
     ) -> Page:
         """A page of one Datastream, by the index of its time."""
         top, skip = size_of(options), options.skip
         count = await self._count([stream], asked) if options.count else None
         if top == 0:
             return Page([], None, count)
-        token = from_cursor(options.skiptoken, 1) if order == "ts" else None
-        if token is None and order == "ts" and descending and top == 1 and not skip and asked == Asked():
+        token = from_cursor(options.skiptoken, 1) if order.by == "ts" else None
+        if token is None and order == Order() and top == 1 and not skip and asked == Asked():
             latest = await self.readings.latest([stream.place.no], [stream.property], orgs=self.orgs)
             return self.newest(stream, latest.get(stream.place.no, {}).get(stream.property), count)
         if token is not None:
             asked = replace(asked)
-            if descending:
+            if order.descending:
                 asked.until(_whole(token, 0))
             else:
                 asked.since(_whole(token, 0) + 1)
-        values = await self._values(stream, asked, order=order, descending=descending, skip=skip, limit=top + 1)
+        values = await self._values(stream, asked, order, skip=skip, limit=top + 1)
         more = len(values) > top
         values = values[:top]
         following = None
-        if more and order == "ts":
+        if more and order.by == "ts":
             following = ("$skiptoken", cursor([values[-1].ts]))
         elif more:
             following = ("$skip", str(skip + top))
@@ -578,14 +579,14 @@ class Collections:
         return Page([Reading(stream, value)], ("$skiptoken", cursor([value.ts])), count)
 
     async def _merged(
-        self, streams: Sequence[Stream], asked: Asked, order: str, descending: bool, options: Options
+        self, streams: Sequence[Stream], asked: Asked, order: Order, options: Options
     ) -> Page:
         """A page of several Datastreams in one order."""
         top, skip = size_of(options), options.skip
         if skip + top > 10 * LARGEST:
             raise too_many("$skip 过大", "$skip is too large", 10 * LARGEST, "$skip")
         parts = await asyncio.gather(*(
-            self._values(stream, asked, order=order, descending=descending, limit=skip + top + 1) for stream in streams
+            self._values(stream, asked, order, limit=skip + top + 1) for stream in streams
         ))
         every = [Reading(stream, value) for stream, values in zip(streams, parts, strict=True) for value in values]
         plain = replace(options, count=False)
@@ -628,7 +629,7 @@ class Collections:
         inner = options.expand.get("Observations") if kind == DATASTREAM else None
         if inner is None or inner.top != 1 or inner.filter or inner.skip or inner.count or inner.skiptoken:
             return None
-        if _order_of_readings(inner) != ("ts", True):
+        if order_of_readings(inner) != Order():
             return None
         streams = [item for item in items if isinstance(item, Stream)]
         return await self.readings.latest(
@@ -672,19 +673,35 @@ def _whole(token: list[Any] | None, at: int) -> int:
     return value
 
 
-def _order_of_readings(options: Options) -> tuple[str, bool]:
-    """What Observations are sorted by (`ts` or `value`), and whether descending; newest first if nothing is said."""
-    if not options.orderby:
-        return "ts", True
-    node, descending = options.orderby[0]
-    names: dict[tuple[str, ...], str] = {("phenomenonTime",): "ts", ("resultTime",): "ts", ("id",): "ts", ("@iot.id",): "ts", ("result",): "value"}
-    order = names.get(node.parts) if isinstance(node, Path) else None
-    if order is None:
-        if isinstance(node, Path):
-            kind, rest = where_of(OBSERVATION, node.parts)
-            if not rest or rest[0] not in ("id", "@iot.id", *FIELDS[kind]):
-                raise no_property(node.parts, kind)
-        raise bad("读数只能按 phenomenonTime、resultTime、id 或 result 排序",
-                  "Observations can be sorted by phenomenonTime, resultTime, id or result", field="$orderby",
-                  rule="phenomenonTime | resultTime | id | result")
-    return order, descending
+class Order(NamedTuple):
+    """How the Observations of one Datastream are sorted: by time or value, and equal values by time."""
+
+    by: Literal["ts", "value"] = "ts"
+    descending: bool = True
+    newest_first: bool = True
+
+
+_KEYS: dict[tuple[str, ...], Literal["ts", "value"]] = {
+    ("phenomenonTime",): "ts", ("resultTime",): "ts", ("id",): "ts", ("@iot.id",): "ts", ("result",): "value",
+}
+
+
+def order_of_readings(options: Options) -> Order:
+    """The order within one Datastream; newest first if nothing is said. What is of the Datastream is the same for all."""
+    keys: list[tuple[Literal["ts", "value"], bool]] = []
+    for node, descending in options.orderby:
+        parts = node.parts if isinstance(node, Path) else ()
+        if parts in _KEYS:
+            keys.append((_KEYS[parts], descending))
+            continue
+        kind, rest = where_of(OBSERVATION, parts)
+        if parts and (not rest or rest[0] not in ("id", "@iot.id", *FIELDS[kind])):
+            raise no_property(parts, kind)
+        if kind in (OBSERVATION, "") or parts[0] not in ("Datastream", "FeatureOfInterest"):
+            raise bad("读数只能按 phenomenonTime、resultTime、id、result 或其数据流排序",
+                      "Observations can be sorted by phenomenonTime, resultTime, id, result, or what is of their Datastream",
+                      field="$orderby", rule="phenomenonTime | resultTime | id | result | Datastream/...")
+    if not keys:
+        return Order()
+    by, descending = keys[0]
+    return Order(by, descending, next((down for name, down in keys[1:] if name == "ts"), True))

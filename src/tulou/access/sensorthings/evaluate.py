@@ -127,7 +127,10 @@ def _equal(left: Any, right: Any) -> bool:
     except TypeError:
         return False
     if isinstance(left, shapely.Geometry) or isinstance(right, shapely.Geometry):
-        left, right = _shape(left), _shape(right)
+        try:
+            left, right = _shape(left), _shape(right)
+        except (TypeError, ValueError, AttributeError, KeyError, ShapelyError):
+            return False
         return left is not None and right is not None and bool(shapely.equals(left, right))
     return bool(left == right)
 

@@ -113,6 +113,8 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+_POINT = re.compile(r"^\s*POINT\s*\(\s*([-\d.]+)\s*,\s*([-\d.]+)\s*\)\s*$", re.IGNORECASE)
+"""A point with a comma, as the standard's own example has it (9.3.3.5.2); WKT has none."""
 _DURATION = re.compile(
     r"(?P<sign>-?)P(?:(?P<days>\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
 )
@@ -272,7 +274,8 @@ class _Expression:
                 return time_of_day.fromisoformat(text)
             case "duration":
                 return _duration(_unquoted(text))
-        return shapely.from_wkt(re.sub(r"^\s*SRID=\d+;", "", _unquoted(text)))
+        text = re.sub(r"^\s*SRID=\d+;", "", _unquoted(text))
+        return shapely.from_wkt(_POINT.sub(r"POINT(\1 \2)", text))
 
     def function(self, name: str, start: int) -> Node:
         if name not in ARGUMENTS:

@@ -67,7 +67,10 @@ class EntitySql:
 
     def sorted_by(self, node: Node) -> Expression:
         """The SQL of what to sort by. Raises `NotPushed`."""
-        return self._compile(node)[0]
+        found, kind = self._compile(node)
+        if kind not in ("number", "string") or isinstance(found, sa.BindParameter) or not any(_paths(node)):
+            raise NotPushed  # a constant would be the number of a column
+        return found
 
     def implied(self, node: Node) -> Expression | None:
         """SQL that holds wherever the condition holds, of those that cannot be pushed; None if there is none."""
@@ -245,6 +248,11 @@ def indexed(kind: str, node: Node) -> bool:
                for at, rest in places)
 
 
+def _storable(ts: int) -> int:
+    """The time, or the end of the store's range (1970 to 2286) that it is beyond: no reading is there."""
+    return min(max(ts, 0), 9_999_999_999_999_999)
+
+
 @dataclass(slots=True)
 class Asked:
     """What of a filter on Observations goes where: the range of time (µs, half open), a condition on readings, and
@@ -257,9 +265,11 @@ class Asked:
     empty: bool = False
 
     def since(self, ts: int) -> None:
+        ts = _storable(ts)
         self.start = ts if self.start is None else max(self.start, ts)
 
     def until(self, ts: int) -> None:
+        ts = _storable(ts)
         self.end = ts if self.end is None else min(self.end, ts)
 
 
@@ -372,9 +382,9 @@ def _quality(node: Condition) -> Condition:
 def _constant(node: Literal) -> Constant:
     match node.value:
         case bool() | int() | float() | str():
-            return Constant(float(node.value) if isinstance(node.value, bool) else node.value)
+            return Constant(node.value)
         case datetime():
-            return Constant(micros_of(node.value), "time")
+            return Constant(_storable(micros_of(node.value)), "time")
         case date():
             return Constant(node.value.isoformat(), "date")
     raise bad("读数不能与此常量比较", "Observations cannot be compared with this constant", field="$filter",

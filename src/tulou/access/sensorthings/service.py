@@ -22,7 +22,8 @@ from tulou.access.sensorthings.model import DATASTREAM, OBSERVATION, SETS, Readi
 from tulou.access.sensorthings.odata import Options, Segment
 from tulou.access.telemetry import ANY, TELEMETRY, Chunk, decode
 from tulou.access.things import READ
-from tulou.kernel.errors import Conflict, Invalid, TulouError, Unavailable
+from tulou.kernel import audit
+from tulou.kernel.errors import Conflict, Invalid, TooLarge, TulouError, Unavailable
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.readings import Value
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 CREATE = "access.observation.create"
 PROTOCOL = "sensorthings"
+MOST_LINES = 10_000
+"""Observations of one `CreateObservations`."""
 REPORTED, SYNTHETIC = 1, 3
 
 REQUIREMENTS = "http://www.opengis.net/spec/iot_sensing/1.1/req/"
@@ -104,7 +107,7 @@ class SensorThings:
         self.policy.require(actor, CREATE, stream.place.org)
         line = self._line(stream, body)
         await self._differs(stream, line[1], body["result"])
-        ts = (await self._store(stream, [line]))[0]
+        ts = (await self._store(actor, stream, [line]))[0]
         return asking.link(OBSERVATION, Reading(stream, Value(ts, 0.0, 0, 0)))
 
     @operation(CREATE)
@@ -114,13 +117,18 @@ class SensorThings:
         asking = self._asking(actor, base)
         if not isinstance(body, list):
             raise Invalid("请求体应为数组", "the body must be an array", field="body", rule="18-088, 13.3")
-        answers: list[str] = []
         for group in body:
-            rows = group.get("dataArray") if isinstance(group, dict) else None
-            names = group.get("components") if isinstance(group, dict) else None
-            if not isinstance(rows, list) or not isinstance(names, list):
+            if not isinstance(group, dict) or not all(
+                isinstance(group.get(name), list) for name in ("components", "dataArray")
+            ):
                 raise Invalid("应有 Datastream、components 与 dataArray", "Datastream, components and dataArray are needed",
                               field="dataArray", rule="18-088, 13.3")
+        if sum(len(group["dataArray"]) for group in body) > MOST_LINES:
+            raise TooLarge(f"超过 {MOST_LINES} 个 Observation", f"more than {MOST_LINES} Observations", field="dataArray",
+                           rule=f"<= {MOST_LINES}")
+        answers: list[str] = []
+        for group in body:
+            rows, names = group["dataArray"], group["components"]
             try:
                 stream = await self._named(asking, group.get("Datastream"), "Datastream")
                 self.policy.require(actor, CREATE, stream.place.org)
@@ -142,7 +150,8 @@ class SensorThings:
                     continue
                 good.append((len(answers), payload, ts))
                 answers.append("")
-            stamps = await self._store(stream, [(payload, ts) for _, payload, ts in good]) if good else []
+            lines = [(payload, ts) for _, payload, ts in good]
+            stamps = await self._store(actor, stream, lines) if good else []
             for (at, _, _), ts in zip(good, stamps, strict=True):
                 answers[at] = asking.link(OBSERVATION, Reading(stream, Value(ts, 0.0, 0, 0)))
         return answers
@@ -198,11 +207,16 @@ class SensorThings:
         origin = SYNTHETIC if place.synthetic else REPORTED
         return Chunk(TELEMETRY, place.no, (place.org, place.type, origin), self.door.rules.get(place.type, ANY), payloads, ts)
 
-    async def _store(self, stream: Stream, lines: Sequence[tuple[bytes, int | None]]) -> list[int]:
-        """Store readings and return their times (µs) when they are durable: their own, or when they were received."""
+    async def _store(self, actor: Actor, stream: Stream, lines: Sequence[tuple[bytes, int | None]]) -> list[int]:
+        """Store readings and return their times (µs) when they are durable: their own, or when they were received.
+
+        The audit knows who reported them before they are stored: nothing is reported by nobody.
+        """
         ingestor = self.door.ingestor
         if ingestor is None:
             raise Unavailable("入口尚未打开", "the door is not open", rule="bus")
+        place, told = stream.place, {"datastream": stream.property, "observations": len(lines)}
+        await self.house.db.write(lambda connection: audit.record(connection, actor, CREATE, place.org, place.id, told))
         first = ingestor.stamp(len(lines))
         await ingestor.submit(self._chunk(stream, [payload for payload, _ in lines], first))
         return [first + n if ts is None else ts for n, (_, ts) in enumerate(lines)]

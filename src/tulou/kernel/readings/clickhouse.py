@@ -478,8 +478,8 @@ class ClickHouseReadings:
 
     async def observations(
         self, entity: int, property: str, start: int | None, end: int | None, *, orgs: OrgFilter,
-        where: Condition | None = None, order: Literal["ts", "value"] = "ts", descending: bool = True, skip: int = 0,
-        limit: int = 100,
+        where: Condition | None = None, order: Literal["ts", "value"] = "ts", descending: bool = True,
+        newest_first: bool = True, skip: int = 0, limit: int = 100,
     ) -> list[Value]:
         condition, bound = _where(entities=[entity], properties=[property], start=start, end=end, orgs=orgs)
         if where is not None:
@@ -487,7 +487,7 @@ class ClickHouseReadings:
         way = "DESC" if descending else "ASC"
         by = f"entity {way}, property {way}, r.ts {way}"  # the table's own order, read from the end that is asked for
         if order == "value":
-            by = f"isNaN(r.value), r.value {way}, r.text {way}, r.ts {way}"
+            by = f"isNaN(r.value), r.value {way}, r.text {way}, r.ts {'DESC' if newest_first else 'ASC'}"
         columns = await self._tested(f"""
             SELECT toUnixTimestamp64Micro(r.ts), value, text, quality, origin FROM readings AS r
             WHERE {condition} ORDER BY {by} LIMIT {int(skip)}, {int(limit)}""", bound, where is not None or order != "ts")

@@ -176,10 +176,10 @@ class Readings(Protocol):
 
     async def observations(
         self, entity: int, property: str, start: int | None, end: int | None, *, orgs: OrgFilter,
-        where: Condition | None = None, order: Literal["ts", "value"] = "ts", descending: bool = True, skip: int = 0,
-        limit: int = 100,
+        where: Condition | None = None, order: Literal["ts", "value"] = "ts", descending: bool = True,
+        newest_first: bool = True, skip: int = 0, limit: int = 100,
     ) -> list[Value]:
-        """Readings of one property in order. By time and without `where` only what is answered is read; otherwise at
+        """Readings of one property in order; `newest_first` is about equal values. By time and without `where` only what is answered is read; otherwise at
         most `MOST_TESTED` are looked at. Raises `Invalid` for more: ask for less time."""
         ...
 
