@@ -69,7 +69,7 @@ def sta(lin: httpx.AsyncClient) -> Sta:
 
 
 async def test_the_root_names_the_sets_and_what_holds(sta: Sta) -> None:
-    """9.2.1 and 9.2.2."""
+    """9.2."""
     root = await sta.get("")
     assert {item["name"] for item in root["value"]} == {
         "Things", "Locations", "HistoricalLocations", "Datastreams", "Sensors", "Observations", "ObservedProperties",
@@ -82,7 +82,7 @@ async def test_the_root_names_the_sets_and_what_holds(sta: Sta) -> None:
 
 
 async def test_every_relation_can_be_followed_there_and_back(sta: Sta, station: dict[str, Any]) -> None:
-    """Figure 2 and 9.2.3 to 9.2.8."""
+    """Clause 8 and 9.2."""
     no = station["no"]
     thing = await sta.get(f"Things({no})")
     assert thing["name"] == "鼓楼站"
@@ -147,7 +147,7 @@ async def test_where_a_thing_was(estate: Estate, lin: httpx.AsyncClient, chen: h
 async def test_properties_values_and_references(
     estate: Estate, lin: httpx.AsyncClient, sta: Sta, station: dict[str, Any]
 ) -> None:
-    """9.2.4 to 9.2.7."""
+    """9.2: properties, `$value`, `$ref`."""
     no = station["no"]
     assert await sta.get(f"Things({no})/name") == {"name": "鼓楼站"}
     assert await sta.get(f"Things({no})/name/$value") == "鼓楼站"
@@ -320,7 +320,7 @@ async def test_a_full_answer_has_links_for_the_rest(
 
 
 async def test_a_data_array(sta: Sta, station: dict[str, Any]) -> None:
-    """13.2."""
+    """Clause 13."""
     no = station["no"]
     page = await sta.get(f"Datastreams('{no}:pm25')/Observations?$resultFormat=dataArray&$top=2&$select=phenomenonTime,result")
     assert page["value"] == [{
@@ -331,7 +331,7 @@ async def test_a_data_array(sta: Sta, station: dict[str, Any]) -> None:
 
 
 async def test_an_observation_is_stored_as_reported(estate: Estate, lin: httpx.AsyncClient, sta: Sta, yang: httpx.AsyncClient) -> None:
-    """10.2 and 13.3."""
+    """Clauses 10 and 13."""
     made = await estate.device(lin, "fuzhou", "sta-write")
     no = made["no"]
     stream = {"@iot.id": f"{no}:pm10"}

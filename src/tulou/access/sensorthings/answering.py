@@ -168,7 +168,7 @@ class Asking:
         return Answer(text=orjson.dumps(value, option=orjson.OPT_UTC_Z).decode().strip('"'))
 
     async def _references(self, parts: Sequence[Segment], options: Options) -> Answer:
-        """`$ref` (18-088, 9.2.7): addresses only."""
+        """`$ref` (18-088, 9.2): addresses only."""
         bare = replace(options, select=("@iot.selfLink",), expand={}, data_array=False)
         if parts[-1].key is None and self._many(parts):
             return Answer(await self.collection(await self._scope(parts), bare, self._address([*parts, Segment("$ref")])))
@@ -192,7 +192,7 @@ class Asking:
         return body
 
     def _arrays(self, page: Page, options: Options) -> list[dict[str, Any]]:
-        """Observations by Datastream (18-088, 13.2)."""
+        """Observations by Datastream (18-088, clause 13)."""
         names = list(options.select) or ["id", "phenomenonTime", "resultTime", "result"]
         for name in names:
             if name not in ("id", "@iot.id", *FIELDS[OBSERVATION]):

@@ -202,7 +202,7 @@ class Collections:
         """The items of a collection that the options select."""
         if options.data_array and scope.kind != OBSERVATION:
             raise bad("dataArray 仅用于 Observations", "dataArray is for Observations", field="$resultFormat",
-                      rule="18-088, 13.2")
+                      rule="18-088, clause 13")
         options = replace(options, filter=None if options.filter is None else folded(options.filter))
         if scope.kind == OBSERVATION:
             return await self._observations(scope, options)

@@ -166,7 +166,7 @@ _PREDICATES = {
 
 
 def _geography(name: str, args: list[Any]) -> Any:
-    """Geospatial functions (18-088, tables 25 and 26); distance and length in degrees, as planar coordinates have it."""
+    """Geospatial functions (18-088, 9.3.3.5.2); distance and length in degrees, as planar coordinates have it."""
     one = _shape(args[0])
     if one is None:
         return None

@@ -41,7 +41,7 @@ NAVIGATION: Mapping[str, Mapping[str, tuple[str, bool]]] = {
     OBSERVATION: {"Datastream": (DATASTREAM, False), "FeatureOfInterest": (FEATURE, False)},
     FEATURE: {"Observations": (OBSERVATION, True)},
 }
-"""Navigation properties (18-088, figure 2): kind -> name -> (kind, whether many)."""
+"""Navigation properties (18-088, clause 8): kind -> name -> (kind, whether many)."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     THING: ("name", "description", "properties"),

@@ -39,7 +39,7 @@ ARGUMENTS: Mapping[str, tuple[int, int]] = {
     "mindatetime": (0, 0), "maxdatetime": (0, 0), "round": (1, 1), "floor": (1, 1), "ceiling": (1, 1),
     **dict.fromkeys(GEOGRAPHY, (2, 2)), "geo.length": (1, 1), "st_relate": (3, 3),
 }
-"""Functions (18-088, tables 21 to 26; `contains` is OData's) and how many arguments they take."""
+"""Functions (18-088, 9.3.3.5.2; `contains` is OData's) and how many arguments they take."""
 
 
 @dataclass(frozen=True, slots=True)

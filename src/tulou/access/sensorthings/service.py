@@ -68,7 +68,7 @@ class SensorThings:
 
     @operation(READ)
     async def index(self, actor: Actor, base: str) -> dict[str, Any]:
-        """The service root (18-088, 9.2.1): entity sets, and what of the standard holds."""
+        """The service root (18-088, 9.2): entity sets, and what of the standard holds."""
         self.policy.require_any(actor, READ)
         return {
             "value": [{"name": name, "url": f"{base}/{name}"} for name in SETS],
@@ -112,17 +112,17 @@ class SensorThings:
 
     @operation(CREATE)
     async def create_array(self, actor: Actor, body: Any, base: str) -> list[str]:
-        """Take `CreateObservations` (18-088, 13.3): for each Observation, in order, its address once it is durable, or
+        """Take `CreateObservations` (18-088, clause 13): for each Observation, in order, its address once it is durable, or
         `error: ` and why it was refused; its neighbours are not lost."""
         asking = self._asking(actor, base)
         if not isinstance(body, list):
-            raise Invalid("请求体应为数组", "the body must be an array", field="body", rule="18-088, 13.3")
+            raise Invalid("请求体应为数组", "the body must be an array", field="body", rule="18-088, clause 13")
         for group in body:
             if not isinstance(group, dict) or not all(
                 isinstance(group.get(name), list) for name in ("components", "dataArray")
             ):
                 raise Invalid("应有 Datastream、components 与 dataArray", "Datastream, components and dataArray are needed",
-                              field="dataArray", rule="18-088, 13.3")
+                              field="dataArray", rule="18-088, clause 13")
         if sum(len(group["dataArray"]) for group in body) > MOST_LINES:
             raise TooLarge(f"超过 {MOST_LINES} 个 Observation", f"more than {MOST_LINES} Observations", field="dataArray",
                            rule=f"<= {MOST_LINES}")
