@@ -1,7 +1,8 @@
 """HJ 212-2017, data transmission of online monitoring systems for pollution discharge; frames of HJ/T 212-2005 too.
 
-Law: pure. What is kept of a frame has stars for its password, so its CRC no longer fits. `##`, four digits of length, the segment, four hexadecimal digits of CRC (annex A), CR LF (6.3). A data
-command is answered with 9014, a notice with 9013, only if bit A of Flag asks for it (6.3.3).
+Law: pure. `##`, four digits of length, the segment, four hexadecimal digits of CRC (annex A), CR LF (6.3). A data
+command is answered with 9014, a notice with 9013, only if bit A of Flag asks for it (6.3.3). What is kept of a frame
+has stars for its password, so its CRC no longer fits.
 
 A value keeps the name it has in the frame, `w01018-Rtd`; those of minutes, hours and days (CN 2051, 2061, 2031), whose
 times coincide, are told apart by `-minute`, `-hour`, `-day`. Times are Beijing time.
@@ -181,7 +182,9 @@ class Session:
             flag = int(get(b"Flag") or b"0")
             identity = fields[b"MN"]
         except (KeyError, ValueError):
-            return Broken(_without_password(raw), Refusal("header", "缺少 CN 或 MN，或 Flag 不是数", "no CN or MN, or Flag is no number", "CN"))
+            return Broken(_without_password(raw), Refusal(
+                "header", "缺少 CN 或 MN，或 Flag 不是数", "no CN or MN, or Flag is no number", "CN"
+            ))
         password = get(b"PW", b"")
         raw = raw.replace(b"PW=" + password, b"PW=" + b"*" * len(password), 1)
         if flag & 2 and get(b"PNO") and number in STAMPED:

@@ -179,8 +179,8 @@ class Readings(Protocol):
         where: Condition | None = None, order: Literal["ts", "value"] = "ts", descending: bool = True,
         newest_first: bool = True, skip: int = 0, limit: int = 100,
     ) -> list[Value]:
-        """Readings of one property in order; `newest_first` is about equal values. By time and without `where` only what is answered is read; otherwise at
-        most `MOST_TESTED` are looked at. Raises `Invalid` for more: ask for less time."""
+        """Readings of one property in order; `newest_first` is about equal values. By time and without `where` only what
+        is answered is read; otherwise at most `MOST_TESTED` are looked at. Raises `Invalid` for more: ask for less time."""
         ...
 
     async def tally(
