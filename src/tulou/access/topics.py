@@ -50,6 +50,16 @@ class _Node(Generic[K, V]):
         self.children: dict[bytes, _Node[K, V]] = {}
         self.values: dict[K, V] = {}
 
+    def reach(self, levels: bytes) -> _Node[K, V]:
+        """The node below this one, made where it is missing."""
+        node = self
+        for level in levels.split(b"/"):
+            following = node.children.get(level)
+            if following is None:
+                following = node.children[level] = _Node()
+            node = following
+        return node
+
 
 class Subscriptions(Generic[K, V]):
     """Filters, each with values by key."""
@@ -64,12 +74,7 @@ class Subscriptions(Generic[K, V]):
 
     def add(self, wanted: bytes, key: K, value: V) -> None:
         """Put the value, in place of an earlier one of the same filter and key."""
-        node = self._root
-        for part in wanted.split(b"/"):
-            following = node.children.get(part)
-            if following is None:
-                following = node.children[part] = _Node()
-            node = following
+        node = self._root.reach(wanted)
         self._count += key not in node.values
         node.values[key] = value
 
@@ -143,12 +148,7 @@ class Names(Generic[V]):
         return node.values.get(None)
 
     def set(self, topic: bytes, value: V) -> None:
-        node = self._root
-        for level in topic.split(b"/"):
-            following = node.children.get(level)
-            if following is None:
-                following = node.children[level] = _Node()
-            node = following
+        node = self._root.reach(topic)
         self._count += not node.values
         node.values[None] = value
 
