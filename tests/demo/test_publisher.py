@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tulou.demo.publisher import Publisher, packet
+from tulou.kernel.bus import free_port
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
@@ -28,9 +28,7 @@ def test_remaining_length(size: int, length: bytes) -> None:
 def broker(tmp_path: Path) -> Iterator[int]:
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "m.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
     process = subprocess.Popen([MOSQUITTO, "-c", tmp_path / "m.conf"], stderr=subprocess.DEVNULL)
     yield port

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,19 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tulou.kernel.bus import free_port
+
 ROOT = Path(__file__).parents[2]
 PASSWORD = "a-house-of-rammed-earth-1308"
 TULOU = [sys.executable, "-m", "tulou.cli"]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def descendants(pid: int) -> list[int]:
@@ -73,7 +64,7 @@ class Tulou:
     def __init__(self, home: Path, roles: str = "", **settings: str) -> None:
         self.home = home
         self.roles = roles
-        self.http_port, self.mqtt_port, self.mqtts_port = free_ports(3)
+        self.http_port, self.mqtt_port, self.mqtts_port = (free_port() for _ in range(3))
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("TULOU_")} | {
             "TULOU_HOME": str(home),
             "TULOU_HTTP_PORT": str(self.http_port),

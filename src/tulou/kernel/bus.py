@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import logging
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -74,11 +76,18 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+PORTS = range(20_000, 32_768)
+_ports = itertools.cycle(random.sample(PORTS, len(PORTS)))
+
+
 def free_port() -> int:
-    """A TCP port on the loopback address that is free now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A TCP port on the loopback address that is free now, and below those that systems give to outgoing connections
+    (Linux 32768, macOS and Windows 49152), so that none takes it before it is used."""
+    for port in itertools.islice(_ports, len(PORTS)):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise Unavailable("没有空闲端口", "no TCP port is free", value=f"{PORTS.start} to {PORTS.stop - 1}")
 
 
 class Child:
