@@ -15,11 +15,16 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+import orjson
+from pydantic import ValidationError
+
 from tulou.access.authenticate import Identities, Speaker, Throttle
+from tulou.access.courier import Call
 from tulou.access.ingest import Ingestor, Item
-from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
-from tulou.access.protocols import DENIED, UNKNOWN, Broken, Codec, Message, Session
+from tulou.access.peer import AUTH, PRESSURE, WRITE, Peer, press, write_answers
+from tulou.access.protocols import ANSWERED, DELIVERED, DENIED, UNKNOWN, Broken, Codec, Message, Reply, Session
 from tulou.access.telemetry import ANY, Chunk, Refusal
+from tulou.kernel.errors import Invalid
 
 if TYPE_CHECKING:
     from tulou.access.gateway import Gateway
@@ -42,10 +47,66 @@ REASONS = {
 }
 
 
+class FieldTarget:
+    """A device that takes commands on a connection, one at a time: the standards tell answers apart by little."""
+
+    __slots__ = ("bearer", "connection", "entity", "identity", "inflight")
+
+    def __init__(self, connection: FieldConnection, identity: bytes, speaker: Speaker) -> None:
+        self.connection, self.identity, self.entity = connection, identity, speaker.device.entity
+        self.bearer = connection.door.codec.name
+        self.inflight: dict[Any, tuple[Call, bool]] = {}
+
+    def room(self) -> int:
+        if self.connection.session is None or self.connection.reasons & WRITE:
+            return 0
+        for key in [key for key, (call, _) in self.inflight.items() if call.late]:
+            del self.inflight[key]
+        return 1 - len(self.inflight)
+
+    def deliver(self, call: Call) -> None:
+        door, session = self.connection.door, self.connection.session
+        assert session is not None
+        try:
+            params = door.codec.methods[call.method].params.model_validate(orjson.loads(call.params))
+        except (KeyError, ValidationError) as error:
+            raise Invalid(f"{self.bearer} 不支持此命令：{error}", f"{self.bearer} has no such command: {error}") from None
+        raw, key = session.command(self.identity, call.method, params, time.time_ns() // 1000)
+        self.connection.send(raw)
+        if key is None:
+            door.gateway.courier.report(call.no, call.entity, DELIVERED)
+        else:
+            self.inflight[key] = call, False
+
+    def replied(self, reply: Reply) -> None:
+        """The device said something to a command."""
+        call, delivered = self.inflight.get(reply.key, (None, False))
+        if call is None:
+            return
+        courier = self.connection.door.gateway.courier
+        if reply.what == DELIVERED:
+            if not delivered:
+                courier.report(call.no, call.entity, DELIVERED)
+                self.inflight[reply.key] = call, True
+            if call.answer:
+                return
+        elif reply.what == ANSWERED:
+            courier.report(call.no, call.entity, ANSWERED, result=orjson.dumps(reply.result).decode())
+        else:
+            courier.report(call.no, call.entity, reply.what, error=reply.error)
+        del self.inflight[reply.key]
+        courier.want(self)
+
+    def end(self) -> None:
+        """The connection ends."""
+        self.connection.door.gateway.courier.gone(self, [call for call, came in self.inflight.values() if not came])
+        self.inflight.clear()
+
+
 class FieldConnection(Peer):
     """One connection; `speakers` are the devices that have spoken on it, `proved` those whose password was right."""
 
-    __slots__ = ("begun", "door", "garbage", "proved", "refused", "session", "speakers", "waiting")
+    __slots__ = ("begun", "door", "garbage", "proved", "refused", "session", "speakers", "targets", "waiting")
 
     def __init__(self, door: FieldDoor) -> None:
         super().__init__(door.gateway)
@@ -53,6 +114,7 @@ class FieldConnection(Peer):
         self.session: Session | None = door.codec.session()
         self.speakers: dict[bytes, Speaker] = {}
         self.proved: set[bytes] = set()
+        self.targets: dict[bytes, FieldTarget] = {}
         self.waiting: list[Message | Broken] | None = None
         self.begun = 0
         self.garbage = 0
@@ -65,6 +127,12 @@ class FieldConnection(Peer):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = self.session = self.waiting = self.answers = None
         self.door.left(self)
+
+    def take_no_commands(self) -> None:
+        """The connection ends: what its devices did not acknowledge may not have come."""
+        for target in self.targets.values():
+            target.end()
+        self.targets.clear()
 
     def close(self, why: str) -> None:
         """Close after what was written is sent; nothing more is read."""
@@ -116,6 +184,8 @@ class FieldConnection(Peer):
                         self.hand_in(whose, raws, answers)
                         raws, answers = [], []
                     whose = speaker
+                    if message.reply is not None and identity in self.targets:
+                        self.targets[identity].replied(message.reply)
                     if not message.kept:
                         self.door.gateway.present(speaker.device, True)
                         self.send(session.accept(message, now))
@@ -159,6 +229,14 @@ class FieldConnection(Peer):
         self.speakers[identity] = speaker
         self.door.speaking.setdefault(speaker.device.device_id, set()).add(self)
         self.door.gateway.present(speaker.device, True)
+        if self.door.codec.methods and identity not in self.targets:
+            target = self.targets[identity] = FieldTarget(self, identity, speaker)
+            self.door.gateway.courier.ready(target)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        for target in self.targets.values():
+            self.door.gateway.courier.want(target)
 
     def proves(self, speaker: Speaker, message: Message) -> bool | None:
         """Whether the device proved that it is who it says; None if its password must be checked first."""
@@ -277,6 +355,7 @@ class FieldDoor:
             connection.pause(PRESSURE)
         await self.ingestor.close()
         for connection in list(self.connections):
+            connection.take_no_commands()
             connection.close("the gateway stops")
 
     def arrived(self, connection: FieldConnection) -> None:
@@ -290,6 +369,7 @@ class FieldDoor:
     def left(self, connection: FieldConnection) -> None:
         self.connections.discard(connection)
         self.gateway.closed(connection)
+        connection.take_no_commands()
         for speaker in connection.speakers.values():
             same = self.speaking.get(speaker.device.device_id)
             if same is not None:

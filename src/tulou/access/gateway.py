@@ -6,7 +6,7 @@ bytes are parsed into runs, runs wait in the `Ingestor`, and a durable batch ans
 Devices and applications come in by the same port and part at CONNECT. Applications have sessions and a topic space:
 `broker.py`. What devices do not have, and are told: no session outlives its connection (CONNACK never says "session
 present"); retained messages are stored as readings, never replayed; a will is stored when its topic is telemetry or
-attributes. They may subscribe to their own `v1/devices/me/` topics only. Of 5.0 the packets are understood; session
+attributes. They may subscribe to their own `v1/devices/me/` topics only; commands come on one of them (`courier.py`). Of 5.0 the packets are understood; session
 expiry, topic aliases, subscription identifiers and shared subscriptions are declined in CONNACK.
 
 Run as `python -m tulou.access.gateway '<settings JSON>'`, or with the JSON in `TULOU_GATEWAY`; see `Config`.
@@ -36,15 +36,17 @@ from typing import Any, cast
 import orjson
 import uvloop
 
-from tulou.access import mqtt
+from tulou.access import mqtt, mqtt_commands
 from tulou.access.admission import Refused, Rights
 from tulou.access.application import Application
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
 from tulou.access.broker import Broker
+from tulou.access.courier import Courier, answer_of
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.mqtt_commands import MqttTarget
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
-from tulou.access.protocols import load
+from tulou.access.protocols import ANSWERED, load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
@@ -58,6 +60,7 @@ REQUEST_RPC = b"v1/devices/me/rpc/request/"
 RESPONSE_RPC = b"v1/devices/me/rpc/response/"
 GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/request|rpc/response)/[^/#]+)")
 """Topic filters that a device may subscribe to."""
+COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
 """Bytes that a message holds beside its payload while it waits."""
 
@@ -105,8 +108,8 @@ class Config:
 class Connection(Peer):
     """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
 
-    __slots__ = ("application", "client_id", "gateway", "identity", "keep_alive", "level", "of", "parser", "qos2", "rules", "waiting",
-                 "will")
+    __slots__ = ("application", "client_id", "commands", "gateway", "identity", "keep_alive", "level", "of", "packet_limit",
+                 "parser", "qos2", "receive_maximum", "rules", "waiting", "will")
 
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(gateway)
@@ -114,6 +117,7 @@ class Connection(Peer):
         self.parser: mqtt.Parser | None = mqtt.Parser(gateway.config.max_packet)
         self.identity: DeviceIdentity | None = None
         self.application: Application | None = None
+        self.commands: MqttTarget | None = None
         self.waiting: list[Any] | None = None
         self.will: mqtt.Will | None = None
         self.qos2: dict[bytes, bool] | None = None
@@ -206,12 +210,19 @@ class Connection(Peer):
                 if self.qos2:
                     self.qos2.pop(event.id, None)
                 self.send(mqtt.pubcomp(event.id))
+            elif event.kind == 4 and self.commands is not None:
+                self.commands.acknowledged(event.id, event.reason)
         elif kind is mqtt.Subscribe:
             self.send(mqtt.suback(event.id, [
                 min(options & 3, 1) if GRANTED.fullmatch(topic) else mqtt.NOT_ALLOWED for topic, options in event.filters
             ], self.level))
+            for topic, options in event.filters:
+                if topic == mqtt_commands.FILTER:
+                    self._take_commands(min(options & 3, 1))
         elif kind is mqtt.Unsubscribe:
             self.send(mqtt.unsuback(event.id, bytes(len(event.filters)), self.level))
+            if mqtt_commands.FILTER in event.filters:
+                self.take_no_commands()
         else:
             if not event.with_will:
                 self.will = None
@@ -312,6 +323,8 @@ class Connection(Peer):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self.commands is not None:
+            self.gateway.courier.want(self.commands)
         if self.application is not None:
             self.application.writable = True
             if self.application.entered:
@@ -329,10 +342,25 @@ class Connection(Peer):
         self.of, self.rules = self.gateway.class_of(identity)
         self.keep_alive = connect.keep_alive * 1.5
         self.client_id = connect.client_id
+        self.receive_maximum, self.packet_limit = connect.receive_maximum, connect.packet_limit
         self.will = connect.will if connect.will and connect.will.topic in TOPICS else None
         self.gateway.welcomed(self)
         made = "" if connect.client_id else f"tulou-{secrets.token_hex(8)}"
         self.send(mqtt.connack(mqtt.ACCEPTED, self.level, client_id=made, packet_limit=self.gateway.config.max_packet))
+
+    def _take_commands(self, qos: int) -> None:
+        if self.commands is not None:
+            self.commands.qos = qos
+            return
+        courier = self.gateway.courier
+        self.commands = MqttTarget(self, courier, cast(DeviceIdentity, self.identity).entity, qos)
+        courier.ready(self.commands)
+
+    def take_no_commands(self) -> None:
+        """The device takes no commands here any more."""
+        if self.commands is not None:
+            self.commands.end()
+            self.commands = None
 
     def _publish(self, run: mqtt.Publish) -> None:
         """A run that is not plain QoS 0 or 1 telemetry, or came while the client was being looked up."""
@@ -348,9 +376,21 @@ class Connection(Peer):
                     self._answer(run.topic, payload)
                 run = mqtt.Publish(run.topic, run.qos, run.dup, run.retain, run.ids, [])  # acknowledged in its turn
                 kind = TELEMETRY
+            elif run.topic.startswith(RESPONSE_RPC) and COMMAND_NO.fullmatch(run.topic, len(RESPONSE_RPC)):
+                self._answered(int(run.topic[len(RESPONSE_RPC) :]), run)
+                return
             else:
                 kind, topic = UNKNOWN, run.topic.decode()
         self.hand_in(kind, run, topic)
+
+    def _answered(self, no: int, run: mqtt.Publish) -> None:
+        """Answers to a command; acknowledged when the report of the last one is durable."""
+        size = sum(map(len, run.payloads)) + ROOM * len(run.payloads)
+        self.hold(size)
+        entity, last = cast(DeviceIdentity, self.identity).entity, len(run.payloads) - 1
+        for number, payload in enumerate(run.payloads):
+            self.gateway.courier.report(no, entity, ANSWERED, receipt=(self, run, size) if number == last else None,
+                                        **answer_of(payload))
 
     def _first_time(self, run: mqtt.Publish) -> mqtt.Publish:
         """QoS 2, method A of 4.3.3: an id that was not released by PUBREL is a repeat; answer it, store nothing."""
@@ -429,6 +469,7 @@ class Gateway:
             FieldDoor(self, load(of["codec"]), Identities(db, name, self.class_of), of["port"], of["tls_port"])
             for name, of in config.fields.items() if db is not None
         ]
+        self.courier = Courier(bus, config.name, [door.codec.name for door in self.doors], self._told)
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""
@@ -450,8 +491,9 @@ class Gateway:
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
         for door in self.doors:
             await door.start()
-        self.spawn(self._upkeep())
-        self.spawn(self.broker.open())
+        await self.courier.open()
+        for work in (self._upkeep(), self.broker.open(), self.courier.claim(), self.courier.tell()):
+            self.spawn(work)
 
     def tls(self) -> dict[str, Any]:
         """How a listener speaks TLS."""
@@ -468,7 +510,9 @@ class Gateway:
             connection.pause(PRESSURE)
         await asyncio.gather(self.ingestor.close(), self.broker.log.drain(), *(door.close() for door in self.doors))
         for connection in list(self.connections):
+            connection.take_no_commands()
             connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
+        await self.courier.drain()
         await self.broker.close()
         for connection in list(self.connections):
             if connection.transport is not None:
@@ -522,6 +566,7 @@ class Gateway:
         self._anonymous.pop(connection, None)
         if connection.application is not None:
             connection.application.leave()
+        connection.take_no_commands()
         identity = connection.identity
         if identity is None:
             return
@@ -554,6 +599,13 @@ class Gateway:
 
     def _released(self, items: list[Item]) -> None:
         for _, (connection, run), size in items:
+            connection.release(size)
+            connection.acknowledge(run)
+        answering, self.answering = self.answering, []
+        write_answers(answering)
+
+    def _told(self, receipts: list[tuple[Connection, mqtt.Publish, int]]) -> None:
+        for connection, run, size in receipts:
             connection.release(size)
             connection.acknowledge(run)
         answering, self.answering = self.answering, []
@@ -593,6 +645,8 @@ class Gateway:
                 self.authenticator.forget("")
                 for door in self.doors:
                     door.identities.forget("")
+                self.courier.again()
+            self.courier.tick()
             self._sweep()
             for door in self.doors:
                 door.sweep()
@@ -638,7 +692,8 @@ class Gateway:
             "held": sum(d.ingestor.held for d in doors), "paused": any(d.ingestor.pressed for d in doors),
             "failing": next((d.ingestor.failing for d in doors if d.ingestor.failing), ""),
             "protocol_errors": self.protocol_errors, "refused": self.refused, "throttled": self.throttled,
-            "applications": self.broker.stats(), "turned_away": self.turned_away, "rss": rss(), "fields": {d.codec.name: d.stats() for d in self.doors},
+            "applications": self.broker.stats(), "commands": self.courier.stats(),
+            "turned_away": self.turned_away, "rss": rss(), "fields": {d.codec.name: d.stats() for d in self.doors},
         }
 
 

@@ -13,6 +13,7 @@ from tulou.access.alarms import Alarms
 from tulou.access.applications import Applications
 from tulou.access.deadletters import DeadLetters
 from tulou.access.directory import Directory
+from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
@@ -55,6 +56,7 @@ def streams(house: House) -> Sequence[StreamSpec]:
         StreamSpec("READINGS", ("tulou.readings.>",), most),
         StreamSpec("DEAD", ("tulou.dead.>",), min(most, 1 << 30), max_age=30 * 86400.0, discard_old=True),
         StreamSpec("EVENTS", ("tulou.events.>",), min(most, 1 << 30), max_age=30 * 86400.0, discard_old=True),
+        StreamSpec(STREAM, ("tulou.commands.>",), min(most, 1 << 30), max_age=30 * 86400.0),
         StreamSpec("MQTT", ("tulou.mqtt.log.>",), min(most, 1 << 30), house.settings.mqtt_hours * 3600.0,
                    discard_old=True),
         StreamSpec("MQTT_RETAINED", ("tulou.mqtt.retained.>",), min(most, 512 << 20), last_only=True),
@@ -69,9 +71,10 @@ def services(house: House) -> Sequence[object]:
     devices = Devices(house, directory)
     alarms = Alarms(house, directory)
     things = Things(house, directory, devices)
-    door = HttpDoor(house)
+    calls = Commands(house, devices)
+    door = HttpDoor(house, calls)
     return [
-        devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms), door,
+        devices, directory, alarms, things, calls, EntityPages(house, things), Hub(house, directory, alarms), door,
         DeadLetters(house), Applications(house), SensorThings(house, directory, door),
     ]
 
@@ -98,6 +101,7 @@ async def started(house: House) -> None:
     """Read the directory, and listen for what makes it stale."""
     if hasattr(house, "bus") and {"gateway", "api"} & set(house.roles):
         await house.service(Applications).open()
+        await house.service(Commands).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)
@@ -123,7 +127,7 @@ def tasks(house: House) -> Sequence[Task]:
     found = [
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
         Task("access.dead-letters", "worker", deadletters.run),
-        Task("access.alarms", "rules", house.service(Alarms).run),
+        Task("access.alarms", "rules", house.service(Alarms).run), Task("access.commands", "worker", house.service(Commands).keep),
     ]
     role = _mirrors(house)
     if role:

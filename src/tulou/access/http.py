@@ -1,21 +1,26 @@
-"""HTTP ingest: `POST /api/v1/{token}/telemetry` and `/attributes`, the convention that integrators know.
+"""Devices over HTTP: `POST /api/v1/{token}/telemetry` and `/attributes`, and commands by `GET` and `POST /rpc`, the
+convention that integrators know.
 
 Law: 2xx is sent after the batch that carries the message is synced in JetStream, like an MQTT acknowledgement. What was
-refused is answered with 400 naming the field, and kept as a dead letter; what could be read beside it is stored.
+refused is answered with 400 naming the field, and kept as a dead letter; what could be read beside it is stored. A
+command is delivered with the response that carries it, and not repeated.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
+from tulou.access.downlink import Commands, number
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
 from tulou.kernel.errors import Invalid, Throttled, TulouError, Unauthenticated, Unavailable
@@ -27,12 +32,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tulou.access.http")
 
+LONGEST_POLL = 300.0
+"""Seconds that a request for a command may wait."""
 
 class HttpDoor:
     """The door for devices that speak HTTP."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, house: House, commands: Commands) -> None:
+        self.house, self.commands = house, commands
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
         self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
@@ -84,23 +91,46 @@ class HttpDoor:
             raise refused(decoded.dead[0].refusal, decoded.readings)
         return json_response({})
 
-    def route(self, kind: str) -> Route:
-        """The route of a kind of message. It has no actor: the token in the path says which device speaks."""
+    async def next_command(self, request: Request) -> Response:
+        """The device's next command: `{id, method, params}`, or 408 when there was none within `timeout` ms."""
+        device = await self.identify(request)
+        timeout = request.query_params.get("timeout", "20000")
+        if not timeout.isdigit() or len(timeout) > 6:
+            raise Invalid("timeout 应为毫秒数", "timeout is in milliseconds", field="timeout", value=timeout, rule="0..999999")
+        row = await self.commands.poll(device, min(int(timeout) / 1000, LONGEST_POLL))
+        if row is None:
+            return Response(status_code=408, headers={"cache-control": "no-store"})
+        return json_response({"id": str(row.no), "method": row.method, "params": orjson.Fragment(row.params)})
+
+    async def answer(self, request: Request) -> Response:
+        """The device's answer to a command: 200 once it is durable."""
+        device = await self.identify(request)
+        await self.commands.answered(
+            device, number(request.path_params["no"]), await body_bytes(request, self.house.settings.max_payload)
+        )
+        return json_response({})
+
+    def route(self, method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
+        """A route without an actor: the token in the path says which device speaks."""
 
         async def endpoint(request: Request) -> Response:
             try:
-                return await self.take(request, kind)
+                return await handle(request)
             except TulouError as error:
                 return problem_response(error)
             except Exception:
                 log.exception("defect in HTTP ingest")
                 return defect_response()
 
-        return Route(f"{API}/{{token}}/{kind}", endpoint, methods=["POST"])
+        return Route(f"{API}/{{token}}/{path}", endpoint, methods=[method])
 
     def routes(self) -> list[Route]:
-        """Both routes."""
-        return [self.route(TELEMETRY), self.route(ATTRIBUTES)]
+        """Every route of the door."""
+        return [
+            *(self.route("POST", kind, lambda request, kind=kind: self.take(request, kind))  # type: ignore[misc]
+              for kind in (TELEMETRY, ATTRIBUTES)),
+            self.route("GET", "rpc", self.next_command), self.route("POST", "rpc/{no}", self.answer),
+        ]
 
 
 def refused(refusal: Refusal, stored: int) -> Invalid:

@@ -1,4 +1,4 @@
-"""Tables and request bodies of access: devices, alarms, and the marks of presence.
+"""Tables and request bodies of access: devices, alarms, commands, and the marks of presence.
 
 Law: a device is a credential that speaks for one entity. Of its token only the SHA-256 is kept. Its id carries its
 organisation (`<org>:<key>`), so that ids of two organisations can neither collide nor be inferred.
@@ -7,12 +7,13 @@ organisation (`<org>:<key>`), so that ids of two organisations can neither colli
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tulou.kernel.sql import BigId, UtcDateTime, metadata
+from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
 
 ACTIVE, DISABLED, SUSPENDED = "active", "disabled", "suspended"
 """Status of a device: suspended means that its organisation is."""
@@ -79,6 +80,45 @@ alarms = sa.Table(
 )
 """`announced`: events published so far: 0 none, 1 `alarm.raised`, 2 `alarm.cleared` too."""
 
+_OPEN = sa.text("ended_at IS NULL")
+_UNANNOUNCED = sa.text("ended_at IS NOT NULL AND NOT announced")
+
+commands = sa.Table(
+    "commands", metadata,
+    sa.Column("no", BigId, primary_key=True),
+    sa.Column("entity_no", sa.BigInteger, nullable=False),
+    sa.Column("device_id", sa.String(320), nullable=False),
+    sa.Column("org", sa.String(64), nullable=False),
+    sa.Column("method", sa.String(128), nullable=False),
+    sa.Column("params", sa.Text, nullable=False),
+    sa.Column("bearer", sa.String(32), nullable=False),
+    sa.Column("answer", sa.Boolean, nullable=False),
+    sa.Column("repeat", sa.Boolean, nullable=False),
+    sa.Column("key", sa.String(128)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("claimed", sa.String(128), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Column("sent_at", UtcDateTime),
+    sa.Column("delivered_at", UtcDateTime),
+    sa.Column("ended_at", UtcDateTime),
+    sa.Column("result", sa.Text),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("announced", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("entity_no", "key"),
+    sa.Index("ix_commands_entity_no_no", "entity_no", "no"),
+    *(
+        sa.Index(name, *columns, sqlite_where=_OPEN, postgresql_where=_OPEN)
+        for name, columns in (("ix_commands_open", ("entity_no", "no")), ("ix_commands_open_expiry", ("expires_at",)),
+                              ("ix_commands_open_claimed", ("claimed",)))
+    ),
+    sa.Index("ix_commands_unannounced", "no", sqlite_where=_UNANNOUNCED, postgresql_where=_UNANNOUNCED),
+)
+"""`params` and `result` are JSON as text. `claimed`: the door that took it to send it. `answer`: the device is to answer. `key`: the caller's own, for repeats.
+`announced`: the event of its end is on the stream."""
+
 KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
 
 
@@ -137,10 +177,32 @@ class NewDevice(_Body):
         return key if key.startswith("urn:") else f"urn:ngsi-ld:{self.type}:{key}"
 
 
+class NewCommand(_Body):
+    """A command to a device. It waits for the device until it expires, and may be sent again while it is unknown whether
+    it arrived, unless `repeat` is false. With the same `key` the same command comes back. `bearer` is "json" (MQTT, HTTP)
+    or a field protocol; without it, the device's own."""
+
+    method: str = Field(min_length=1, max_length=128)
+    params: Any = Field(default_factory=dict)
+    answer: bool | None = None
+    repeat: bool | None = None
+    expires_s: float | None = Field(default=None, ge=1, le=30 * 86400, allow_inf_nan=False)
+    bearer: str | None = Field(default=None, min_length=1, max_length=32)
+    key: str | None = Field(default=None, min_length=1, max_length=128)
+
+
 class Bulk(_Body):
     """Devices to create; each line is checked and answered for itself."""
 
     items: list[Any] = Field(max_length=10_000)
+
+
+def cancel_all(connection: sa.Connection, entities: Sequence[int]) -> None:
+    """The devices of these entities are deleted: end what waits for them."""
+    connection.execute(
+        commands.update().where(commands.c.entity_no.in_(entities), commands.c.ended_at.is_(None))
+        .values(state="cancelled", ended_at=utcnow(), error="设备已删除 (the device is deleted)")
+    )
 
 
 def identity_document(row: Any) -> dict[str, Any]:

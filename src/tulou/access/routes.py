@@ -16,9 +16,10 @@ from starlette.routing import BaseRoute
 from tulou.access import entity_page
 from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
+from tulou.access.downlink import Commands, number
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
-from tulou.access.models import Bulk, Identity, NewDevice
+from tulou.access.models import Bulk, Identity, NewCommand, NewDevice
 from tulou.access.service import Devices
 from tulou.access.things import READ, Things, micros, no_such_thing
 from tulou.kernel.errors import Invalid, NotFound
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tulou.kernel.house import House
 
 BULK_BODY = 16 << 20
+MOST_WAIT = 120
 
 
 class Query(BaseModel):
@@ -60,9 +62,19 @@ def _no(request: Request) -> int:
     return int(raw)
 
 
+def _wait(request: Request) -> float:
+    """The seconds to wait for a command's end. Raises `Invalid`."""
+    raw = request.query_params.get("wait", "0")
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 4 and int(raw) <= MOST_WAIT):
+        raise Invalid(f"wait 应为 0 至 {MOST_WAIT} 秒", f"wait is 0 to {MOST_WAIT} seconds", field="wait", value=raw,
+                      rule=f"0..{MOST_WAIT}")
+    return int(raw)
+
+
 def routes(house: House) -> list[BaseRoute]:
     """Every route of access."""
     devices, things = house.service(Devices), house.service(Things)
+    calls = house.service(Commands)
     alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
 
     async def device_list(request: Request, actor: Actor) -> Response:
@@ -106,6 +118,25 @@ def routes(house: House) -> list[BaseRoute]:
             actor, request.path_params["id"], request.path_params["protocol"], request.path_params["identity"]
         )
         return Response(status_code=204)
+
+    async def device_methods(request: Request, actor: Actor) -> Response:
+        return json_response(await calls.methods(actor, request.path_params["id"]))
+
+    async def command_send(request: Request, actor: Actor) -> Response:
+        new = await body_model(request, NewCommand)
+        return json_response(await calls.send(actor, request.path_params["id"], new, _wait(request)), 201)
+
+    async def command_list(request: Request, actor: Actor) -> Response:
+        return json_response(await calls.find(
+            actor, device=request.path_params.get("id") or _text(request, "device"), state=_text(request, "state"),
+            org=_text(request, "org"), limit=limit_of(request), after=_text(request, "after"),
+        ))
+
+    async def command_get(request: Request, actor: Actor) -> Response:
+        return json_response(await calls.get(actor, number(request.path_params["no"]), _wait(request)))
+
+    async def command_cancel(request: Request, actor: Actor) -> Response:
+        return json_response(await calls.cancel(actor, number(request.path_params["no"])))
 
     async def thing_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -208,6 +239,12 @@ def routes(house: House) -> list[BaseRoute]:
         at("POST", "/devices/{id}/enable", device_enable),
         at("POST", "/devices/{id}/identities", device_identify),
         at("DELETE", "/devices/{id}/identities/{protocol}/{identity}", device_unidentify),
+        at("GET", "/devices/{id}/methods", device_methods),
+        at("GET", "/devices/{id}/commands", command_list),
+        at("POST", "/devices/{id}/commands", command_send),
+        at("GET", "/commands", command_list),
+        at("GET", "/commands/{no}", command_get),
+        at("DELETE", "/commands/{no}", command_cancel),
         at("GET", "/things", thing_list),
         at("GET", "/things/{no}", thing_get),
         at("GET", "/things/{no}/series", thing_series),

@@ -29,6 +29,7 @@ from tulou.access.models import (
     Bulk,
     Identity,
     NewDevice,
+    cancel_all,
     device_document,
     device_identities,
     devices,
@@ -320,7 +321,7 @@ class Devices:
     @operation(READ)
     async def get(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """One device, with its identities in field protocols. Raises `NotFound`."""
-        return await self._document(await self._mine(actor, READ, device_id))
+        return await self._document(await self.mine(actor, READ, device_id))
 
     async def _document(self, row: Any) -> dict[str, Any]:
         query = sa.select(device_identities).where(device_identities.c.entity_no == row.entity_no).order_by(
@@ -335,7 +336,7 @@ class Devices:
 
         Raises `Conflict` if the identity is another device's.
         """
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         spoken = self._canonical(spoken)
         secret = await passwords.hashed(spoken.password) if spoken.password else ""
         table = device_identities
@@ -364,7 +365,7 @@ class Devices:
     @operation(WRITE)
     async def unidentify(self, actor: Actor, device_id: str, protocol: str, identity: str) -> None:
         """Take an identity from the device, which is refused under it at once. Raises `NotFound`."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         table = device_identities
 
         def write(connection: sa.Connection) -> None:
@@ -408,7 +409,7 @@ class Devices:
     @operation(WRITE)
     async def rotate(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """Give the device a new token, shown only now; the old one stops working at once."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         token = new_token()
         values = {"token_hash": token_hash(token), "token_prefix": token[:6], "rotated_at": utcnow()}
         row = await self._update(actor, row, values, "rotated")
@@ -417,24 +418,25 @@ class Devices:
     @operation(WRITE)
     async def disable(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """Refuse the device from now on; its connections are closed."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         return device_document(await self._update(actor, row, {"status": DISABLED}, "disabled"))
 
     @operation(WRITE)
     async def enable(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """Accept a disabled device again, with the token it had."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         return device_document(await self._update(actor, row, {"status": self._status(row.org)}, "enabled"))
 
     @operation(DELETE)
     async def delete(self, actor: Actor, device_id: str) -> None:
         """Delete the device and its token. The entity and its readings stay: they are history."""
-        row = await self._mine(actor, DELETE, device_id)
+        row = await self.mine(actor, DELETE, device_id)
         identities = device_identities.delete().where(device_identities.c.entity_no == row.entity_no)
 
         def write(connection: sa.Connection) -> None:
             if connection.execute(devices.delete().where(devices.c.id == device_id)).rowcount:
                 connection.execute(identities)
+                cancel_all(connection, [row.entity_no])
                 audit.record(connection, actor, DELETE, row.org, device_id, {"type": row.type})
 
         await self.db.write(write)
@@ -448,6 +450,7 @@ class Devices:
         def write(connection: sa.Connection) -> Sequence[Any]:
             rows = connection.execute(which.returning(devices.c.id, devices.c.org, devices.c.entity_no)).all()
             connection.execute(identities)
+            cancel_all(connection, numbers)
             for row in rows:
                 audit.record(connection, ORPHANED, DELETE, row.org, row.id, {"because": "its entity is deleted"})
             return rows
@@ -513,7 +516,7 @@ class Devices:
         query = sa.select(devices).where(devices.c.id == device_id)
         return await self.db.read(lambda c: c.execute(query).first())
 
-    async def _mine(self, actor: Actor, action: str, device_id: str) -> Any:
+    async def mine(self, actor: Actor, action: str, device_id: str) -> Any:
         """The device's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
         visible = self.policy.require_any(actor, READ)
         row = await self._row(device_id)

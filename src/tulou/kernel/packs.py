@@ -50,8 +50,21 @@ class Property(_Strict):
     alarm: Threshold | None = None
 
 
+class Command(_Strict):
+    """What a device of a model can be told. `answer`: it answers; `repeat`: it may be sent again where it is unknown
+    whether it arrived."""
+
+    label: Text
+    params: dict[str, Property] = Field(default_factory=dict)
+    optional: list[str] = Field(default_factory=list)
+    answer: bool = True
+    repeat: bool = True
+    expires_s: float = 60
+
+
 class Model(_Strict):
-    """An entity type. A closed model refuses readings of unknown properties; an open one stores them."""
+    """An entity type. A closed model refuses readings of unknown properties; an open one stores them. Where it has
+    commands, its devices are told no others."""
 
     label: Text
     icon: str = ""
@@ -59,6 +72,7 @@ class Model(_Strict):
     open: bool = False
     properties: dict[str, Property] = Field(default_factory=dict)
     relationships: dict[str, Text] = Field(default_factory=dict)
+    commands: dict[str, Command] = Field(default_factory=dict)
     retention_days: int | None = None
     offline_after_s: int = 600
 

@@ -17,9 +17,13 @@ from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from typing import Any, Protocol
 
+from pydantic import BaseModel, ConfigDict
+
 from tulou.access.telemetry import Refusal
 
 BEIJING = timezone(timedelta(hours=8))
+DELIVERED, ANSWERED, REFUSED = "delivered", "answered", "refused"
+"""What becomes of a command: the device has it; it did it; it (or the door) will not."""
 UNKNOWN, DENIED = "unknown", "denied"
 """Why a message is refused: its identity is nobody's, or its credential is wrong."""
 
@@ -28,10 +32,41 @@ Sample = tuple[int, dict[str, float | str], Mapping[str, int] | None]
 quality of those that are not good."""
 
 
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A command that devices of a protocol take: what people read, and its parameters."""
+
+    zh: str
+    en: str
+    params: type[BaseModel]
+
+    @property
+    def label(self) -> dict[str, str]:
+        return {"zh": self.zh, "en": self.en}
+
+
+class NoParams(BaseModel):
+    """A command without parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a device said to the command that is known by `key`: it took it (`DELIVERED`), did it (`ANSWERED`, with the
+    result) or not (`REFUSED`, with why in Chinese and English)."""
+
+    key: Any
+    what: str
+    result: Any = None
+    error: str = ""
+
+
 @dataclass(slots=True)
 class Message:
     """What a device said in one frame (or in several, joined). `raw` is kept, unless `kept` is false: then it carries
-    nothing to store and is answered at once. `receipt` is the codec's own, for its answer."""
+    nothing to store and is answered at once. `receipt` is the codec's own, for its answer. `reply`: it is about a
+    command."""
 
     identity: bytes
     command: int
@@ -40,6 +75,7 @@ class Message:
     kept: bool = True
     credential: bytes | None = None
     last: bool = False
+    reply: Reply | None = None
 
 
 @dataclass(slots=True)
@@ -73,15 +109,22 @@ class Session(Protocol):
         """The answer to a message of `UNKNOWN` identity or whose credential is `DENIED`; empty if there is none."""
         ...
 
+    def command(self, identity: bytes, method: str, params: Any, now: int) -> tuple[bytes, Any]:
+        """A command at `now` (µs) to a device that has spoken here, and the key of `Reply` (None: nothing replies).
+        `params` are of the method's model. Raises `Invalid`."""
+        ...
+
 
 class Codec(Protocol):
     """A field protocol. `idle` and `first` are seconds without a known device's message after which a connection is
-    closed: later, and at its beginning. `passwords`: whether the protocol carries one."""
+    closed: later, and at its beginning. `passwords`: whether the protocol carries one. `methods`: the commands that its
+    devices take, by name."""
 
     name: str
     idle: float
     first: float
     passwords: bool
+    methods: Mapping[str, Method]
 
     def session(self) -> Session:
         """The state of a new connection."""

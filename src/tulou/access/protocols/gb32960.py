@@ -11,12 +11,28 @@ from __future__ import annotations
 import functools
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tulou.access.batch import BAD
-from tulou.access.protocols import BEIJING, UNKNOWN, Broken, Message, Sample, beijing, xor
+from tulou.access.protocols import (
+    ANSWERED,
+    BEIJING,
+    REFUSED,
+    UNKNOWN,
+    Broken,
+    Message,
+    Method,
+    NoParams,
+    Reply,
+    Sample,
+    beijing,
+    xor,
+)
 from tulou.access.telemetry import NAN, Refusal
 from tulou.kernel.errors import Invalid
 
@@ -26,9 +42,102 @@ START = re.compile(rb"(?:##|\$\$)[\x01-\xfe][\x01-\x07\xfe][0-9A-Za-z]{17}[\x01-
 MARKS = (b"##", b"$$")
 LOGIN, REALTIME, RESENT, LOGOUT, PLATFORM_LOGIN, PLATFORM_LOGOUT, HEARTBEAT, CLOCK = range(1, 9)
 SPOKEN = frozenset({LOGIN, REALTIME, RESENT, LOGOUT, HEARTBEAT, CLOCK})
+READ_PARAMETERS, SET_PARAMETERS, CONTROL = 0x80, 0x81, 0x82
 DONE, ERROR, NO_VIN, COMMAND = 0x01, 0x02, 0x04, 0xFE
 """Answer marks (table 4); that there is no such VIN can be said since 2025."""
 PLAIN = 0x01
+
+
+HELD_PEERS = 4096
+PARAMETERS: dict[int, tuple[str, int]] = {
+    0x01: ("storage_period_ms", 2), 0x02: ("report_period_s", 2), 0x03: ("alarm_period_ms", 2),
+    0x04: ("management_domain_length", 1), 0x05: ("management_domain", 0), 0x06: ("management_port", 2),
+    0x07: ("hardware_version", 5), 0x08: ("firmware_version", 5), 0x09: ("heartbeat_period_s", 1),
+    0x0A: ("terminal_timeout_s", 2), 0x0B: ("platform_timeout_s", 2), 0x0C: ("login_interval_min", 1),
+    0x0D: ("public_domain_length", 1), 0x0E: ("public_domain", 0), 0x0F: ("public_port", 2), 0x10: ("sampling", 1),
+}
+"""Parameters (annex B): name and bytes; a domain has as many as the parameter before it says."""
+_TEXTS = frozenset({"management_domain", "hardware_version", "firmware_version", "public_domain"})
+_IDS = {name: number for number, (name, _) in PARAMETERS.items()}
+CONTROLS = {"upgrade": 1, "power_off": 2, "reset": 3, "factory_settings": 4, "disconnect": 5, "alarm": 6, "sample": 7}
+
+
+class _Params(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def _known(name: str) -> str:
+    if name not in _IDS:
+        raise ValueError(" | ".join(_IDS))
+    return name
+
+
+Name = Annotated[str, AfterValidator(_known)]
+
+
+class Names(_Params):
+    names: list[Name] = Field(min_length=1, max_length=16)
+
+
+class Values(_Params):
+    values: dict[Name, int | Annotated[str, Field(max_length=255)]] = Field(min_length=1)
+
+
+class ControlParams(_Params):
+    """`level` is that of an alarm; `parameters` are those of an upgrade, as the standard joins them with `;`."""
+
+    control: Literal["upgrade", "power_off", "reset", "factory_settings", "disconnect", "alarm", "sample"]
+    level: int | None = Field(default=None, ge=0, le=3)
+    parameters: str = Field(default="", max_length=500)
+
+
+METHODS: dict[str, tuple[int, str, str, type[BaseModel]]] = {
+    "read_parameters": (READ_PARAMETERS, "查询终端参数", "read parameters", Names),
+    "read_every_parameter": (READ_PARAMETERS, "查询全部终端参数", "read every parameter", NoParams),
+    "set_parameters": (SET_PARAMETERS, "设置终端参数", "set parameters", Values),
+    "control": (CONTROL, "终端控制", "control the terminal", ControlParams),
+}
+"""Commands of the platform (annex B): number, what people read, parameters."""
+
+
+def _value(name: str, value: int | str) -> bytes:
+    if name in _TEXTS:
+        size = PARAMETERS[_IDS[name]][1]
+        raw = str(value).encode("ascii", "replace")
+        return raw.ljust(size, b"\0")[:size] if size else raw
+    return int(value).to_bytes(PARAMETERS[_IDS[name]][1])
+
+
+def _command_data(params: Any) -> bytes:
+    """What follows the time. Raises `OverflowError` or `ValueError` for a number that does not fit."""
+    if isinstance(params, Values):
+        values: dict[str, int | str] = {}
+        for name, value in params.values.items():
+            if name.endswith("_domain"):
+                values[f"{name}_length"] = len(str(value).encode("ascii", "replace"))
+            values[name] = value
+        return bytes((len(values),)) + b"".join(bytes((_IDS[name],)) + _value(name, v) for name, v in values.items())
+    if isinstance(params, ControlParams):
+        more = b"" if params.level is None else bytes((params.level,))
+        return bytes((CONTROLS[params.control],)) + more + params.parameters.encode("gb18030")
+    ids = [_IDS[name] for name in params.names] if isinstance(params, Names) else sorted(PARAMETERS)
+    return bytes((len(ids), *ids))
+
+
+def _parameters(data: bytes) -> dict[str, int | str]:
+    """What a terminal answers to 0x80 after the time: a count, then id and value each; stops at one that is unknown."""
+    found: dict[str, int | str] = {}
+    at = 1
+    while at < len(data):
+        name, size = PARAMETERS.get(data[at], ("", 0))
+        if not name:
+            found["rest"] = data[at:].hex()
+            break
+        size = size or int(found.get(f"{name}_length", 0))
+        raw = data[at + 1 : at + 1 + size]
+        found[name] = raw.rstrip(b"\0").decode("gb18030", "replace") if name in _TEXTS else int.from_bytes(raw)
+        at += 1 + size
+    return found
 
 
 @dataclass(slots=True)
@@ -70,6 +179,7 @@ class Session:
     def __init__(self) -> None:
         self.skipped = 0
         self._rest = b""
+        self._peers: dict[bytes, bool] = {}
 
     @property
     def unfinished(self) -> int:
@@ -100,10 +210,23 @@ class Session:
                 out.append(Broken(data[at:stop], refusal))
                 at = stop
                 continue
-            out.append(_message(data[at:end]))
+            message = _message(data[at:end])
+            self._peers[message.identity] = message.receipt.modern
+            if len(self._peers) > HELD_PEERS:
+                del self._peers[next(iter(self._peers))]
+            out.append(message)
             at = end
         self._rest = data[at:]
         return out
+
+    def command(self, identity: bytes, method: str, params: Any, now: int) -> tuple[bytes, int]:
+        """The answer is known by the command's number alone."""
+        number = METHODS[method][0]
+        try:
+            data = time_bytes(now) + _command_data(params)
+        except (OverflowError, ValueError) as error:
+            raise Invalid(f"参数写不进命令：{error}", f"the parameters do not fit: {error}", field="params") from None
+        return frame(number, COMMAND, identity, data, self._peers[identity]), number
 
     def accept(self, message: Message, now: int) -> bytes:
         header: Header = message.receipt
@@ -135,7 +258,13 @@ def _message(raw: bytes) -> Message:
     if number in (PLATFORM_LOGIN, PLATFORM_LOGOUT):
         raw = raw[:HEAD]  # the data has a user name and password
     kept = number not in (HEARTBEAT, CLOCK, PLATFORM_LOGIN, PLATFORM_LOGOUT) and header.mark == COMMAND
-    return Message(header.vin, number, raw, header, kept, last=number == LOGOUT)
+    reply = None
+    if number in (READ_PARAMETERS, SET_PARAMETERS, CONTROL) and header.mark != COMMAND:
+        if header.mark == DONE:
+            reply = Reply(number, ANSWERED, _parameters(raw[HEAD + 6 : -1]) if number == READ_PARAMETERS else {})
+        else:
+            reply = Reply(number, REFUSED, error=f"应答标志 0x{header.mark:02X} (answer mark 0x{header.mark:02X})")
+    return Message(header.vin, number, raw, header, kept, last=number == LOGOUT, reply=reply)
 
 
 def _header(raw: bytes) -> Header:
@@ -154,6 +283,7 @@ class Gb32960:
     idle = 600.0
     first = 60.0
     passwords = False
+    methods: Mapping[str, Method] = {name: Method(zh, en, params) for name, (_, zh, en, params) in METHODS.items()}
 
     def session(self) -> Session:
         return Session()

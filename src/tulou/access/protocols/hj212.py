@@ -11,9 +11,27 @@ times coincide, are told apart by `-minute`, `-hour`, `-day`. Times are Beijing 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tulou.access.batch import BAD, UNCERTAIN
-from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing
+from tulou.access.protocols import (
+    ANSWERED,
+    BEIJING,
+    DELIVERED,
+    REFUSED,
+    UNKNOWN,
+    Broken,
+    Message,
+    Method,
+    NoParams,
+    Reply,
+    Sample,
+    beijing,
+)
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
@@ -21,8 +39,10 @@ START, END = b"##", b"\r\n"
 AROUND = 12
 """Bytes of a frame beside its segment: start, length, CRC, end."""
 HELD_PARTS = 64
+HELD_PEERS = 4096
+"""Devices of one connection whose system, password and edition are remembered."""
 
-DATA_ANSWER, NOTICE_ANSWER, REQUEST_ANSWER = 9014, 9013, 9011
+DATA_ANSWER, NOTICE_ANSWER, EXECUTED, REQUEST_ANSWER = 9014, 9013, 9012, 9011
 NOTICES = frozenset({1013})
 ANSWERS = frozenset({9011, 9012, 9013, 9014})
 SPANS = {2051: "-minute", 2061: "-hour", 2031: "-day", 2041: "-day"}
@@ -41,6 +61,109 @@ MEASURES = frozenset({"Rtd", "Avg", "Min", "Max", "Cou", "ZsRtd", "ZsAvg", "ZsMi
                       "NightData"})
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 PASSWORD = re.compile(rb"PW=([^;&]*)")
+
+
+REQUEST_RESULTS = {
+    "2": ("请求被拒绝", "refused"), "3": ("密码错误", "wrong PW"), "4": ("MN 错误", "wrong MN"), "5": ("ST 错误", "wrong ST"),
+    "6": ("Flag 错误", "wrong Flag"), "7": ("QN 错误", "wrong QN"), "8": ("CN 错误", "wrong CN"), "9": ("CRC 错误", "wrong CRC"),
+}
+"""QnRtn of 9011 (table 6), beside 1, which is that it will be done."""
+EXECUTION_RESULTS = {
+    "2": ("执行失败，原因未知", "failed, it is unknown why"), "3": ("命令请求条件错误", "wrong conditions"), "4": ("通讯超时", "timeout"),
+    "5": ("系统繁忙", "busy"), "6": ("系统故障", "fault"), "100": ("没有数据", "no data"),
+}
+"""ExeRtn of 9012 (table 7), beside 1, which is success."""
+
+
+def _word(value: str) -> str:
+    if not re.fullmatch(r"[^;,&=#\r\n\0]{1,256}", value):
+        raise ValueError("no ; , & = # and no line end")
+    return value
+
+
+def _moment(value: str) -> str:
+    beijing(value)
+    return value
+
+
+Word = Annotated[str, AfterValidator(_word)]
+Moment = Annotated[str, AfterValidator(_moment)]
+
+
+class _Params(BaseModel):
+    """Parameters, named as in the frame by their aliases."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Timeouts(_Params):
+    seconds: int = Field(alias="OverTime", ge=1, le=99999)
+    repeats: int = Field(alias="ReCount", ge=0, le=99)
+
+
+class Seconds(_Params):
+    seconds: int = Field(alias="RtdInterval", ge=1, le=9999)
+
+
+class Minutes(_Params):
+    minutes: int = Field(alias="MinInterval", ge=1, le=99)
+
+
+class Pollutant(_Params):
+    pollutant: Word | None = Field(default=None, alias="PolId")
+
+
+class Clock(Pollutant):
+    time: Moment = Field(alias="SystemTime", description="YYYYMMDDhhmmss")
+
+
+class Span(_Params):
+    begin: Moment = Field(alias="BeginTime", description="YYYYMMDDhhmmss")
+    end: Moment = Field(alias="EndTime", description="YYYYMMDDhhmmss")
+
+
+class Sampling(_Params):
+    pollutant: Word = Field(alias="PolId")
+    start: Word = Field(alias="CstartTime", description="hhmmss")
+    hours: int = Field(alias="Ctime", ge=1, le=24)
+
+
+class Information(_Params):
+    pollutant: Word = Field(alias="PolId")
+    information: Word = Field(alias="InfoId")
+
+
+class Other(_Params):
+    """Any command of the standard, or of a maker."""
+
+    cn: int = Field(ge=1000, le=9999)
+    values: dict[Word, Word | int | float] = Field(default_factory=dict)
+
+
+COMMANDS: dict[str, tuple[int, str, str, type[BaseModel]]] = {
+    "set_timeouts": (1000, "设置超时时间与重发次数", "set timeout and repeats", Timeouts),
+    "read_clock": (1011, "提取现场机时间", "read the clock", Pollutant),
+    "set_clock": (1012, "设置现场机时间", "set the clock", Clock),
+    "read_realtime_interval": (1061, "提取实时数据间隔", "read the interval of real-time data", NoParams),
+    "set_realtime_interval": (1062, "设置实时数据间隔", "set the interval of real-time data", Seconds),
+    "read_minute_interval": (1063, "提取分钟数据间隔", "read the interval of minute data", NoParams),
+    "set_minute_interval": (1064, "设置分钟数据间隔", "set the interval of minute data", Minutes),
+    "realtime": (2011, "取实时数据", "send real-time data", NoParams),
+    "stop_realtime": (2012, "停止实时数据", "stop real-time data", NoParams),
+    "days": (2031, "取日历史数据", "send history by day", Span),
+    "minutes": (2051, "取分钟历史数据", "send history by minute", Span),
+    "hours": (2061, "取小时历史数据", "send history by hour", Span),
+    "calibrate": (3011, "零点与量程校准", "calibrate zero and span", Pollutant),
+    "sample": (3012, "即时采样", "sample now", Pollutant),
+    "clean": (3013, "启动清洗或反吹", "clean or blow back", Pollutant),
+    "compare": (3014, "比对采样", "sample for comparison", Pollutant),
+    "keep_sample": (3015, "超标留样", "keep a sample", NoParams),
+    "set_sampling": (3016, "设置采样时间周期", "set the cycle of sampling", Sampling),
+    "read_sampling": (3017, "提取采样时间周期", "read the cycle of sampling", Pollutant),
+    "read_device": (3019, "提取设备唯一标识", "read the unique mark of the device", Pollutant),
+    "read_information": (3020, "提取现场机信息", "read information of the device", Information),
+}
+"""Commands of the centre (table 9): CN, what people read, parameters."""
 
 
 def _table() -> list[int]:
@@ -121,6 +244,9 @@ class Session:
         self.skipped = 0
         self._rest = b""
         self._firsts: dict[tuple[bytes, bytes], bytes] = {}
+        self._peers: dict[bytes, tuple[bytes, bytes, int]] = {}
+        self._asked: dict[bytes, dict[str, Any]] = {}
+        self._qn = 0
 
     @property
     def unfinished(self) -> int:
@@ -186,10 +312,58 @@ class Session:
                 "header", "缺少 CN 或 MN，或 Flag 不是数", "no CN or MN, or Flag is no number", "CN"
             ))
         password = get(b"PW", b"")
+        self._peers[identity] = get(b"ST", b""), password, flag & 0xFC
+        if len(self._peers) > HELD_PEERS:
+            del self._peers[next(iter(self._peers))]
         raw = raw.replace(b"PW=" + password, b"PW=" + b"*" * len(password), 1)
         if flag & 2 and get(b"PNO") and number in STAMPED:
             raw = self._part(raw, fields, values)
-        return Message(identity, number, raw, (fields, number, flag), credential=password)
+        reply = self._reply(number, get(b"QN", b""), values) if self._asked else None
+        return Message(identity, number, raw, (fields, number, flag), credential=password, reply=reply)
+
+    def command(self, identity: bytes, method: str, params: Any, now: int) -> tuple[bytes, bytes]:
+        """The password is that which the device itself sends."""
+        self._qn = max(self._qn + 1, now // 1000)
+        at = datetime.fromtimestamp(self._qn / 1000, BEIJING)
+        qn = at.strftime("%Y%m%d%H%M%S").encode() + b"%03d" % (self._qn % 1000)
+        if isinstance(params, Other):
+            number, values = params.cn, params.values
+        else:
+            number, values = COMMANDS[method][0], params.model_dump(by_alias=True, exclude_none=True)
+        st, password, edition = self._peers[identity]
+        text = ";".join(f"{name}={value}" for name, value in values.items()).encode("gb18030")
+        self._asked[qn] = {}
+        if len(self._asked) > HELD_PARTS:
+            del self._asked[next(iter(self._asked))]
+        return command(number, qn=qn, st=st, mn=identity, password=password, flag=edition | 1, values=text), qn
+
+    def _reply(self, number: int, qn: bytes, values: bytes) -> Reply | None:
+        """What a frame says to a command: 9011 that it will be done, then data, 9012 that it was done (6.5)."""
+        asked = self._asked.get(qn)
+        if asked is None:
+            return None
+        found = {}
+        for pair in _text(values).replace(";", ",").split(","):
+            name, _, value = pair.partition("=")
+            if value:
+                found[name] = value
+        if number == REQUEST_ANSWER:
+            code = found.get("QnRtn", "")
+            if code == "1":
+                return Reply(qn, DELIVERED)
+            del self._asked[qn]
+            return Reply(qn, REFUSED, error=_why("QnRtn", code, REQUEST_RESULTS))
+        if number in (EXECUTED, NOTICE_ANSWER):
+            del self._asked[qn]
+            code = found.get("ExeRtn", "1" if number == NOTICE_ANSWER else "")
+            if code == "1":
+                return Reply(qn, ANSWERED, asked)
+            return Reply(qn, REFUSED, error=_why("ExeRtn", code, EXECUTION_RESULTS))
+        if number in STAMPED:
+            asked["frames"] = asked.get("frames", 0) + 1
+        elif number not in ANSWERS and len(asked) < HELD_PARTS:
+            asked.update(found)
+        return Reply(qn, DELIVERED)
 
     def _part(self, raw: bytes, fields: dict[bytes, bytes], values: bytes) -> bytes:
         """A packet of several. One that does not repeat DataTime is kept together with the first, which has it."""
@@ -221,6 +395,11 @@ class Session:
                        password=fields.get(b"PW", b""), flag=flag & 0xFC, values=values)
 
 
+def _why(name: str, code: str, known: dict[str, tuple[str, str]]) -> str:
+    zh, en = known.get(code, ("未知错误", "unknown error"))
+    return f"{name}={code}：{zh} ({en})"
+
+
 def _text(raw: bytes) -> str:
     for encoding in ("ascii", "utf-8", "gb18030"):
         try:
@@ -237,6 +416,10 @@ class Hj212:
     idle = 7200.0
     first = 600.0
     passwords = True
+    methods: Mapping[str, Method] = {
+        **{name: Method(zh, en, params) for name, (_, zh, en, params) in COMMANDS.items()},
+        "command": Method("其他命令", "another command", Other),
+    }
 
     def session(self) -> Session:
         return Session()
@@ -270,6 +453,8 @@ class Hj212:
     ) -> int:
         """The values of one frame; returns its DataTime, which the next of the same message may not repeat."""
         number = int(fields[b"CN"])
+        if number in ANSWERS:
+            return before
         span = SPANS.get(number, "")
         observed = before
         values: dict[str, float | str] = {}

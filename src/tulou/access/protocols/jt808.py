@@ -11,10 +11,28 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tulou.access.batch import BAD
-from tulou.access.protocols import UNKNOWN, Broken, Message, Sample, beijing, identity_in, xor
+from tulou.access.protocols import (
+    ANSWERED,
+    DELIVERED,
+    REFUSED,
+    UNKNOWN,
+    Broken,
+    Message,
+    Method,
+    NoParams,
+    Reply,
+    Sample,
+    beijing,
+    identity_in,
+    xor,
+)
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
@@ -26,13 +44,22 @@ HELD_PARTS, HELD_BYTES = 16, 64 << 10
 
 GENERAL_REPLY, HEARTBEAT, LOGOUT, REGISTER, AUTHENTICATE = 0x0001, 0x0002, 0x0003, 0x0100, 0x0102
 LOCATION, LOCATION_REPLY, LOCATIONS, MEDIA_EVENT, MEDIA = 0x0200, 0x0201, 0x0704, 0x0800, 0x0801
+PARAMETERS, ATTRIBUTES, VEHICLE = 0x0104, 0x0107, 0x0500
 PLATFORM_REPLY, RESEND, REGISTER_REPLY, SET_PARAMETERS, TEXT = 0x8001, 0x8003, 0x8100, 0x8103, 0x8300
+READ_PARAMETERS, CONTROL, READ_SOME_PARAMETERS, READ_ATTRIBUTES = 0x8104, 0x8105, 0x8106, 0x8107
+LOCATE, TRACK, CONTROL_VEHICLE = 0x8201, 0x8202, 0x8500
 DONE, FAILED, UNSUPPORTED = 0, 1, 3
 """Results of the platform's general reply (table 5)."""
 TERMINAL_KNOWN, NO_TERMINAL = 3, 4
 """Results of the reply to a registration (table 8)."""
 SPOKEN = frozenset({GENERAL_REPLY, HEARTBEAT, LOGOUT, REGISTER, AUTHENTICATE, LOCATION, LOCATION_REPLY, LOCATIONS,
-                    MEDIA_EVENT})
+                    MEDIA_EVENT, PARAMETERS, ATTRIBUTES, VEHICLE})
+REPLIES = {READ_PARAMETERS: PARAMETERS, READ_SOME_PARAMETERS: PARAMETERS, READ_ATTRIBUTES: ATTRIBUTES,
+           LOCATE: LOCATION_REPLY, CONTROL_VEHICLE: VEHICLE}
+"""Command -> the message that answers it, where that is not the terminal's general reply."""
+RESULTS = {1: ("失败", "failed"), 2: ("消息有误", "the message is wrong"), 3: ("不支持", "not supported")}
+"""Results of the terminal's general reply (table 4), beside 0, which is success."""
+HELD_PEERS, HELD_COMMANDS = 4096, 64
 
 _HEAD = struct.Struct(">HH")
 _POINT = struct.Struct(">IIIIHHH6s")
@@ -55,6 +82,124 @@ class Header:
     @property
     def identity(self) -> bytes:
         return self.phone.hex().lstrip("0").encode() or b"0"
+
+
+def _number(value: Any) -> Any:
+    return int(value, 16) if isinstance(value, str) and re.fullmatch(r"0x[0-9A-Fa-f]{1,8}", value) else value
+
+
+def _hex(value: str) -> str:
+    bytes.fromhex(value)
+    return value
+
+
+ParameterId = Annotated[int, BeforeValidator(_number), Field(ge=0, le=0xFFFFFFFF, description="0x0029")]
+
+
+class _Params(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Parameter(_Params):
+    """A parameter (table 12): a number of `size` bytes, a text, or bytes as `hex`."""
+
+    id: ParameterId
+    value: int | str | None = None
+    size: int | None = Field(default=None, ge=1, le=8)
+    hex: Annotated[str, AfterValidator(_hex)] | None = None
+
+    @property
+    def raw(self) -> bytes:
+        if self.hex is not None:
+            return bytes.fromhex(self.hex)
+        if isinstance(self.value, int):
+            return self.value.to_bytes(self.size or _size(self.id))
+        return (self.value or "").encode("gb18030")
+
+
+class SetParameters(_Params):
+    parameters: list[Parameter] = Field(min_length=1, max_length=60)
+
+
+class Parameters(_Params):
+    ids: list[ParameterId] = Field(min_length=1, max_length=120)
+
+
+class Control(_Params):
+    """8.9: 1 upgrade, 2 connect to a server, 3 off, 4 reset, 5 factory settings, 6 no data, 7 no radio."""
+
+    word: int = Field(ge=1, le=255)
+    parameters: str = Field(default="", max_length=500)
+
+
+class Track(_Params):
+    """8.20: an interval of 0 s ends it."""
+
+    seconds: int = Field(ge=0, le=0xFFFF)
+    duration: int = Field(default=0, ge=0, le=0xFFFFFFFF)
+
+
+class Words(_Params):
+    """8.26: `flags` bit 0 urgent, 2 on the display, 3 read out; `kind` is of 2019: 1 notice, 2 service."""
+
+    text: str = Field(min_length=1, max_length=500)
+    flags: int = Field(default=0x0C, ge=0, le=255)
+    kind: int = Field(default=1, ge=1, le=2)
+
+
+class Doors(_Params):
+    locked: bool
+
+
+class Other(_Params):
+    """Any message of the platform: its body as `hex`; the terminal's general reply is awaited."""
+
+    message: Annotated[int, BeforeValidator(_number), Field(ge=0x8000, le=0xFFFF)]
+    hex: Annotated[str, AfterValidator(_hex), Field(max_length=2000)] = ""
+
+
+METHODS: dict[str, tuple[int, str, str, type[BaseModel]]] = {
+    "set_parameters": (SET_PARAMETERS, "设置终端参数", "set parameters", SetParameters),
+    "read_parameters": (READ_PARAMETERS, "查询全部终端参数", "read every parameter", NoParams),
+    "read_some_parameters": (READ_SOME_PARAMETERS, "查询指定终端参数", "read some parameters", Parameters),
+    "control": (CONTROL, "终端控制", "control the terminal", Control),
+    "read_attributes": (READ_ATTRIBUTES, "查询终端属性", "read the terminal's attributes", NoParams),
+    "locate": (LOCATE, "位置信息查询", "ask for the location", NoParams),
+    "track": (TRACK, "临时位置跟踪", "track for a while", Track),
+    "text": (TEXT, "文本信息下发", "send a text", Words),
+    "lock_doors": (CONTROL_VEHICLE, "车门加锁或解锁", "lock or unlock the doors", Doors),
+    "message": (0, "其他消息", "another message", Other),
+}
+"""Messages of the platform (8): number, what people read, parameters."""
+_TEXTS = frozenset([*range(0x10, 0x18), 0x1A, 0x1D, *range(0x23, 0x27), *range(0x40, 0x45), 0x48, 0x49, 0x83])
+_WORDS = frozenset({0x31, 0x5B, 0x5C, 0x5D, 0x5E, 0x81, 0x82, 0x101, 0x103})
+_BYTES = frozenset({0x84, 0x90, 0x91, 0x92, 0x94})
+
+
+def _size(parameter: int) -> int:
+    """Bytes of a numeric parameter (table 12)."""
+    return 2 if parameter in _WORDS else 1 if parameter in _BYTES else 4
+
+
+def _body(method: str, params: Any, version: int | None) -> tuple[int, bytes]:
+    """Number and body of a command. Raises `OverflowError` for a number that does not fit."""
+    number = METHODS[method][0]
+    if isinstance(params, Other):
+        return params.message, bytes.fromhex(params.hex)
+    if isinstance(params, SetParameters):
+        return number, parameters({one.id: one.raw for one in params.parameters})
+    if isinstance(params, Parameters):
+        return number, bytes((len(params.ids),)) + b"".join(one.to_bytes(4) for one in params.ids)
+    if isinstance(params, Control):
+        return number, bytes((params.word,)) + params.parameters.encode("gb18030")
+    if isinstance(params, Track):
+        return number, params.seconds.to_bytes(2) + (params.duration.to_bytes(4) if params.seconds else b"")
+    if isinstance(params, Words):
+        return number, text(params.text, params.flags, None if version is None else params.kind)
+    if isinstance(params, Doors):  # 2019 has a count and an id (8.29); 2013 one byte of flags (8.30)
+        flag = bytes((params.locked,))
+        return number, flag if version is None else b"\0\1\0\1" + flag
+    return number, b""
 
 
 def escape(data: bytes) -> bytes:
@@ -117,6 +262,8 @@ class Session:
         self._rest = b""
         self._serial = 0
         self._parts: dict[tuple[bytes, int, int], dict[int, bytes]] = {}
+        self._peers: dict[bytes, Header] = {}
+        self._asked: dict[int, int] = {}
 
     @property
     def unfinished(self) -> int:
@@ -145,12 +292,59 @@ class Session:
 
     def _message(self, raw: bytes, header: Header, body: bytes) -> Message:
         number = header.number
+        self._peers[header.identity] = header
+        if len(self._peers) > HELD_PEERS:
+            del self._peers[next(iter(self._peers))]
         if number == AUTHENTICATE:
             return Message(header.identity, number, raw, header, False, _code(header, body))
         if header.total and number in SPOKEN:
             return self._part(raw, header)
         kept = number not in (HEARTBEAT, GENERAL_REPLY, MEDIA)
-        return Message(header.identity, number, raw, header, kept, last=number == LOGOUT)
+        reply = self._reply(number, body) if self._asked else None
+        return Message(header.identity, number, raw, header, kept, last=number == LOGOUT, reply=reply)
+
+    def command(self, identity: bytes, method: str, params: Any, now: int) -> tuple[bytes, int]:
+        header = self._peers[identity]
+        try:
+            number, body = _body(method, params, header.version)
+            raw = self._send(header, number, body)
+        except (OverflowError, ValueError) as error:
+            raise Invalid(f"参数写不进消息：{error}", f"the parameters do not fit: {error}", field="params") from None
+        self._asked[self._serial] = number
+        if len(self._asked) > HELD_COMMANDS:
+            del self._asked[next(iter(self._asked))]
+        return raw, self._serial
+
+    def _reply(self, number: int, body: bytes) -> Reply | None:
+        """What a message says to a command, whose serial number it carries; 0x0107 carries none."""
+        if number == ATTRIBUTES:
+            serial = next((serial for serial, asked in self._asked.items() if asked == READ_ATTRIBUTES), -1)
+        else:
+            serial = int.from_bytes(body[:2])
+        asked = self._asked.get(serial)
+        if asked is None:
+            return None
+        if number == GENERAL_REPLY and len(body) >= 5 and int.from_bytes(body[2:4]) == asked:
+            if body[4] == DONE and asked in REPLIES:
+                return Reply(serial, DELIVERED)
+            del self._asked[serial]
+            if body[4] == DONE:
+                return Reply(serial, ANSWERED, {"result": DONE})
+            zh, en = RESULTS.get(body[4], ("未知错误", "unknown error"))
+            return Reply(serial, REFUSED, error=f"结果 {body[4]}：{zh} ({en})")
+        if REPLIES.get(asked) != number:
+            return None
+        del self._asked[serial]
+        if number == PARAMETERS:
+            return Reply(serial, ANSWERED, _parameters(body))
+        if number == ATTRIBUTES:
+            return Reply(serial, ANSWERED, {"hex": body.hex()})
+        samples: list[Sample] = []
+        try:
+            _location(body[2:], samples, [])
+        except (struct.error, IndexError):
+            return Reply(serial, ANSWERED, {"hex": body.hex()})
+        return Reply(serial, ANSWERED, samples[0][1] if samples else {})
 
     def _part(self, raw: bytes, header: Header) -> Message:
         """A packet of several: alone, or with all others when it is the one that was missing."""
@@ -160,6 +354,10 @@ class Session:
         if len(parts) == header.total:
             del self._parts[key]
             raw = b"".join(parts[number] for number in range(1, header.total + 1))
+            if self._asked:
+                bodies = [found[1] for part in raw.split(MARK) if part and not isinstance(found := _unpack(part), Refusal)]
+                return Message(header.identity, header.number, raw, header,
+                               reply=self._reply(header.number, b"".join(bodies)))
         else:
             while len(self._parts) > HELD_PARTS or sum(
                 len(one) for parts in self._parts.values() for one in parts.values()
@@ -208,6 +406,21 @@ class Session:
         return self._general(header, FAILED)
 
 
+def _parameters(body: bytes) -> dict[str, int | str]:
+    """0x0104 (8.11): parameters by id; texts as text, numbers of up to four bytes as numbers, others as hex."""
+    found: dict[str, int | str] = {}
+    at = 3
+    while at + 5 <= len(body):
+        parameter, size = int.from_bytes(body[at : at + 4]), body[at + 4]
+        raw = body[at + 5 : at + 5 + size]
+        at += 5 + size
+        found[f"0x{parameter:04X}"] = (
+            raw.rstrip(b"\0").decode("gb18030", "replace") if parameter in _TEXTS
+            else int.from_bytes(raw) if 1 <= len(raw) <= 4 else raw.hex()
+        )
+    return found
+
+
 def _code(header: Header, body: bytes) -> bytes:
     """The authentication code (8.5): the whole body, in the 2019 edition with its length before it."""
     if header.version is None:
@@ -222,6 +435,7 @@ class Jt808:
     idle = 900.0
     first = 60.0
     passwords = True
+    methods: Mapping[str, Method] = {name: Method(zh, en, params) for name, (_, zh, en, params) in METHODS.items()}
 
     def session(self) -> Session:
         return Session()
@@ -262,7 +476,7 @@ class Jt808:
                 _location(body, samples, refusals)
             elif header.number == LOCATIONS:
                 _locations(body, samples, refusals)
-            elif header.number == LOCATION_REPLY:
+            elif header.number in (LOCATION_REPLY, VEHICLE):
                 _location(body[2:], samples, refusals)
             elif header.number == REGISTER:
                 samples.append((0, _registration(header, body), None))
