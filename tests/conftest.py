@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import argon2
 import pluggy
 import psycopg
 import pytest
+import sqlalchemy as sa
 
-from tulou.kernel import hookspecs
+from tulou.kernel import hookspecs, migrate
 from tulou.kernel.bus import NatsServer, free_port
 from tulou.kernel.house import House
+from tulou.kernel.organisations import passwords
 from tulou.kernel.policy import ROOT, Actor, Binding
 from tulou.kernel.settings import Settings
 from tulou.kernel.sql import Database
@@ -27,6 +33,53 @@ KERNEL = (
     "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.system",
     "tulou.packs.hooks",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_schemas() -> Iterator[None]:
+    """The first empty store of a kind gets its tables by the revisions; the next ones get a copy of that."""
+    by_revisions = migrate.upgrade
+    made: dict[tuple[str, tuple[Path, ...]], Any] = {}
+
+    def upgrade(db: Database, folders: Iterable[Path]) -> None:
+        which = db.dialect, tuple(sorted(set(folders)))
+        with db.engine.connect() as connection:
+            empty = not sa.inspect(connection).get_table_names()
+        if not empty or (db.dialect == "postgresql" and not db.url.database.startswith("t")):
+            by_revisions(db, folders)
+        elif db.dialect == "sqlite":
+            with contextlib.closing(db.engine.raw_connection()) as connection:
+                if which in made:
+                    made[which].backup(connection.driver_connection)
+                    return
+            by_revisions(db, folders)
+            made[which] = sqlite3.connect(":memory:", check_same_thread=False)
+            with contextlib.closing(db.engine.raw_connection()) as connection:
+                connection.driver_connection.backup(made[which])
+        else:
+            if which not in made:
+                by_revisions(db, folders)
+            db.engine.dispose()
+            admin = db.url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+            with psycopg.connect(admin, autocommit=True) as connection:
+                if which in made:
+                    connection.execute(f"DROP DATABASE {db.url.database}")
+                    connection.execute(f"CREATE DATABASE {db.url.database} TEMPLATE {made[which]} STRATEGY wal_log")
+                else:
+                    connection.execute(f"CREATE DATABASE made{len(made)} TEMPLATE {db.url.database}")
+                    made[which] = f"made{len(made)}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate, "upgrade", upgrade)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_hashes() -> Iterator[None]:
+    """argon2id with the least memory: the tests make hundreds of hashes (test_sessions checks the real parameters)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +91,9 @@ def postgres_url() -> Iterator[str]:
     postgres = str(found / "postgres") if found else shutil.which("postgres")
     if not initdb or not postgres:
         pytest.skip("PostgreSQL is not installed (no initdb in /usr/lib/postgresql or PATH)")
-    folder = Path(tempfile.mkdtemp(prefix="tulou-postgres-"))
+    memory = Path("/dev/shm")  # a new database is a thousand new files
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
+    folder = Path(tempfile.mkdtemp(prefix="tulou-postgres-", dir=memory if roomy else None))
     who: dict[str, object] = {}
     if os.geteuid() == 0:  # postgres refuses to run as root
         try:
@@ -53,7 +108,7 @@ def postgres_url() -> Iterator[str]:
         check=True, cwd=folder, stdout=subprocess.DEVNULL, **who,  # type: ignore[call-overload]
     )
     server = subprocess.Popen(
-        [postgres, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"],
+        [postgres, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F", "-c", "max_wal_size=128MB"],
         cwd=folder, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("wb"), **who,  # type: ignore[call-overload]
     )
     url = f"postgresql://tulou@127.0.0.1:{port}/postgres"

@@ -205,7 +205,8 @@ async def test_a_killed_gateway_sends_what_may_not_have_come_again(
     assert await raw.request() == sent["no"]
     waiting = await send(lin, await estate.device(lin, "fuzhou", "bystander", type="Device"), "x", 0, expires_s=600)
     (gateway,) = [child for child in estate.house.children if child.name == "gateway"]
-    os.kill(gateway.pid or 0, signal.SIGKILL)
+    assert gateway.pid
+    os.kill(gateway.pid, signal.SIGKILL)
 
     async def back() -> bool:
         with contextlib.suppress(OSError):

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-import argon2
 import httpx
 import pytest
 
 from tulou.app import Front
 from tulou.kernel.house import House
-from tulou.kernel.organisations import Credentials, People, passwords
+from tulou.kernel.organisations import Credentials, People
 from tulou.kernel.organisations.credentials import first_password
 from tulou.kernel.organisations.models import NewUser, RoleGrant
 from tulou.kernel.policy import Actor
 
 PASSWORD = "a long enough passphrase"
-
-
-@pytest.fixture(autouse=True)
-def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """argon2id with the least memory: the tests make hundreds of hashes (test_sessions checks the real parameters)."""
-    monkeypatch.setattr(passwords, "_hasher", argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
 
 
 Connect = Callable[..., httpx.AsyncClient]

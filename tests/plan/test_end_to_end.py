@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ ROLES = ("gateway", "api", "writer", "rules", "worker")
 
 
 @pytest.fixture
-async def doors(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
-    """A running house: a client of its HTTP port, and its MQTT port."""
+async def doors(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, int, Path]]:
+    """A running house: a client of its HTTP port, its MQTT port, its home."""
     settings = Settings(home=tmp_path / "home", http_port=free_port(), mqtt_port=free_port())
     running = Running(settings, ROLES)
     try:
         await running.start()
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{settings.http_port}", trust_env=False) as client:
             client.headers["authorization"] = f"Bearer {running.house.local_token}"
-            yield client, settings.mqtt_port
+            yield client, settings.mqtt_port, settings.home
     finally:
         await running.stop()
 
@@ -46,8 +47,8 @@ async def device(api: httpx.AsyncClient, kind: str, name: str, **more: Any) -> d
     return made
 
 
-async def test_what_a_device_says_is_what_the_plan_shows(doors: tuple[httpx.AsyncClient, int]) -> None:
-    api, mqtt_port = doors
+async def test_what_a_device_says_is_what_the_plan_shows(doors: tuple[httpx.AsyncClient, int, Path]) -> None:
+    api, mqtt_port, home = doors
     assert (await target(api, "5g-stations"))["state"] == "no_data"
     real, fake = await device(api, "Site5G", "site-1"), await device(api, "Site5G", "site-2", synthetic=True)
     before = await target(api, "5g-stations")
@@ -56,13 +57,15 @@ async def test_what_a_device_says_is_what_the_plan_shows(doors: tuple[httpx.Asyn
     def publish(token: str) -> None:
         client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
         client.username_pw_set(token)
+        seen: list[str] = []
+        client.on_log = lambda *what: seen.append(f"{time.monotonic():.1f} {what[-1]}")
         client.connect("127.0.0.1", mqtt_port)
         client.loop_start()
         sent = client.publish(
             "v1/devices/me/telemetry", json.dumps({"serviceState": "in_service", "activePower": 812.5}), qos=1
         )
         sent.wait_for_publish(60)  # of disks that are slow to sync; what is lost is not sent again by this client
-        assert sent.is_published(), f"connected: {client.is_connected()}"
+        assert sent.is_published(), "\n".join([*seen, (home / "gateway.log").read_text()[-5000:]])
         client.disconnect()
         client.loop_stop()
 

@@ -6,13 +6,12 @@ import base64
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import argon2
 import httpx
 import pytest
 
 from tulou.app import Front
 from tulou.kernel.house import House
-from tulou.kernel.organisations import Credentials, People, passwords
+from tulou.kernel.organisations import Credentials, People
 from tulou.kernel.organisations.models import NewToken, NewUser, RoleGrant
 from tulou.kernel.policy import Actor, Binding
 
@@ -24,11 +23,8 @@ Client = Callable[..., Any]
 
 
 @pytest.fixture
-async def client(
-    plan_house: House, admin: Actor, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Client]:
+async def client(plan_house: House, admin: Actor) -> AsyncIterator[Client]:
     """`await client("li", "reporter")`: a client with a token of a new person of the lead agency."""
-    monkeypatch.setattr(passwords, "_hasher", argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
     app = Front(plan_house)
     made: list[httpx.AsyncClient] = []
 
