@@ -138,6 +138,46 @@ export interface Identity {
   password: boolean;
 }
 
+export type CommandState = "waiting" | "sent" | "delivered" | "done" | "failed" | "expired" | "cancelled";
+
+/** What a device was told, and what became of it. */
+export interface Command {
+  no: number;
+  device: string;
+  method: string;
+  params: unknown;
+  bearer: string;
+  answer: boolean;
+  state: CommandState;
+  attempts: number;
+  created_at: string;
+  created_by: string;
+  expires_at: string;
+  sent_at: string | null;
+  delivered_at: string | null;
+  ended_at: string | null;
+  result: unknown;
+  error: string | null;
+}
+
+export interface Schema {
+  type?: string;
+  title?: string;
+  title_en?: string;
+  description?: string;
+  unit?: string;
+  minimum?: number;
+  maximum?: number;
+  default?: unknown;
+  enum?: string[];
+  anyOf?: Schema[];
+  properties?: Record<string, Schema>;
+  required?: string[];
+}
+
+/** By bearer, by name; null: any method, any parameters. */
+export type Methods = Record<string, Record<string, { label: { zh: string; en: string }; schema: Schema }> | null>;
+
 export interface ThingDetail extends Thing {
   doc: Record<string, unknown>;
   device: Device | null;

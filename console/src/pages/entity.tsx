@@ -19,6 +19,7 @@ import { PageHead } from "../components/page.tsx";
 import { PlaceMap } from "../components/place-map.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { StateMark, SyntheticTag } from "../components/tags.tsx";
+import { ThingCommands } from "../components/thing-commands.tsx";
 import { ThingDevice } from "../components/thing-device.tsx";
 import { ThingFrames } from "../components/thing-frames.tsx";
 import { useFormat, useLabel } from "../format.ts";
@@ -179,6 +180,9 @@ function Found({ name, entity, thing, others }: FoundProps) {
           },
           ...(thing?.device
             ? [{ key: "frames", label: text.things.tabs.frames, children: <ThingFrames no={thing.no} /> }]
+            : []),
+          ...(thing?.device && can("access.command.read")
+            ? [{ key: "commands", label: text.commands.title, children: <ThingCommands device={thing.device} /> }]
             : []),
           {
             key: "document",

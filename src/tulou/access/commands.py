@@ -17,6 +17,7 @@ import orjson
 
 API = "/api/v1"
 DEVICE = ("id", "type", "name", "status", "synthetic", "token_prefix", "created_at")
+COMMAND = ("no", "device", "method", "bearer", "state", "attempts", "created_at", "ended_at", "error")
 PAGE = 1000
 LINES = 500
 
@@ -125,6 +126,63 @@ def disable(session: Any, device_id: str, undo: bool) -> None:
 def token(session: Any, device_id: str) -> None:
     """换发令牌；旧令牌立即失效。Give a new token; the old one stops working."""
     session.output(session.call("POST", _path(device_id) + "/token"))
+
+
+@device.command("methods")
+@click.argument("device_id")
+@click.pass_obj
+def methods(session: Any, device_id: str) -> None:
+    """设备可接受的命令及其参数（JSON Schema）。What the device can be told, with the schema of the parameters."""
+    session.output(session.call("GET", _path(device_id) + "/methods"))
+
+
+@device.command("command")
+@click.argument("device_id")
+@click.argument("method")
+@click.option("--params", help="参数，JSON / parameters as JSON")
+@click.option("--no-answer", is_flag=True, help="不等设备应答 / the device need not answer")
+@click.option("--once", is_flag=True, help="不知是否送达时不重发 / never sent again where it is unknown whether it arrived")
+@click.option("--expires", type=click.FloatRange(1, 30 * 86400), help="多少秒后作废 / seconds until it expires")
+@click.option("--bearer", help="json 或现场协议 / json or a field protocol")
+@click.option("--key", help="重复提交时用同一个键 / the same key for the same command")
+@click.option("--wait", default=20, show_default=True, type=click.IntRange(0, 120), help="等待结果的秒数 / seconds to wait for its end")
+@click.pass_obj
+def command(
+    session: Any, device_id: str, method: str, params: str | None, no_answer: bool, once: bool, expires: float | None,
+    bearer: str | None, key: str | None, wait: int,
+) -> None:
+    """向设备下发命令，并等它结束。Tell the device to do something, and wait for the end."""
+    body: dict[str, Any] = {"method": method, "expires_s": expires, "bearer": bearer, "key": key}
+    if params is not None:
+        try:
+            body["params"] = orjson.loads(params)
+        except orjson.JSONDecodeError as error:
+            raise click.ClickException(f"--params: {error}") from None
+    body |= ({"answer": False} if no_answer else {}) | ({"repeat": False} if once else {})
+    told = session.call("POST", _path(device_id) + "/commands", params={"wait": wait}, json=body)
+    session.output(told)
+    if told["state"] in ("failed", "expired", "cancelled"):
+        sys.exit(1)
+
+
+@device.command("commands")
+@click.argument("device_id", required=False)
+@click.option("--state", help="open 或某一状态 / open, or a state")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, PAGE))
+@click.option("--after", help="上一页的游标 / cursor of the page before")
+@click.pass_obj
+def list_commands(session: Any, device_id: str | None, state: str | None, limit: int, after: str | None) -> None:
+    """已下发的命令，新的在前。Commands, newest first."""
+    query = {"device": device_id, "state": state, "limit": limit, "after": after}
+    session.output(session.call("GET", f"{API}/commands", params=query), COMMAND)
+
+
+@device.command("cancel")
+@click.argument("no", type=int)
+@click.pass_obj
+def cancel(session: Any, no: int) -> None:
+    """取消一条未结束的命令。Cancel a command that has not ended."""
+    session.output(session.call("DELETE", f"{API}/commands/{no}"), COMMAND)
 
 
 @device.command("import")

@@ -55,6 +55,8 @@ WAITING_MOST = 100
 POLLS = 4
 """Requests of one device that may wait for a command at once."""
 EXPIRES_S = 60.0
+LOOK = 1.0
+"""Seconds after which who waits for an end looks for himself."""
 REPLY = 1 << 20
 """Bytes of parameters in one answer to a gateway."""
 ENDED = "tulou.live.command"
@@ -208,7 +210,7 @@ class Commands:
         } if model and model.commands else None}
         for protocol in await self._protocols(device.entity_no):
             found[protocol] = {
-                name: {"label": method.label, "schema": method.params.model_json_schema(), "answer": True}
+                name: {"label": method.label, "schema": method.schema, "answer": True}
                 for name, method in self.devices.codecs[protocol].methods.items()
             }
         return found
@@ -276,9 +278,10 @@ class Commands:
                 del self._ends[no]
 
     async def _when_ended(self, row: Any, ended: asyncio.Future[None], wait: float) -> dict[str, Any]:
-        if wait > 0 and row.ended_at is None:
-            await asyncio.wait([ended], timeout=wait)
-            query = sa.select(commands).where(commands.c.no == row.no)
+        query = sa.select(commands).where(commands.c.no == row.no)
+        until = asyncio.get_running_loop().time() + wait
+        while row.ended_at is None and (left := until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait([ended], timeout=min(left, LOOK))  # what the bus says may be lost
             row = await self.db.read(lambda c: c.execute(query).one())
         return document(row)
 

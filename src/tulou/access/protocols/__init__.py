@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tulou.access.telemetry import Refusal
 
@@ -43,6 +43,16 @@ class Method:
     @property
     def label(self) -> dict[str, str]:
         return {"zh": self.zh, "en": self.en}
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """A JSON Schema of the parameters."""
+        return self.params.model_json_schema()
+
+
+def labelled(zh: str, en: str, **more: Any) -> Any:
+    """A field of parameters with its label in two languages."""
+    return Field(title=zh, json_schema_extra={"title_en": en}, **more)
 
 
 class NoParams(BaseModel):

@@ -31,6 +31,7 @@ from tulou.access.protocols import (
     Reply,
     Sample,
     beijing,
+    labelled,
     xor,
 )
 from tulou.access.telemetry import NAN, Refusal
@@ -86,9 +87,11 @@ class Values(_Params):
 class ControlParams(_Params):
     """`level` is that of an alarm; `parameters` are those of an upgrade, as the standard joins them with `;`."""
 
-    control: Literal["upgrade", "power_off", "reset", "factory_settings", "disconnect", "alarm", "sample"]
-    level: int | None = Field(default=None, ge=0, le=3)
-    parameters: str = Field(default="", max_length=500)
+    control: Literal["upgrade", "power_off", "reset", "factory_settings", "disconnect", "alarm", "sample"] = labelled(
+        "控制", "control"
+    )
+    level: int | None = labelled("报警级别", "alarm level", default=None, ge=0, le=3)
+    parameters: str = labelled("升级参数", "parameters of an upgrade", default="", max_length=500)
 
 
 METHODS: dict[str, tuple[int, str, str, type[BaseModel]]] = {

@@ -31,6 +31,7 @@ from tulou.access.protocols import (
     Reply,
     Sample,
     beijing,
+    labelled,
 )
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
@@ -97,40 +98,40 @@ class _Params(BaseModel):
 
 
 class Timeouts(_Params):
-    seconds: int = Field(alias="OverTime", ge=1, le=99999)
-    repeats: int = Field(alias="ReCount", ge=0, le=99)
+    seconds: int = labelled("超时时间（秒）", "timeout (s)", alias="OverTime", ge=1, le=99999)
+    repeats: int = labelled("重发次数", "repeats", alias="ReCount", ge=0, le=99)
 
 
 class Seconds(_Params):
-    seconds: int = Field(alias="RtdInterval", ge=1, le=9999)
+    seconds: int = labelled("间隔（秒）", "interval (s)", alias="RtdInterval", ge=1, le=9999)
 
 
 class Minutes(_Params):
-    minutes: int = Field(alias="MinInterval", ge=1, le=99)
+    minutes: int = labelled("间隔（分钟）", "interval (min)", alias="MinInterval", ge=1, le=99)
 
 
 class Pollutant(_Params):
-    pollutant: Word | None = Field(default=None, alias="PolId")
+    pollutant: Word | None = labelled("污染物编码", "pollutant code", default=None, alias="PolId")
 
 
 class Clock(Pollutant):
-    time: Moment = Field(alias="SystemTime", description="YYYYMMDDhhmmss")
+    time: Moment = labelled("时间", "time", alias="SystemTime", description="YYYYMMDDhhmmss")
 
 
 class Span(_Params):
-    begin: Moment = Field(alias="BeginTime", description="YYYYMMDDhhmmss")
-    end: Moment = Field(alias="EndTime", description="YYYYMMDDhhmmss")
+    begin: Moment = labelled("开始时间", "begin", alias="BeginTime", description="YYYYMMDDhhmmss")
+    end: Moment = labelled("结束时间", "end", alias="EndTime", description="YYYYMMDDhhmmss")
 
 
 class Sampling(_Params):
-    pollutant: Word = Field(alias="PolId")
-    start: Word = Field(alias="CstartTime", description="hhmmss")
-    hours: int = Field(alias="Ctime", ge=1, le=24)
+    pollutant: Word = labelled("污染物编码", "pollutant code", alias="PolId")
+    start: Word = labelled("开始时间", "start", alias="CstartTime", description="hhmmss")
+    hours: int = labelled("周期（小时）", "cycle (h)", alias="Ctime", ge=1, le=24)
 
 
 class Information(_Params):
-    pollutant: Word = Field(alias="PolId")
-    information: Word = Field(alias="InfoId")
+    pollutant: Word = labelled("污染物编码", "pollutant code", alias="PolId")
+    information: Word = labelled("信息编码", "information code", alias="InfoId")
 
 
 class Other(_Params):

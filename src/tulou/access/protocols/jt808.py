@@ -31,6 +31,7 @@ from tulou.access.protocols import (
     Sample,
     beijing,
     identity_in,
+    labelled,
     xor,
 )
 from tulou.access.telemetry import Refusal
@@ -128,27 +129,27 @@ class Parameters(_Params):
 class Control(_Params):
     """8.9: 1 upgrade, 2 connect to a server, 3 off, 4 reset, 5 factory settings, 6 no data, 7 no radio."""
 
-    word: int = Field(ge=1, le=255)
-    parameters: str = Field(default="", max_length=500)
+    word: int = labelled("命令字", "command word", ge=1, le=255)
+    parameters: str = labelled("命令参数", "parameters", default="", max_length=500)
 
 
 class Track(_Params):
     """8.20: an interval of 0 s ends it."""
 
-    seconds: int = Field(ge=0, le=0xFFFF)
-    duration: int = Field(default=0, ge=0, le=0xFFFFFFFF)
+    seconds: int = labelled("间隔（秒）", "interval (s)", ge=0, le=0xFFFF)
+    duration: int = labelled("有效期（秒）", "for (s)", default=0, ge=0, le=0xFFFFFFFF)
 
 
 class Words(_Params):
     """8.26: `flags` bit 0 urgent, 2 on the display, 3 read out; `kind` is of 2019: 1 notice, 2 service."""
 
-    text: str = Field(min_length=1, max_length=500)
-    flags: int = Field(default=0x0C, ge=0, le=255)
-    kind: int = Field(default=1, ge=1, le=2)
+    text: str = labelled("文本", "text", min_length=1, max_length=500)
+    flags: int = labelled("标志", "flags", default=0x0C, ge=0, le=255)
+    kind: int = labelled("类型（2019）", "kind (2019)", default=1, ge=1, le=2)
 
 
 class Doors(_Params):
-    locked: bool
+    locked: bool = labelled("加锁", "locked")
 
 
 class Other(_Params):
