@@ -289,7 +289,7 @@ async def test_pings_subscriptions_and_requests(house: House) -> None:
     assert await device.packet() == mqtt.suback(b"\0\7", [1, 1, 1, 128, 128, 128])
     device.publish(b'{"clientKeys":"a"}', 2, topic=b"v1/devices/me/attributes/request/3")
     got = {await device.packet(), await device.packet()}
-    assert got == {mqtt.publish(b"v1/devices/me/attributes/response/3", b"{}"), puback(2)}
+    assert got == {mqtt.publish(b"v1/devices/me/attributes/response/3", b'{"error":"not available now"}'), puback(2)}
     device.send(b"\xa2\x05\x00\x08\x00\x01#")
     assert await device.packet() == mqtt.unsuback(b"\0\x08")
 

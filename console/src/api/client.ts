@@ -99,4 +99,6 @@ export const post = <T>(endpoint: string, body?: unknown): Promise<T> =>
   request<T>("POST", path(endpoint), body);
 export const put = <T>(endpoint: string, body?: unknown): Promise<T> =>
   request<T>("PUT", path(endpoint), body);
+export const patch = <T>(endpoint: string, body?: unknown): Promise<T> =>
+  request<T>("PATCH", path(endpoint), body);
 export const del = <T>(endpoint: string): Promise<T> => request<T>("DELETE", path(endpoint));

@@ -160,6 +160,16 @@ export interface Command {
   error: string | null;
 }
 
+/** What a device is to be, says it is, and the difference. */
+export interface Shadow {
+  desired: Record<string, unknown>;
+  reported: Record<string, unknown>;
+  delta: Record<string, unknown>;
+  version: number;
+  changed_at: string | null;
+  changed_by: string | null;
+}
+
 export interface Schema {
   type?: string;
   title?: string;

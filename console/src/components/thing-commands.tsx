@@ -11,6 +11,7 @@ import { useSettings, useText } from "../settings.tsx";
 import { More, Nothing } from "./page.tsx";
 import { ProblemAlert, useShowProblem } from "./problem.tsx";
 import { Raw } from "./raw.tsx";
+import { ThingShadow } from "./thing-shadow.tsx";
 
 const COLOURS: Record<CommandState, string> = {
   waiting: "default",
@@ -30,6 +31,7 @@ export function ThingCommands({ device }: { device: Device }) {
     <>
       {can("access.command.write") && <NewCommand device={device} />}
       <Sent device={device} />
+      {can("access.shadow.read") && <ThingShadow device={device} />}
     </>
   );
 }

@@ -185,6 +185,27 @@ def cancel(session: Any, no: int) -> None:
     session.output(session.call("DELETE", f"{API}/commands/{no}"), COMMAND)
 
 
+@device.command("shadow")
+@click.argument("device_id")
+@click.option("--set", "changes", multiple=True, metavar="NAME=JSON", help="期望值；null 为删除；可重复 / desired value, null removes; may be repeated")
+@click.option("--version", type=int, help="所见的版本；已变则拒绝 / the version seen; refused where it is another")
+@click.pass_obj
+def shadow(session: Any, device_id: str, changes: tuple[str, ...], version: int | None) -> None:
+    """设备影子：期望、上报与差异；--set 修改期望。The shadow: desired, reported, delta; --set changes what is desired."""
+    path = _path(device_id) + "/shadow"
+    if not changes:
+        session.output(session.call("GET", path))
+        return
+    desired: dict[str, Any] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        try:
+            desired[name] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            desired[name] = value
+    session.output(session.call("PATCH", path, json={"desired": desired, "version": version}))
+
+
 @device.command("import")
 @click.argument("file", type=click.File("r", encoding="utf-8-sig"))
 @click.pass_obj

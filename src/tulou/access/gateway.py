@@ -36,9 +36,10 @@ from typing import Any, cast
 import orjson
 import uvloop
 
-from tulou.access import mqtt, mqtt_commands
+from tulou.access import attributes, mqtt, mqtt_commands
 from tulou.access.admission import Refused, Rights
 from tulou.access.application import Application
+from tulou.access.attributes import Attributes
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
 from tulou.access.broker import Broker
 from tulou.access.courier import Courier, answer_of
@@ -55,7 +56,6 @@ log = logging.getLogger("tulou.gateway")
 
 TOPICS = {b"v1/devices/me/telemetry": TELEMETRY, b"v1/devices/me/attributes": ATTRIBUTES}
 REQUEST_ATTRIBUTES = b"v1/devices/me/attributes/request/"
-RESPONSE_ATTRIBUTES = b"v1/devices/me/attributes/response/"
 REQUEST_RPC = b"v1/devices/me/rpc/request/"
 RESPONSE_RPC = b"v1/devices/me/rpc/response/"
 GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/request|rpc/response)/[^/#]+)")
@@ -108,8 +108,8 @@ class Config:
 class Connection(Peer):
     """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
 
-    __slots__ = ("application", "client_id", "commands", "gateway", "identity", "keep_alive", "level", "of", "packet_limit",
-                 "parser", "qos2", "receive_maximum", "rules", "waiting", "will")
+    __slots__ = ("_last_id", "application", "client_id", "commands", "gateway", "identity", "keep_alive", "level", "of",
+                 "packet_limit", "parser", "qos2", "receive_maximum", "rules", "waiting", "will")
 
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(gateway)
@@ -124,6 +124,7 @@ class Connection(Peer):
         self.keep_alive = 0.0
         self.client_id = ""
         self.level = 4
+        self._last_id = 0
 
     # What uvloop calls
 
@@ -216,13 +217,18 @@ class Connection(Peer):
             self.send(mqtt.suback(event.id, [
                 min(options & 3, 1) if GRANTED.fullmatch(topic) else mqtt.NOT_ALLOWED for topic, options in event.filters
             ], self.level))
+            identity = cast(DeviceIdentity, self.identity)
             for topic, options in event.filters:
                 if topic == mqtt_commands.FILTER:
                     self._take_commands(min(options & 3, 1))
+                elif topic.encode() == attributes.TOPIC:
+                    self.gateway.attributes.listen(self, identity.entity, min(options & 3, 1))
         elif kind is mqtt.Unsubscribe:
             self.send(mqtt.unsuback(event.id, bytes(len(event.filters)), self.level))
             if mqtt_commands.FILTER in event.filters:
                 self.take_no_commands()
+            if attributes.TOPIC.decode() in event.filters:
+                self.gateway.attributes.leave(self, cast(DeviceIdentity, self.identity).entity)
         else:
             if not event.with_will:
                 self.will = None
@@ -356,6 +362,11 @@ class Connection(Peer):
         self.commands = MqttTarget(self, courier, cast(DeviceIdentity, self.identity).entity, qos)
         courier.ready(self.commands)
 
+    def next_id(self) -> bytes:
+        """A packet id for what the door publishes."""
+        self._last_id = self._last_id % 0xFFFF + 1
+        return self._last_id.to_bytes(2)
+
     def take_no_commands(self) -> None:
         """The device takes no commands here any more."""
         if self.commands is not None:
@@ -410,7 +421,10 @@ class Connection(Peer):
     def _answer(self, topic: bytes, payload: bytes) -> None:
         """Requests that a device may make of the door itself."""
         if topic.startswith(REQUEST_ATTRIBUTES):
-            self.send(mqtt.publish(RESPONSE_ATTRIBUTES + topic[len(REQUEST_ATTRIBUTES) :], b"{}", level=self.level))
+            self.hold(attributes.ROOM)
+            self.gateway.spawn(self.gateway.attributes.answer(
+                self, cast(DeviceIdentity, self.identity).entity, topic[len(REQUEST_ATTRIBUTES) :], payload
+            ))
             return
         try:
             call = orjson.loads(payload)
@@ -469,6 +483,7 @@ class Gateway:
             FieldDoor(self, load(of["codec"]), Identities(db, name, self.class_of), of["port"], of["tls_port"])
             for name, of in config.fields.items() if db is not None
         ]
+        self.attributes = Attributes(bus)
         self.courier = Courier(bus, config.name, [door.codec.name for door in self.doors], self._told)
 
     async def start(self) -> None:
@@ -492,7 +507,8 @@ class Gateway:
         for door in self.doors:
             await door.start()
         await self.courier.open()
-        for work in (self._upkeep(), self.broker.open(), self.courier.claim(), self.courier.tell()):
+        await self.attributes.open()
+        for work in (self._upkeep(), self.broker.open(), self.courier.claim(), self.courier.tell(), self.attributes.run()):
             self.spawn(work)
 
     def tls(self) -> dict[str, Any]:
@@ -570,6 +586,7 @@ class Gateway:
         identity = connection.identity
         if identity is None:
             return
+        self.attributes.leave(connection, identity.entity)
         key = (identity.entity, connection.client_id)
         if self.entities.get(key) is connection:
             del self.entities[key]
@@ -646,6 +663,7 @@ class Gateway:
                 for door in self.doors:
                     door.identities.forget("")
                 self.courier.again()
+                self.attributes.again()
             self.courier.tick()
             self._sweep()
             for door in self.doors:

@@ -19,6 +19,7 @@ from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
+from tulou.access.shadow import Shadows
 from tulou.access.things import Things
 from tulou.context import ContextService, Update
 from tulou.kernel.bus import StreamSpec
@@ -72,9 +73,10 @@ def services(house: House) -> Sequence[object]:
     alarms = Alarms(house, directory)
     things = Things(house, directory, devices)
     calls = Commands(house, devices)
-    door = HttpDoor(house, calls)
+    shadows = Shadows(house, devices)
+    door = HttpDoor(house, calls, shadows)
     return [
-        devices, directory, alarms, things, calls, EntityPages(house, things), Hub(house, directory, alarms), door,
+        devices, directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory, alarms), door,
         DeadLetters(house), Applications(house), SensorThings(house, directory, door),
     ]
 
@@ -102,6 +104,7 @@ async def started(house: House) -> None:
     if hasattr(house, "bus") and {"gateway", "api"} & set(house.roles):
         await house.service(Applications).open()
         await house.service(Commands).open()
+        await house.service(Shadows).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)

@@ -1,5 +1,5 @@
-"""Devices over HTTP: `POST /api/v1/{token}/telemetry` and `/attributes`, and commands by `GET` and `POST /rpc`, the
-convention that integrators know.
+"""Devices over HTTP: `POST /api/v1/{token}/telemetry` and `/attributes`, commands by `GET` and `POST /rpc`, desired
+attributes by `GET /attributes`: the convention that integrators know.
 
 Law: 2xx is sent after the batch that carries the message is synced in JetStream, like an MQTT acknowledgement. What was
 refused is answered with 400 naming the field, and kept as a dead letter; what could be read beside it is stored. A
@@ -22,6 +22,7 @@ from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
 from tulou.access.downlink import Commands, number
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.shadow import Shadows, names
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
 from tulou.kernel.errors import Invalid, Throttled, TulouError, Unauthenticated, Unavailable
 from tulou.kernel.http import API, body_bytes, defect_response, json_response, problem_response
@@ -34,12 +35,13 @@ log = logging.getLogger("tulou.access.http")
 
 LONGEST_POLL = 300.0
 """Seconds that a request for a command may wait."""
+NOT_STORED = {"cache-control": "no-store"}
 
 class HttpDoor:
     """The door for devices that speak HTTP."""
 
-    def __init__(self, house: House, commands: Commands) -> None:
-        self.house, self.commands = house, commands
+    def __init__(self, house: House, commands: Commands, shadows: Shadows) -> None:
+        self.house, self.commands, self.shadows = house, commands, shadows
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
         self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
@@ -94,12 +96,9 @@ class HttpDoor:
     async def next_command(self, request: Request) -> Response:
         """The device's next command: `{id, method, params}`, or 408 when there was none within `timeout` ms."""
         device = await self.identify(request)
-        timeout = request.query_params.get("timeout", "20000")
-        if not timeout.isdigit() or len(timeout) > 6:
-            raise Invalid("timeout 应为毫秒数", "timeout is in milliseconds", field="timeout", value=timeout, rule="0..999999")
-        row = await self.commands.poll(device, min(int(timeout) / 1000, LONGEST_POLL))
+        row = await self.commands.poll(device, _timeout(request))
         if row is None:
-            return Response(status_code=408, headers={"cache-control": "no-store"})
+            return Response(status_code=408, headers=NOT_STORED)
         return json_response({"id": str(row.no), "method": row.method, "params": orjson.Fragment(row.params)})
 
     async def answer(self, request: Request) -> Response:
@@ -109,6 +108,19 @@ class HttpDoor:
             device, number(request.path_params["no"]), await body_bytes(request, self.house.settings.max_payload)
         )
         return json_response({})
+
+    async def attributes(self, request: Request) -> Response:
+        """What the device says it is (`client`) and is to be (`shared`), of `clientKeys` and `sharedKeys`."""
+        device, query = await self.identify(request), request.query_params
+        return json_response(await self.shadows.attributes(
+            device.entity, names(query.get("clientKeys")), names(query.get("sharedKeys"))
+        ))
+
+    async def next_attributes(self, request: Request) -> Response:
+        """The next change of what the device is to be, or 408 when there was none within `timeout` ms."""
+        device = await self.identify(request)
+        change = await self.shadows.poll(device, _timeout(request))
+        return json_response(change) if change is not None else Response(status_code=408, headers=NOT_STORED)
 
     def route(self, method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
         """A route without an actor: the token in the path says which device speaks."""
@@ -130,7 +142,17 @@ class HttpDoor:
             *(self.route("POST", kind, lambda request, kind=kind: self.take(request, kind))  # type: ignore[misc]
               for kind in (TELEMETRY, ATTRIBUTES)),
             self.route("GET", "rpc", self.next_command), self.route("POST", "rpc/{no}", self.answer),
+            self.route("GET", ATTRIBUTES, self.attributes),
+            self.route("GET", f"{ATTRIBUTES}/updates", self.next_attributes),
         ]
+
+
+def _timeout(request: Request) -> float:
+    """The `timeout` of a request that waits, given in ms, in seconds. Raises `Invalid`."""
+    timeout = request.query_params.get("timeout", "20000")
+    if not timeout.isascii() or not timeout.isdigit() or len(timeout) > 6:
+        raise Invalid("timeout 应为毫秒数", "timeout is in milliseconds", field="timeout", value=timeout, rule="0..999999")
+    return min(int(timeout) / 1000, LONGEST_POLL)
 
 
 def refused(refusal: Refusal, stored: int) -> Invalid:

@@ -119,6 +119,16 @@ commands = sa.Table(
 """`params` and `result` are JSON as text. `claimed`: the door that took it to send it. `answer`: the device is to answer. `key`: the caller's own, for repeats.
 `announced`: the event of its end is on the stream."""
 
+shadows = sa.Table(
+    "shadows", metadata,
+    sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("desired", sa.Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("changed_by", sa.String(128), nullable=False),
+)
+"""What devices are to be: `desired` is a JSON object as text."""
+
 KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
 
 
@@ -197,8 +207,10 @@ class Bulk(_Body):
     items: list[Any] = Field(max_length=10_000)
 
 
-def cancel_all(connection: sa.Connection, entities: Sequence[int]) -> None:
-    """The devices of these entities are deleted: end what waits for them."""
+def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
+    """The devices of these entities are deleted: end what waits for them, and what they are to be."""
+    connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
+    connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
     connection.execute(
         commands.update().where(commands.c.entity_no.in_(entities), commands.c.ended_at.is_(None))
         .values(state="cancelled", ended_at=utcnow(), error="设备已删除 (the device is deleted)")

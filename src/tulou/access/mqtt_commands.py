@@ -28,13 +28,12 @@ WINDOW = 8
 class MqttTarget:
     """A connection that subscribed to its commands."""
 
-    __slots__ = ("_last", "bearer", "connection", "courier", "entity", "inflight", "qos")
+    __slots__ = ("bearer", "connection", "courier", "entity", "inflight", "qos")
 
     def __init__(self, connection: Connection, courier: Courier, entity: int, qos: int) -> None:
         self.connection, self.courier, self.entity, self.qos = connection, courier, entity, qos
         self.bearer = JSON
         self.inflight: dict[bytes, Call] = {}
-        self._last = 0
 
     def room(self) -> int:
         connection = self.connection
@@ -46,10 +45,7 @@ class MqttTarget:
 
     def deliver(self, call: Call) -> None:
         connection = self.connection
-        packet_id = b""
-        if self.qos:
-            self._last = self._last % 0xFFFF + 1
-            packet_id = self._last.to_bytes(2)
+        packet_id = connection.next_id() if self.qos else b""
         payload = b'{"method":%b,"params":%b}' % (orjson.dumps(call.method), call.params.encode())
         packet = mqtt.publish(REQUEST + str(call.no).encode(), payload, self.qos, packet_id, level=connection.level)
         if connection.packet_limit and len(packet) > connection.packet_limit:

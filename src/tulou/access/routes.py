@@ -21,6 +21,7 @@ from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.models import Bulk, Identity, NewCommand, NewDevice
 from tulou.access.service import Devices
+from tulou.access.shadow import Desire, Shadows
 from tulou.access.things import READ, Things, micros, no_such_thing
 from tulou.kernel.errors import Invalid, NotFound
 from tulou.kernel.http import API, Handler, body_json, body_model, checked, flag, json_response, limit_of, route
@@ -74,7 +75,7 @@ def _wait(request: Request) -> float:
 def routes(house: House) -> list[BaseRoute]:
     """Every route of access."""
     devices, things = house.service(Devices), house.service(Things)
-    calls = house.service(Commands)
+    calls, shadows = house.service(Commands), house.service(Shadows)
     alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
 
     async def device_list(request: Request, actor: Actor) -> Response:
@@ -137,6 +138,13 @@ def routes(house: House) -> list[BaseRoute]:
 
     async def command_cancel(request: Request, actor: Actor) -> Response:
         return json_response(await calls.cancel(actor, number(request.path_params["no"])))
+
+    async def shadow_get(request: Request, actor: Actor) -> Response:
+        return json_response(await shadows.get(actor, request.path_params["id"]))
+
+    async def shadow_change(request: Request, actor: Actor) -> Response:
+        desire = await body_model(request, Desire)
+        return json_response(await shadows.change(actor, request.path_params["id"], desire))
 
     async def thing_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -242,6 +250,8 @@ def routes(house: House) -> list[BaseRoute]:
         at("GET", "/devices/{id}/methods", device_methods),
         at("GET", "/devices/{id}/commands", command_list),
         at("POST", "/devices/{id}/commands", command_send),
+        at("GET", "/devices/{id}/shadow", shadow_get),
+        at("PATCH", "/devices/{id}/shadow", shadow_change),
         at("GET", "/commands", command_list),
         at("GET", "/commands/{no}", command_get),
         at("DELETE", "/commands/{no}", command_cancel),

@@ -29,10 +29,10 @@ from tulou.access.models import (
     Bulk,
     Identity,
     NewDevice,
-    cancel_all,
     device_document,
     device_identities,
     devices,
+    forget_devices,
     identity_document,
 )
 from tulou.access.protocols import load
@@ -431,12 +431,10 @@ class Devices:
     async def delete(self, actor: Actor, device_id: str) -> None:
         """Delete the device and its token. The entity and its readings stay: they are history."""
         row = await self.mine(actor, DELETE, device_id)
-        identities = device_identities.delete().where(device_identities.c.entity_no == row.entity_no)
 
         def write(connection: sa.Connection) -> None:
             if connection.execute(devices.delete().where(devices.c.id == device_id)).rowcount:
-                connection.execute(identities)
-                cancel_all(connection, [row.entity_no])
+                forget_devices(connection, [row.entity_no])
                 audit.record(connection, actor, DELETE, row.org, device_id, {"type": row.type})
 
         await self.db.write(write)
@@ -445,12 +443,10 @@ class Devices:
     async def orphaned(self, numbers: Sequence[int]) -> None:
         """Delete the devices of these entities, which exist no more: a device speaks for an entity."""
         which = devices.delete().where(devices.c.entity_no.in_(numbers))
-        identities = device_identities.delete().where(device_identities.c.entity_no.in_(numbers))
 
         def write(connection: sa.Connection) -> Sequence[Any]:
             rows = connection.execute(which.returning(devices.c.id, devices.c.org, devices.c.entity_no)).all()
-            connection.execute(identities)
-            cancel_all(connection, numbers)
+            forget_devices(connection, numbers)
             for row in rows:
                 audit.record(connection, ORPHANED, DELETE, row.org, row.id, {"because": "its entity is deleted"})
             return rows

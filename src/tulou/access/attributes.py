@@ -1,0 +1,114 @@
+"""Desired attributes at the MQTT door, in a gateway: `v1/devices/me/attributes`, the convention that integrators know.
+
+Law: the house knows what devices are to be (`shadow.py`), a gateway tells them. A device that subscribes is told what
+it is not yet; after that, what changes. Questions are put together: a storm of devices is a few requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+import orjson
+from nats.aio.msg import Msg
+
+from tulou.access import mqtt
+from tulou.kernel.bus import Bus
+
+if TYPE_CHECKING:
+    from tulou.access.gateway import Connection
+
+log = logging.getLogger("tulou.gateway")
+
+DELTA, ASK, CHANGED = "tulou.shadow.delta", "tulou.shadow.ask", "tulou.shadow.changed"
+"""Subjects: what devices are not yet; what one asks for; what is desired anew."""
+TOPIC = b"v1/devices/me/attributes"
+RESPONSE = b"v1/devices/me/attributes/response/"
+ASKS = 500
+LINGER = 0.005
+ROOM = 1024
+"""Bytes that a question of a device holds until it is answered."""
+
+
+class Attributes:
+    """The devices of one gateway that want to hear what they are to be."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self._listening: dict[int, dict[Connection, int]] = {}
+        self._new: dict[int, None] = {}
+        self._work = asyncio.Event()
+
+    async def open(self) -> None:
+        """Hear of changes."""
+        await self.bus.nc.subscribe(CHANGED, cb=self._changed)
+
+    def listen(self, connection: Connection, entity: int, qos: int) -> None:
+        """The device subscribed: it is told what it is not yet."""
+        self._listening.setdefault(entity, {})[connection] = qos
+        self._new[entity] = None
+        self._work.set()
+
+    def leave(self, connection: Connection, entity: int) -> None:
+        """The device listens here no more."""
+        same = self._listening.get(entity)
+        if same is not None and same.pop(connection, None) is not None and not same:
+            del self._listening[entity]
+
+    def again(self) -> None:
+        """What the house said may have been lost: ask for every device."""
+        self._new.update(dict.fromkeys(self._listening))
+        self._work.set()
+
+    async def run(self) -> None:
+        """Tell devices that are new what they are not yet, for ever."""
+        while True:
+            await self._work.wait()
+            await asyncio.sleep(LINGER)
+            new, self._new = [no for no in self._new if no in self._listening], {}
+            self._work.clear()
+            for start in range(0, len(new), ASKS):
+                some = new[start : start + ASKS]
+                try:
+                    reply = await self.bus.nc.request(DELTA, orjson.dumps({"entities": some}), timeout=10)
+                except (nats.errors.Error, TimeoutError, OSError) as error:
+                    log.debug("no attributes can be fetched now: %r", error)
+                    self._new.update(dict.fromkeys(new[start:]))
+                    await asyncio.sleep(1)
+                    self._work.set()
+                    break
+                for no, delta in orjson.loads(reply.data).items():
+                    self._tell(int(no), delta)
+
+    async def _changed(self, message: Msg) -> None:
+        change = orjson.loads(message.data)
+        if change["entity"] in self._listening:
+            self._tell(change["entity"], told(change))
+
+    def _tell(self, entity: int, values: dict[str, Any]) -> None:
+        payload = orjson.dumps(values)
+        for connection, qos in self._listening.get(entity, {}).items():
+            connection.send(mqtt.publish(TOPIC, payload, qos, connection.next_id() if qos else b"", level=connection.level))
+
+    async def answer(self, connection: Connection, entity: int, number: bytes, payload: bytes) -> None:
+        """A device asks for values: `{"clientKeys": "a,b", "sharedKeys": "c"}`; of all without either."""
+        try:
+            asked = orjson.loads(payload or b"{}")
+            wanted = {
+                name: None if asked.get(key) is None else [one for one in str(asked[key]).split(",") if one][:200]
+                for name, key in (("client", "clientKeys"), ("shared", "sharedKeys"))
+            }
+            reply = (await self.bus.nc.request(ASK, orjson.dumps({"entity": entity, **wanted}), timeout=10)).data
+        except (orjson.JSONDecodeError, AttributeError):
+            reply = b'{"error":"not a JSON object"}'
+        except (nats.errors.Error, TimeoutError, OSError):
+            reply = b'{"error":"not available now"}'
+        connection.release(ROOM)
+        connection.send(mqtt.publish(RESPONSE + number, reply, level=connection.level))
+
+
+def told(change: dict[str, Any]) -> dict[str, Any]:
+    """A change as devices are told it: the new values, and the names of what is gone under `deleted`."""
+    return {**change["set"], **({"deleted": change["deleted"]} if change["deleted"] else {})}

@@ -1,0 +1,236 @@
+"""The shadow of a device: what it is to be (desired), what it says it is (reported), and the difference (delta).
+
+Law: desired is a document with a version in SQL, committed before the device hears of it; reported is the entity's
+current state, which the device's own messages make. Nothing is queued: a device that was away is told the delta when it
+is back, so that it gets where it should be whatever was lost on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+import orjson
+import sqlalchemy as sa
+from nats.aio.msg import Msg
+from pydantic import BaseModel, ConfigDict, Field
+
+from tulou.access.attributes import ASK, CHANGED, DELTA, told
+from tulou.access.authenticate import DeviceIdentity
+from tulou.access.models import shadows
+from tulou.access.service import Devices
+from tulou.context import ContextService, current_values
+from tulou.kernel import audit
+from tulou.kernel.errors import Conflict, Invalid, Throttled, TooLarge
+from tulou.kernel.policy import Actor, operation
+from tulou.kernel.sql import utcnow
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+log = logging.getLogger("tulou.access.shadow")
+
+READ, WRITE = "access.shadow.read", "access.shadow.write"
+LARGEST = 64 << 10
+POLLS = 4
+"""Requests of one device that may wait for a change at once."""
+
+
+class Desire(BaseModel):
+    """A change of the desired state: members replace those of the same name, null removes. `version` is that which the
+    caller has seen; another one is a conflict."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    desired: dict[str, Any] = Field(max_length=200)
+    version: int | None = Field(default=None, ge=0)
+
+
+class Shadows:
+    """The operations on shadows, and the answers to devices."""
+
+    def __init__(self, house: House, devices: Devices) -> None:
+        self.house, self.devices = house, devices
+        self.policy, self.db = house.policy, house.db
+        self._polls: dict[int, set[asyncio.Future[dict[str, Any]]]] = {}
+        self._answers: set[asyncio.Task[None]] = set()
+
+    # -- operations
+
+    @operation(READ)
+    async def get(self, actor: Actor, device_id: str) -> dict[str, Any]:
+        """Desired, reported (of what is desired) and their delta. Version 0: nothing was ever desired."""
+        return await self._document((await self.devices.mine(actor, READ, device_id)).entity_no)
+
+    @operation(WRITE)
+    async def change(self, actor: Actor, device_id: str, desire: Desire) -> dict[str, Any]:
+        """Change the desired state and tell the device. Raises `Conflict` for another version than the stored one."""
+        device = await self.devices.mine(actor, WRITE, device_id)
+        now = utcnow()
+        no = device.entity_no
+
+        def write(connection: sa.Connection) -> tuple[dict[str, Any], list[str]]:
+            row = connection.execute(sa.select(shadows).where(shadows.c.entity_no == no)).first()
+            version = row.version if row else 0
+            if desire.version is not None and desire.version != version:
+                raise Conflict(f"影子已是版本 {version}", f"the shadow is at version {version}", field="version",
+                               value=desire.version, rule=f"{version}")
+            before = orjson.loads(row.desired) if row else {}
+            after = {k: v for k, v in {**before, **desire.desired}.items() if v is not None}
+            text = _text(after)
+            put = {k: v for k, v in after.items() if k not in before or before[k] != v}
+            gone = sorted(before.keys() - after.keys())
+            if not put and not gone:
+                return put, gone
+            values = {"desired": text, "version": version + 1, "changed_at": now, "changed_by": actor.id}
+            if row:
+                connection.execute(shadows.update().where(shadows.c.entity_no == no).values(values))
+            else:
+                connection.execute(shadows.insert().values(entity_no=no, **values))
+            audit.record(connection, actor, WRITE, device.org, device.id, {
+                "version": version + 1, "names": sorted({*put, *gone})[:50],
+            })
+            return put, gone
+
+        put, gone = await self.db.write(write)
+        if put or gone:
+            body = {"entity": no, "set": put, "deleted": gone}
+            with contextlib.suppress(nats.errors.Error, OSError):  # the device is told the delta when it is back
+                await self.house.bus.nc.publish(CHANGED, orjson.dumps(body))
+        return await self._document(no)
+
+    # -- of operations
+
+    async def _document(self, no: int) -> dict[str, Any]:
+        row = (await self._rows([no])).get(no)
+        desired = orjson.loads(row.desired) if row else {}
+        reported = (await self._reported([no], desired)).get(no, {})
+        return {
+            "desired": desired, "reported": reported, "delta": _delta(desired, reported),
+            "version": row.version if row else 0, "changed_at": row.changed_at if row else None,
+            "changed_by": row.changed_by if row else None,
+        }
+
+    async def _rows(self, numbers: Collection[int]) -> dict[int, Any]:
+        query = sa.select(shadows).where(shadows.c.entity_no.in_(numbers))
+        return {row.entity_no: row for row in await self.db.read(lambda c: c.execute(query).all())}
+
+    async def _reported(self, numbers: Collection[int], names: Collection[str] | None) -> dict[int, dict[str, Any]]:
+        if names is not None and not names:
+            return {}
+        return await current_values(self.house.service(ContextService), numbers, names)
+
+    # -- for devices
+
+    async def open(self) -> None:
+        """Answer gateways (several processes share the questions), and hear of changes."""
+        nc = self.house.bus.nc
+        for subject, answer in ((DELTA, self._deltas), (ASK, self._asked)):
+            await nc.subscribe(subject, queue="shadows", cb=self._answering(answer))
+        await nc.subscribe(CHANGED, cb=self._changed)
+
+    def _answering(self, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[Msg], Awaitable[None]]:
+        async def reply(message: Msg) -> None:
+            try:
+                body = orjson.dumps(await answer(orjson.loads(message.data)), option=orjson.OPT_NON_STR_KEYS)
+            except Exception:
+                log.exception("a shadow could not be read")
+                return
+            with contextlib.suppress(Exception):
+                await message.respond(body)
+
+        async def handle(message: Msg) -> None:
+            task = asyncio.get_running_loop().create_task(reply(message))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+        return handle
+
+    async def _deltas(self, asked: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        """By entity, what these devices are to be and are not."""
+        rows = await self._rows(asked["entities"])
+        if not rows:
+            return {}
+        desired = {no: orjson.loads(row.desired) for no, row in rows.items()}
+        reported = await self._reported(list(desired), {name for wanted in desired.values() for name in wanted})
+        deltas = {no: _delta(wanted, reported.get(no, {})) for no, wanted in desired.items()}
+        return {no: delta for no, delta in deltas.items() if delta}
+
+    async def _asked(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return await self.attributes(asked["entity"], asked["client"], asked["shared"])
+
+    async def attributes(
+        self, no: int, client: list[str] | None, shared: list[str] | None
+    ) -> dict[str, Any]:
+        """What a device asks for: its reported (`client`) and desired (`shared`) values of these names; of all where
+        it names neither."""
+        if client is None and shared is None:
+            row = (await self._rows([no])).get(no)
+            return {"client": (await self._reported([no], None)).get(no, {}),
+                    "shared": orjson.loads(row.desired) if row else {}}
+        answer: dict[str, Any] = {}
+        if client is not None:
+            answer["client"] = (await self._reported([no], client)).get(no, {})
+        if shared is not None:
+            row = (await self._rows([no])).get(no)
+            desired = orjson.loads(row.desired) if row else {}
+            answer["shared"] = {name: desired[name] for name in shared if name in desired}
+        return answer
+
+    async def poll(self, device: DeviceIdentity, timeout: float) -> dict[str, Any] | None:
+        """The next change of the desired state, as devices are told it; None if there was none in time."""
+        waiting = self._polls.setdefault(device.entity, set())
+        if len(waiting) >= POLLS:
+            raise Throttled("设备的等待请求过多", "too many requests of the device wait", retry_after=timeout,
+                            rule=f"<= {POLLS}")
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        waiting.add(future)
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            return None
+        finally:
+            waiting.discard(future)
+            if not waiting:
+                del self._polls[device.entity]
+
+    async def _changed(self, message: Msg) -> None:
+        body = orjson.loads(message.data)
+        for future in self._polls.get(body["entity"], ()):
+            if not future.done():
+                future.set_result(told(body))
+
+
+def names(text: str | None) -> list[str] | None:
+    """A list of names with commas between."""
+    return None if text is None else [name for name in text.split(",") if name][:200]
+
+
+def _delta(desired: dict[str, Any], reported: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in desired.items() if name not in reported or not _same(value, reported[name])}
+
+
+def _same(wanted: Any, said: Any) -> bool:
+    """Whether a value is the wanted one; objects and lists are kept as the text of their JSON."""
+    if isinstance(wanted, dict | list) and isinstance(said, str):
+        try:
+            return bool(orjson.loads(said) == wanted)
+        except orjson.JSONDecodeError:
+            return False
+    return bool(wanted == said)
+
+
+def _text(desired: dict[str, Any]) -> str:
+    try:
+        text = orjson.dumps(desired)
+    except TypeError as error:
+        raise Invalid(f"desired 不能存为 JSON：{error}", f"desired: {error}", field="desired", rule="JSON") from None
+    if len(text) > LARGEST:
+        raise TooLarge(f"desired 超过 {LARGEST} 字节", f"desired has more than {LARGEST} bytes", field="desired",
+                       rule=f"<= {LARGEST}")
+    return text.decode()
