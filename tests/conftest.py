@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import select
 import shutil
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import argon2
+import paho.mqtt.client as paho
 import pluggy
 import psycopg
 import pytest
@@ -80,6 +82,35 @@ def quick_hashes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
         yield
+
+
+class Poll:
+    """`select` by poll(2): select(2), with which paho waits, knows no descriptor beyond 1,023, and chDB leaves three
+    behind with every thread that asked it, so that a process which opens many houses has more."""
+
+    error = OSError
+
+    @staticmethod
+    def select(readers: Any, writers: Any, errors: Any, timeout: float | None = None) -> tuple[list[Any], list[Any], list[Any]]:
+        poll, by = select.poll(), {}
+        for wanted, event in ((readers, select.POLLIN), (writers, select.POLLOUT)):
+            for one in wanted:
+                number = one if isinstance(one, int) else one.fileno()
+                known = by.get(number, (one, 0))
+                by[number] = one, known[1] | event
+        for number, (_, events) in by.items():
+            poll.register(number, events)
+        ready = dict(poll.poll(None if timeout is None else timeout * 1000))
+        broken = select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+        def of(wanted: Any, event: int) -> list[Any]:
+            return [one for one in wanted
+                    if ready.get(one if isinstance(one, int) else one.fileno(), 0) & (event | broken)]
+
+        return of(readers, select.POLLIN), of(writers, select.POLLOUT), []
+
+
+paho.select = Poll
 
 
 @pytest.fixture(scope="session")

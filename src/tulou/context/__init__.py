@@ -1,6 +1,6 @@
 """Context: the NGSI-LD engine, the spine for entities and their current state (ETSI GS CIM 009 v1.9.1).
 
-Face: `ContextService` (operations on entities, `ensure_entity`, `project`), `Update` (a last value for `project`),
+Face: `ContextService` (operations on entities, `ensure_entities` of `NewEntity`s, `project`), `Update` (a last value for `project`),
 `current_numbers` and `current_values` (what the documents hold), the tables `entities` and `removed` (deleted entities whose readings are still there), `Subscriptions`, `Temporal` (what an entity was, asked for by a `Span`), and
 `Neighbours` (what points to an entity and what looks at it). They are imported when they are named: `batch_reader` needs none of them.
 """
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from tulou.context.evolution import Span
     from tulou.context.models import entities, removed
     from tulou.context.neighbours import Neighbours
-    from tulou.context.service import ContextService, Update
+    from tulou.context.service import ContextService, NewEntity, Update
     from tulou.context.subscriptions import Subscriptions
     from tulou.context.temporal import Temporal
 
 __all__ = [
-    "ContextService", "Neighbours", "Span", "Subscriptions", "Temporal", "Update", "current_numbers", "current_values", "entities",
+    "ContextService", "Neighbours", "NewEntity", "Span", "Subscriptions", "Temporal", "Update", "current_numbers", "current_values", "entities",
     "removed",
 ]
 
 _HOME = {
-    "ContextService": "service", "Neighbours": "neighbours", "Span": "evolution", "Subscriptions": "subscriptions",
+    "ContextService": "service", "Neighbours": "neighbours", "NewEntity": "service", "Span": "evolution", "Subscriptions": "subscriptions",
     "Temporal": "temporal", "Update": "service", "current_numbers": "current", "current_values": "current", "entities": "models", "removed": "models",
 }
 

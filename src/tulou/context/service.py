@@ -94,6 +94,18 @@ class BatchResult:
     errors: list[tuple[str, TulouError]]
 
 
+class NewEntity(NamedTuple):
+    """An entity that an engine needs; `type` is a model's name."""
+
+    org: str
+    type: str
+    id: str
+    name: str
+    lon: float | None = None
+    lat: float | None = None
+    synthetic: bool = False
+
+
 class Update(NamedTuple):
     """A last value of a property for `ContextService.project`: `text` where the value is no number."""
 
@@ -1008,37 +1020,66 @@ class ContextService:
         self, org: str, type: str, id: str, name: str, lon: float | None = None, lat: float | None = None,
         synthetic: bool = False,
     ) -> int:
-        """The number of the entity, made first if it is new. For engines that have asked the policy themselves.
+        """As `ensure_entities`, of one. Raises `BadRequestData` if its id or place is bad."""
+        (no,) = await self.ensure_entities([NewEntity(org, type, id, name, lon, lat, synthetic)])
+        if isinstance(no, TulouError):
+            raise no
+        return no
 
-        `type` is a model's name. Of one that exists nothing is changed. Raises `BadRequestData` if id or place is bad.
-        """
+    async def ensure_entities(self, news: Sequence[NewEntity]) -> list[int | TulouError]:
+        """The numbers of entities, made first where they are new, in one transaction; an error for one whose id or
+        place is bad. For engines that have asked the policy themselves. Of one that exists nothing is changed."""
+        now = now_us()
+        answers: list[int | TulouError] = [0] * len(news)
+        rows: dict[tuple[str, str], tuple[Json, tuple[Any, ...]]] = {}
+        for at, new in enumerate(news):
+            try:
+                document = self._first_document(new)
+                rows.setdefault((new.org, new.id), (document, self._insertion(document, new.org, now)))
+            except TulouError as error:
+                answers[at] = error
+
+        def write(connection: sa.Connection) -> tuple[dict[tuple[str, str], int], list[int]]:
+            cursor = self.store.cursor(connection)
+            numbers: dict[tuple[str, str], int] = {}
+            made: list[int] = []
+            for org in dict.fromkeys(org for org, _ in rows):
+                ids = [id for of, id in rows if of == org]
+                known = self.store.numbers(cursor, ids, org)
+                fresh = [id for id in ids if id not in known]
+                if fresh:
+                    self.store.insert(cursor, [rows[org, id][1] for id in fresh])
+                    self.subscriptions.queue(
+                        cursor, [Changed(org, rows[org, id][0], None, "entityCreated") for id in fresh], now
+                    )
+                    known |= self.store.numbers(cursor, fresh, org)
+                    if self.journal.notes:
+                        self.journal.add(cursor, [
+                            journal.whole(known[id], rows[org, id][1][2], now, rows[org, id][1][5]) for id in fresh
+                        ])
+                    made += [known[id] for id in fresh]
+                numbers.update(((org, id), no) for id, no in known.items())
+            return numbers, made
+
+        numbers, made = await self.db.write(write) if rows else ({}, [])
+        if made:
+            self._announce(made)
+        for at, new in enumerate(news):
+            if not isinstance(answers[at], TulouError):
+                answers[at] = numbers[new.org, new.id]
+        return answers
+
+    def _first_document(self, new: NewEntity) -> Json:
         document: Json = {
-            "id": entity_id(id), "type": self.names.stored(type), "name": {"type": "Property", "value": name},
+            "id": entity_id(new.id), "type": self.names.stored(new.type), "name": {"type": "Property", "value": new.name},
         }
-        if synthetic:
+        if new.synthetic:
             keep_synthetic(document)
-        if lon is not None and lat is not None:
-            point = {"type": "Point", "coordinates": [lon, lat]}
+        if new.lon is not None and new.lat is not None:
+            point = {"type": "Point", "coordinates": [new.lon, new.lat]}
             geo.check(point, "location")
             document["location"] = {"type": "GeoProperty", "value": point}
-        now = now_us()
-        row = self._insertion(document, org, now)
-
-        def write(connection: sa.Connection) -> tuple[int, bool]:
-            cursor = self.store.cursor(connection)
-            found = self.store.get(cursor, id, org)
-            if found is not None:
-                return found.no, False
-            self.store.insert(cursor, [row])
-            self.subscriptions.queue(cursor, [Changed(org, document, None, "entityCreated")], now)
-            no = self.store.numbers(cursor, [id], org)[id]
-            self.journal.written(cursor, no, row[2], now, row[5])
-            return no, True
-
-        no, fresh = await self.db.write(write)
-        if fresh:
-            self._announce([no])
-        return no
+        return document
 
     def _property(self, type: str, name: str) -> tuple[str, str | None, str]:
         """(stored name, unit code, kind) of a model's property."""
