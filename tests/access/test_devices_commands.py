@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -74,6 +76,21 @@ async def test_import_says_line_by_line_what_it_did(tulou: Tulou, tmp_path: Path
     rows = tmp_path / "devices.jsonl"
     rows.write_text('{"org": "fuzhou", "type": "Manhole", "name": "井 4", "id": "i-4"}\n')
     assert (await tulou("device", "import", str(rows)))[0]["created"]
+
+
+async def test_an_import_of_many_writes_its_answers_to_a_file(tulou: Tulou, tmp_path: Path) -> None:
+    rows = [{"org": "fuzhou", "type": "Manhole", "name": f"井 {n}", "id": f"m-{n}", "lon": 119.3, "lat": 26.1} for n in range(5000)]
+    file, out = tmp_path / "many.parquet", tmp_path / "out.csv"
+    pq.write_table(pa.Table.from_pylist([*rows, {**rows[0], "org": "atlantis"}]), file)
+    told = await tulou("device", "import", str(file), "--out", str(out), code=1)
+    assert (told["lines"], told["created"], told["known"], told["refused"]) == (5001, 5000, 0, 1)
+    with out.open() as lines:
+        answers = list(csv.DictReader(lines))
+    assert [int(one["line"]) for one in answers] == list(range(1, 5002))
+    assert len({one["token"] for one in answers}) == 5001
+    assert "atlantis" in answers[-1]["error"]
+    again = await tulou("device", "import", str(file), "--out", str(out), code=1)
+    assert (again["created"], again["known"]) == (0, 5000)
 
 
 async def test_readings_from_the_command_line(estate: Estate, lin: Any, tulou: Tulou, tmp_path: Path) -> None:

@@ -5,7 +5,11 @@ Law: a command asks the house's own HTTP interface, so policy and audit see it l
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
+import itertools
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +22,10 @@ import orjson
 API = "/api/v1"
 DEVICE = ("id", "type", "name", "status", "synthetic", "token_prefix", "created_at")
 COMMAND = ("no", "device", "method", "bearer", "state", "attempts", "created_at", "ended_at", "error")
+IMPORTED = ("line", "id", "token", "created", "error")
+MOST_SHOWN = 10_000
+TOGETHER = 4
+"""Requests of an import that are under way together."""
 PAGE = 1000
 LINES = 500
 
@@ -207,50 +215,95 @@ def shadow(session: Any, device_id: str, changes: tuple[str, ...], version: int 
 
 
 @device.command("import")
-@click.argument("file", type=click.File("r", encoding="utf-8-sig"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, writable=True, path_type=Path),
+              help="逐行结果（含令牌）写入此 CSV；超过一万行时必需 / the answer to each line, with its token, as CSV; needed beyond 10,000 lines")
 @click.pass_obj
-def import_devices(session: Any, file: Any) -> None:
-    """批量开通：CSV（org,type,name,id,lon,lat,synthetic）或 JSON 行；可重复执行。
+def import_devices(session: Any, file: Path, out: Path | None) -> None:
+    """批量开通：CSV、Parquet（org,type,name,id,lon,lat,synthetic,protocol,identity,password）或 JSON 行；可重复执行。
 
-    Create devices from CSV or JSON lines; sending a file again creates nothing twice. Prints a line per device.
+    Create devices from CSV, Parquet or JSON lines; sending a file again creates nothing twice, and goes on where it was
+    interrupted. Without --out it prints a line per device.
     """
-    items = _items(file)
-    lines: list[dict[str, Any]] = []
-    with click.progressbar(length=len(items), label=session.text("开通设备", "devices"), file=sys.stderr,
-                           hidden=session.json) as bar:
-        for start in range(0, len(items), LINES):
-            part = items[start : start + LINES]
-            answer = session.call("POST", f"{API}/devices/bulk", json={"items": part})["items"]
-            lines += [{**line, "line": line["line"] + start} for line in answer]
-            bar.update(len(part))
-    for line in lines:
-        problem = line.get("error")
-        if problem and not session.json:
-            line["error"] = problem["detail_zh" if session.language == "zh" else "detail_en"]
-    session.output(lines, ("line", "id", "token", "created", "error"))
-    if any("error" in line for line in lines):
+    total, items = _items(file)
+    kept: list[dict[str, Any]] = []
+    counts = {"created": 0, "known": 0, "refused": 0}
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(out.open("w", newline="", encoding="utf-8")) if out else None
+        writer = csv.DictWriter(target, IMPORTED, extrasaction="ignore") if target else None
+        if writer:
+            writer.writeheader()
+        bar = stack.enter_context(click.progressbar(
+            length=total, label=session.text("开通设备", "devices"), file=sys.stderr, hidden=session.json, show_pos=False
+        ))
+        line = place = 0
+        while group := list(itertools.islice(items, TOGETHER * LINES)):
+            parts = [group[start : start + LINES] for start in range(0, len(group), LINES)]
+            asked = [("POST", f"{API}/devices/bulk", {"json": {"items": [item for _, item in part]}}) for part in parts]
+            for part, response in zip(parts, session.requests(asked), strict=True):
+                if response.status_code >= 400:
+                    session.fail(response)
+                for answer in orjson.loads(response.content)["items"]:
+                    answer["line"] += line
+                    counts["refused" if "error" in answer else "created" if answer["created"] else "known"] += 1
+                    problem = answer.get("error")
+                    if problem and not session.json:
+                        answer["error"] = problem["detail_zh" if session.language == "zh" else "detail_en"]
+                    if writer:
+                        writer.writerow(answer)
+                    else:
+                        kept.append(answer)
+                line += len(part)
+            if target:  # a token is shown only once
+                target.flush()
+                os.fsync(target.fileno())
+            elif len(kept) > MOST_SHOWN:
+                session.stop(f"已开通前 {len(kept)} 行；更多请用 --out", f"the first {len(kept)} lines are done; use --out for more")
+            bar.update(group[-1][0] - place)
+            place = group[-1][0]
+    if out:
+        session.output({"lines": line, **counts, "out": str(out)})
+    else:
+        session.output(kept, IMPORTED)
+    if counts["refused"]:
         sys.exit(1)
 
 
-def _items(file: Any) -> list[dict[str, Any]]:
-    text = file.read()
-    if text.lstrip().startswith("{"):
-        try:
-            return [orjson.loads(line) for line in text.splitlines() if line.strip()]
-        except orjson.JSONDecodeError as error:
-            raise click.ClickException(f"JSON: {error}") from None
-    items: list[dict[str, Any]] = []
-    for row in csv.DictReader(text.splitlines()):
-        item: dict[str, Any] = {key: value for key, value in row.items() if key and value}
-        for key in ("lon", "lat"):
-            try:
-                item[key] = float(item[key])
-            except (KeyError, ValueError):
-                continue
-        if "synthetic" in item:
-            item["synthetic"] = str(item["synthetic"]).lower() in ("1", "true", "yes", "是")
-        items.append(item)
-    return items
+def _items(file: Path) -> tuple[int, Iterator[tuple[int, dict[str, Any]]]]:
+    """How far it goes (bytes, or rows), and the devices with how far each is."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.ParquetFile(file)
+        rows = (row for batch in table.iter_batches(LINES) for row in batch.to_pylist())
+        return table.metadata.num_rows, (
+            (at, {key: value for key, value in row.items() if value is not None}) for at, row in enumerate(rows, 1)
+        )
+    return file.stat().st_size, _lines(file)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with file.open("rb") as raw:
+        first = raw.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+        raw.seek(0)
+        if first == b"{":
+            for line in raw:
+                if line.strip():
+                    try:
+                        yield raw.tell(), orjson.loads(line.removeprefix(codecs.BOM_UTF8))
+                    except orjson.JSONDecodeError as error:
+                        raise click.ClickException(f"JSON: {error}") from None
+            return
+        for row in csv.DictReader(line.decode("utf-8-sig") for line in raw):
+            item: dict[str, Any] = {key: value for key, value in row.items() if key and value}
+            for key in ("lon", "lat"):
+                try:
+                    item[key] = float(item[key])
+                except (KeyError, ValueError):
+                    continue
+            if "synthetic" in item:
+                item["synthetic"] = str(item["synthetic"]).lower() in ("1", "true", "yes", "是")
+            yield raw.tell(), item
 
 
 @click.group()
