@@ -210,6 +210,7 @@ class Devices:
         tokens = {device_id: new_token() for device_id in numbers}
         hashes = {new.device_id: await passwords.hashed(new.password) if new.password else "" for new in missing}
         now = utcnow()
+        statuses = {org: self._status(org) for org in {new.org for new in news}}
 
         def write(connection: sa.Connection) -> list[dict[str, Any] | TulouError]:
             nos = [no for no in numbers.values() if isinstance(no, int)]
@@ -258,7 +259,7 @@ class Devices:
                 values = {
                     "entity_no": no, "id": new.device_id, "org": new.org, "entity_id": new.entity_id,
                     "type": new.type, "name": new.name, "origin": SYNTHETIC if new.synthetic else MEASURED,
-                    "token_hash": token_hash(token), "token_prefix": token[:6], "status": self._status(new.org),
+                    "token_hash": token_hash(token), "token_prefix": token[:6], "status": statuses[new.org],
                     "created_at": now, "created_by": actor.id, "rotated_at": None,
                 }
                 rows.append(values)
