@@ -16,6 +16,7 @@ from tulou.access.directory import Directory
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.redecode import Redecodes
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.things import Things
@@ -72,7 +73,7 @@ def services(house: House) -> Sequence[object]:
     door = HttpDoor(house)
     return [
         devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms), door,
-        DeadLetters(house), Applications(house), SensorThings(house, directory, door),
+        DeadLetters(house), Applications(house), SensorThings(house, directory, door), Redecodes(house),
     ]
 
 
@@ -87,10 +88,10 @@ def routes(house: House) -> Sequence[BaseRoute]:
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device` and `tulou readings`."""
-    from tulou.access.commands import device, readings
+    """`tulou device`, `tulou readings` and `tulou frames`."""
+    from tulou.access.commands import device, frames, readings
 
-    return [device, readings]
+    return [device, readings, frames]
 
 
 @hookimpl
@@ -122,6 +123,7 @@ def tasks(house: House) -> Sequence[Task]:
 
     found = [
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
+        Task("access.redecode", "writer", house.service(Redecodes).run),
         Task("access.dead-letters", "worker", deadletters.run),
         Task("access.alarms", "rules", house.service(Alarms).run),
     ]
@@ -143,7 +145,7 @@ def _mirrors(house: House) -> str:
 
 async def write(house: House) -> None:
     """The writer: after a group is stored, the entities' current state, which also tells `live` who was heard."""
-    await writer.run(house, on_latest(house))
+    await writer.run(house, on_latest(house), house.service(Redecodes).gate)
 
 
 def on_latest(house: House) -> Callable[[Rows], Awaitable[None]]:

@@ -6,6 +6,7 @@ Law: a route turns a request into one service call and its result into a respons
 from __future__ import annotations
 
 import gzip
+import time
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
-from tulou.access import entity_page
+from tulou.access import entity_page, redecode
 from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.http import HttpDoor
@@ -41,6 +42,19 @@ class Query(BaseModel):
     seconds: float = Field(default=30, gt=0, le=600)
 
 
+class Reread(BaseModel):
+    """Frames to read again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    protocol: str = Field(min_length=1, max_length=32)
+    org: str | None = Field(default=None, max_length=64)
+    device: str | None = Field(default=None, max_length=320)
+    start: str = Field(alias="from", max_length=64)
+    end: str | None = Field(default=None, alias="to", max_length=64)
+    dry_run: bool = False
+
+
 class Replay(BaseModel):
     """Dead letters to send again."""
 
@@ -60,10 +74,18 @@ def _no(request: Request) -> int:
     return int(raw)
 
 
+def _number(request: Request) -> int:
+    raw = request.path_params["id"]
+    if not raw.isdigit() or len(raw) > 18:
+        raise NotFound(f"没有重读 {raw}", f"no run {raw}", field="id", value=raw)
+    return int(raw)
+
+
 def routes(house: House) -> list[BaseRoute]:
     """Every route of access."""
     devices, things = house.service(Devices), house.service(Things)
     alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
+    redecodes = house.service(redecode.Redecodes)
 
     async def device_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -190,6 +212,23 @@ def routes(house: House) -> list[BaseRoute]:
         body = await body_model(request, Replay)
         return json_response({"items": await letters.replay(actor, body.ids)})
 
+    async def redecode_ask(request: Request, actor: Actor) -> Response:
+        body = await body_model(request, Reread)
+        start, end = micros(body.start, "from"), micros(body.end, "to")
+        return json_response(await redecodes.ask(actor, redecode.Request(
+            protocol=body.protocol, org=body.org, device=body.device, start=start or 0,
+            end=time.time_ns() // 1000 if end is None else end, dry_run=body.dry_run,
+        )), 202)
+
+    async def redecode_list(request: Request, actor: Actor) -> Response:
+        return json_response(await redecodes.find(actor, limit=limit_of(request), after=_text(request, "after")))
+
+    async def redecode_get(request: Request, actor: Actor) -> Response:
+        return json_response(await redecodes.get(actor, _number(request)))
+
+    async def redecode_cancel(request: Request, actor: Actor) -> Response:
+        return json_response(await redecodes.cancel(actor, _number(request)))
+
     async def readings_sql(request: Request, actor: Actor) -> Response:
         query = await body_model(request, Query)
         return json_response(await things.sql(actor, query.sql, query.seconds, query.max_rows))
@@ -220,6 +259,10 @@ def routes(house: House) -> list[BaseRoute]:
         at("POST", "/alarms/{id}/acknowledge", alarm_acknowledge),
         at("GET", "/dead-letters", letter_list),
         at("POST", "/dead-letters/replay", letter_replay),
+        at("POST", "/redecodes", redecode_ask),
+        at("GET", "/redecodes", redecode_list),
+        at("GET", "/redecodes/{id}", redecode_get),
+        at("POST", "/redecodes/{id}/cancel", redecode_cancel),
         at("GET", "/readings", readings_history),
         at("POST", "/readings/sql", readings_sql),
         *entity_page.routes(house),
