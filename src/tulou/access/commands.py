@@ -128,6 +128,32 @@ def token(session: Any, device_id: str) -> None:
     session.output(session.call("POST", _path(device_id) + "/token"))
 
 
+@device.command("poll")
+@click.argument("device_id")
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option("--remove", is_flag=True, help="不再轮询 / poll no more")
+@click.pass_obj
+def poll(session: Any, device_id: str, file: Any, remove: bool) -> None:
+    """轮询网关（DTU）后的表计：给出文件（JSON 或 YAML）则设置，不给则显示。
+
+    What is asked of the meters behind a gateway: set from a file (JSON or YAML), shown without one.
+    """
+    path = f"{_path(device_id)}/poll"
+    if remove:
+        session.call("DELETE", path)
+        return
+    if file is None:
+        session.output(session.call("GET", path))
+        return
+    import yaml
+
+    try:
+        body = yaml.safe_load(file.read())
+    except yaml.YAMLError as error:
+        raise click.ClickException(f"YAML: {error}") from None
+    session.output(session.call("PUT", path, json=body))
+
+
 @device.command("import")
 @click.argument("file", type=click.File("r", encoding="utf-8-sig"))
 @click.pass_obj

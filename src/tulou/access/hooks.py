@@ -16,6 +16,7 @@ from tulou.access.directory import Directory
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.polls import Polls
 from tulou.access.redecode import Redecodes
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
@@ -43,8 +44,10 @@ def migrations() -> Path:
 
 @hookimpl
 def protocols() -> Mapping[str, str]:
-    """The field protocols that the house speaks itself."""
-    return {name: f"tulou.access.protocols.{name}" for name in ("hj212", "jt808", "gb32960", "sl651")}
+    """The field protocols that the house speaks itself; by the last three it asks."""
+    return {name: f"tulou.access.protocols.{name}" for name in (
+        "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
+    )}
 
 
 @hookimpl
@@ -74,6 +77,7 @@ def services(house: House) -> Sequence[object]:
     return [
         devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms), door,
         DeadLetters(house), Applications(house), SensorThings(house, directory, door), Redecodes(house),
+        Polls(house, devices),
     ]
 
 

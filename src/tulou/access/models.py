@@ -51,6 +51,16 @@ device_identities = sa.Table(
 )
 """Who a device is in a field protocol: MN, terminal phone, VIN. `password_hash` is argon2id, empty where none is asked."""
 
+device_polls = sa.Table(
+    "device_polls", metadata,
+    sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("dials", sa.Boolean, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("updated_by", sa.String(128), nullable=False),
+)
+"""What is asked of the meters behind a device (`polls.py`), as JSON; `dials`: the house dials it."""
+
 alarms = sa.Table(
     "alarms", metadata,
     sa.Column("id", BigId, primary_key=True),

@@ -20,6 +20,7 @@ from tulou.access.deadletters import DeadLetters
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.models import Bulk, Identity, NewDevice
+from tulou.access.polls import Poll, Polls
 from tulou.access.service import Devices
 from tulou.access.things import READ, Things, micros, no_such_thing
 from tulou.kernel.errors import Invalid, NotFound
@@ -85,7 +86,7 @@ def routes(house: House) -> list[BaseRoute]:
     """Every route of access."""
     devices, things = house.service(Devices), house.service(Things)
     alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
-    redecodes = house.service(redecode.Redecodes)
+    redecodes, polls = house.service(redecode.Redecodes), house.service(Polls)
 
     async def device_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -127,6 +128,16 @@ def routes(house: House) -> list[BaseRoute]:
         await devices.unidentify(
             actor, request.path_params["id"], request.path_params["protocol"], request.path_params["identity"]
         )
+        return Response(status_code=204)
+
+    async def poll_get(request: Request, actor: Actor) -> Response:
+        return json_response(await polls.get(actor, request.path_params["id"]))
+
+    async def poll_put(request: Request, actor: Actor) -> Response:
+        return json_response(await polls.put(actor, request.path_params["id"], await body_model(request, Poll)))
+
+    async def poll_delete(request: Request, actor: Actor) -> Response:
+        await polls.delete(actor, request.path_params["id"])
         return Response(status_code=204)
 
     async def thing_list(request: Request, actor: Actor) -> Response:
@@ -247,6 +258,9 @@ def routes(house: House) -> list[BaseRoute]:
         at("POST", "/devices/{id}/enable", device_enable),
         at("POST", "/devices/{id}/identities", device_identify),
         at("DELETE", "/devices/{id}/identities/{protocol}/{identity}", device_unidentify),
+        at("GET", "/devices/{id}/poll", poll_get),
+        at("PUT", "/devices/{id}/poll", poll_put),
+        at("DELETE", "/devices/{id}/poll", poll_delete),
         at("GET", "/things", thing_list),
         at("GET", "/things/{no}", thing_get),
         at("GET", "/things/{no}/series", thing_series),

@@ -31,6 +31,7 @@ from tulou.access.models import (
     NewDevice,
     device_document,
     device_identities,
+    device_polls,
     devices,
     identity_document,
 )
@@ -120,7 +121,7 @@ class Devices:
         if isinstance(device, TulouError):
             raise device
         if device["created"]:
-            await self._changed([device["no"]], device["id"], "created", new.org)
+            await self.changed([device["no"]], device["id"], "created", new.org)
         return device
 
     @operation(CREATE)
@@ -149,7 +150,7 @@ class Devices:
         ]
         fresh: list[int] = [answer["no"] for answer in answers if isinstance(answer, dict) and answer["created"]]
         if fresh:
-            await self._changed(fresh)
+            await self.changed(fresh)
         return lines
 
     def _checked(self, new: NewDevice) -> NewDevice:
@@ -320,7 +321,7 @@ class Devices:
     @operation(READ)
     async def get(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """One device, with its identities in field protocols. Raises `NotFound`."""
-        return await self._document(await self._mine(actor, READ, device_id))
+        return await self._document(await self.mine(actor, READ, device_id))
 
     async def _document(self, row: Any) -> dict[str, Any]:
         query = sa.select(device_identities).where(device_identities.c.entity_no == row.entity_no).order_by(
@@ -335,7 +336,7 @@ class Devices:
 
         Raises `Conflict` if the identity is another device's.
         """
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         spoken = self._canonical(spoken)
         secret = await passwords.hashed(spoken.password) if spoken.password else ""
         table = device_identities
@@ -358,13 +359,13 @@ class Devices:
             })
 
         await self.db.write(write)
-        await self._changed([row.entity_no], row.id, "identified", row.org)
+        await self.changed([row.entity_no], row.id, "identified", row.org)
         return {"protocol": spoken.protocol, "identity": spoken.identity, "password": bool(secret)}
 
     @operation(WRITE)
     async def unidentify(self, actor: Actor, device_id: str, protocol: str, identity: str) -> None:
         """Take an identity from the device, which is refused under it at once. Raises `NotFound`."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         table = device_identities
 
         def write(connection: sa.Connection) -> None:
@@ -379,7 +380,7 @@ class Devices:
             })
 
         await self.db.write(write)
-        await self._changed([row.entity_no], row.id, "unidentified", row.org)
+        await self.changed([row.entity_no], row.id, "unidentified", row.org)
 
     def shown(self, protocol: str, raw: bytes) -> bytes:
         """A raw message as people may see it: without the password that a field protocol puts into it."""
@@ -408,7 +409,7 @@ class Devices:
     @operation(WRITE)
     async def rotate(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """Give the device a new token, shown only now; the old one stops working at once."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         token = new_token()
         values = {"token_hash": token_hash(token), "token_prefix": token[:6], "rotated_at": utcnow()}
         row = await self._update(actor, row, values, "rotated")
@@ -417,43 +418,47 @@ class Devices:
     @operation(WRITE)
     async def disable(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """Refuse the device from now on; its connections are closed."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         return device_document(await self._update(actor, row, {"status": DISABLED}, "disabled"))
 
     @operation(WRITE)
     async def enable(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """Accept a disabled device again, with the token it had."""
-        row = await self._mine(actor, WRITE, device_id)
+        row = await self.mine(actor, WRITE, device_id)
         return device_document(await self._update(actor, row, {"status": self._status(row.org)}, "enabled"))
 
     @operation(DELETE)
     async def delete(self, actor: Actor, device_id: str) -> None:
         """Delete the device and its token. The entity and its readings stay: they are history."""
-        row = await self._mine(actor, DELETE, device_id)
+        row = await self.mine(actor, DELETE, device_id)
         identities = device_identities.delete().where(device_identities.c.entity_no == row.entity_no)
+        polls = device_polls.delete().where(device_polls.c.entity_no == row.entity_no)
 
         def write(connection: sa.Connection) -> None:
             if connection.execute(devices.delete().where(devices.c.id == device_id)).rowcount:
                 connection.execute(identities)
+                connection.execute(polls)
                 audit.record(connection, actor, DELETE, row.org, device_id, {"type": row.type})
 
         await self.db.write(write)
-        await self._changed([row.entity_no], device_id, "deleted", row.org)
+        await self.changed([row.entity_no], device_id, "deleted", row.org)
 
     async def orphaned(self, numbers: Sequence[int]) -> None:
         """Delete the devices of these entities, which exist no more: a device speaks for an entity."""
         which = devices.delete().where(devices.c.entity_no.in_(numbers))
         identities = device_identities.delete().where(device_identities.c.entity_no.in_(numbers))
+        polls = device_polls.delete().where(device_polls.c.entity_no.in_(numbers))
 
         def write(connection: sa.Connection) -> Sequence[Any]:
             rows = connection.execute(which.returning(devices.c.id, devices.c.org, devices.c.entity_no)).all()
             connection.execute(identities)
+            connection.execute(polls)
             for row in rows:
                 audit.record(connection, ORPHANED, DELETE, row.org, row.id, {"because": "its entity is deleted"})
             return rows
 
         for row in await self.db.write(write):
-            await self._changed([row.entity_no], row.id, "deleted", row.org)
+            await self.changed([row.entity_no], row.id, "deleted", row.org)
 
     def _status(self, org: str) -> str:
         return ACTIVE if self.house.service(Organisations).active(org) else SUSPENDED
@@ -486,10 +491,10 @@ class Devices:
             return changed
 
         changed = await self.db.write(write)
-        await self._changed([row.entity_no], row.id, what, row.org)
+        await self.changed([row.entity_no], row.id, what, row.org)
         return changed
 
-    async def _changed(self, nos: list[int], device_id: str = "", what: str = "created", org: str = "") -> None:
+    async def changed(self, nos: list[int], device_id: str = "", what: str = "created", org: str = "") -> None:
         """Read these entities again, and tell other directories, gateways and the stream of events of the one device.
 
         New devices of a bulk are in no gateway's cache and make no event each.
@@ -513,7 +518,7 @@ class Devices:
         query = sa.select(devices).where(devices.c.id == device_id)
         return await self.db.read(lambda c: c.execute(query).first())
 
-    async def _mine(self, actor: Actor, action: str, device_id: str) -> Any:
+    async def mine(self, actor: Actor, action: str, device_id: str) -> Any:
         """The device's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
         visible = self.policy.require_any(actor, READ)
         row = await self._row(device_id)
