@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tulou.access.models import device_polls
 from tulou.access.poll_door import METERS
@@ -68,14 +68,6 @@ class Poll(_Body):
     heartbeat: str = Field(default="", max_length=128)
     meters: list[PollMeter] = Field(min_length=1, max_length=250)
 
-    @model_validator(mode="after")
-    def _whole(self) -> Poll:
-        if (self.host is None) is not (self.port is None):
-            raise ValueError("host and port go together")
-        if self.heartbeat.startswith("hex:") and not re.fullmatch(r"hex:([0-9A-Fa-f]{2})+", self.heartbeat):
-            raise ValueError("heartbeat is text, or hex: and hexadecimal digits")
-        return self
-
 
 class Polls:
     """The operations on what is polled."""
@@ -101,6 +93,13 @@ class Polls:
     async def put(self, actor: Actor, device_id: str, poll: Poll) -> dict[str, Any]:
         """Poll by this document from now on. Raises `Invalid` for a point that cannot be asked for."""
         row = await self.devices.mine(actor, WRITE, device_id)
+        if (poll.host is None) is not (poll.port is None):
+            missing = "host" if poll.host is None else "port"
+            raise Invalid(f"缺少 {missing}：host 与 port 须同时给出", f"{missing} is missing: host and port go together",
+                          field=missing, rule="host and port")
+        if poll.heartbeat.startswith("hex:") and not re.fullmatch(r"hex:([0-9A-Fa-f]{2})+", poll.heartbeat):
+            raise Invalid("hex: 之后应为十六进制数字", "after hex: come hexadecimal digits", field="heartbeat",
+                          value=poll.heartbeat, rule="hex:([0-9A-F]{2})+")
         if poll.host is not None:
             host = f"[{poll.host}]" if ":" in poll.host else poll.host
             self.house.outbound.check(f"tcp://{host}:{poll.port}", ("tcp",))
