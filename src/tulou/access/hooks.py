@@ -231,8 +231,9 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、HTTP、HJ 212、JT/T 808 与 GB/T 32960 接入同一设备；CoAP 尚未做",
-            "one device over MQTT, HTTP, HJ 212, JT/T 808 or GB/T 32960; no CoAP", "tests/access/test_devices.py",
+            "partial", "MQTT、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；CoAP 尚未做",
+            "one device over MQTT, HTTP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 or Modbus; no CoAP",
+            "tests/access/test_poll_door.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",
@@ -240,9 +241,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "bench/things.py",
         ),
         "N2.5": (
-            "partial", "设备开通、停用、换令牌、批量导入、在线状态、告警、死信重放；SensorThings 1.1 读取与写入读数（frost 客户端）；"
+            "partial", "设备开通、停用、换令牌、批量导入、在线状态、告警、死信重放、编解码器修正后重读历史；SensorThings 1.1 读取与写入读数（frost 客户端）；"
             "LwM2M 尚未做",
-            "devices: provision, disable, rotate tokens, bulk import, presence, alarms, dead letters with replay; "
+            "devices: provision, disable, rotate tokens, bulk import, presence, alarms, dead letters with replay, "
+            "history read again after a codec was mended; "
             "SensorThings 1.1 to read and to write Observations (frost client); no LwM2M",
             "tests/access/test_sensorthings_client.py",
         ),

@@ -82,6 +82,7 @@ class Polls:
     async def get(self, actor: Actor, device_id: str) -> dict[str, Any]:
         """The document of a device. Raises `NotFound`."""
         row = await self.devices.mine(actor, READ, device_id)
+        self.policy.require(actor, READ, row.org)
         query = sa.select(device_polls).where(device_polls.c.entity_no == row.entity_no)
         found = await self.db.read(lambda c: c.execute(query).first())
         if found is None:
@@ -93,6 +94,7 @@ class Polls:
     async def put(self, actor: Actor, device_id: str, poll: Poll) -> dict[str, Any]:
         """Poll by this document from now on. Raises `Invalid` for a point that cannot be asked for."""
         row = await self.devices.mine(actor, WRITE, device_id)
+        self.policy.require(actor, WRITE, row.org)
         if (poll.host is None) is not (poll.port is None):
             missing = "host" if poll.host is None else "port"
             raise Invalid(f"缺少 {missing}：host 与 port 须同时给出", f"{missing} is missing: host and port go together",
@@ -138,6 +140,7 @@ class Polls:
     async def delete(self, actor: Actor, device_id: str) -> None:
         """Poll no more by this device. Raises `NotFound`."""
         row = await self.devices.mine(actor, WRITE, device_id)
+        self.policy.require(actor, WRITE, row.org)
 
         def write(connection: sa.Connection) -> None:
             if not connection.execute(device_polls.delete().where(device_polls.c.entity_no == row.entity_no)).rowcount:
