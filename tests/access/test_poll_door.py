@@ -304,6 +304,20 @@ async def test_a_changed_document_takes_effect_at_once(house: Lines) -> None:
     assert bytes(byte + 0x33 for byte in bytes.fromhex("00010102")) in await dtu.question()
 
 
+async def test_changes_that_were_missed_are_noticed_and_other_lines_stay(house: Lines) -> None:
+    house.polled(100, electric("energy"))
+    house.polled(101, electric("energy"))
+    door = await house.lines()
+    changing, staying = await Dtu.dial(door.ports[0], b"DTU0001"), await Dtu.dial(door.ports[0], b"\x01\x02\xff")
+    await changing.question()
+    await staying.question()
+    house.polled(100, electric("voltage"))
+    door.missed()
+    while await changing.question():
+        pass
+    assert await staying.question()
+
+
 async def test_an_address_that_may_not_be_dialled_is_not(house: Lines) -> None:
     house.polled(102, electric(), host="169.254.169.254", port=80)
     door = await house.lines()

@@ -607,7 +607,7 @@ class Gateway:
                 for door in self.doors:
                     door.identities.forget("")
                 if self.polls is not None:
-                    self.polls.changed("")
+                    self.polls.missed()
             self._sweep()
             for door in self.doors:
                 door.sweep()

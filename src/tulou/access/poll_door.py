@@ -91,6 +91,7 @@ class Plan:
     """What is asked on the line of a device; without a host it dials in."""
 
     device: DeviceIdentity
+    document: str
     jobs: list[Job]
     noise: list[bytes]
     host: str = ""
@@ -358,7 +359,7 @@ class PollDoor:
         device, document = _identity(row), orjson.loads(row[5])
         heartbeat = document["heartbeat"]
         noise = bytes.fromhex(heartbeat[4:]) if heartbeat.startswith("hex:") else heartbeat.encode()
-        plan = Plan(device, [], [noise] if noise else [], document["host"] or "", document["port"] or 0)
+        plan = Plan(device, row[5], [], [noise] if noise else [], document["host"] or "", document["port"] or 0)
         for body in document["meters"]:
             whose = device
             if body["device"]:
@@ -393,7 +394,21 @@ class PollDoor:
                 line.close("a device was changed")
         self.spawn(self._redial(device_id))
 
-    async def _redial(self, device_id: str) -> None:
+    def missed(self) -> None:
+        """Changes may have been told while the bus was away: close the lines whose document is another one now."""
+        self.identities.forget("")
+        self.spawn(self._recheck())
+
+    async def _recheck(self) -> None:
+        for line in list(self.lines):
+            if line.plan is not None:
+                row = await self._plan(line.plan.device.entity)
+                if row is None or row[5] != line.plan.document:
+                    line.close("what is asked was changed")
+        await self._redial(None)
+
+    async def _redial(self, device_id: str | None) -> None:
+        """Dial whom nobody dials yet, and anew this device (empty: all)."""
         rows = await self.db.read(lambda c: c.execute(sa.text(self.DIALLED)).all())
         for entity, name in rows:
             if device_id in ("", name) or entity not in self._dialling:
