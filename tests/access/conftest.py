@@ -38,7 +38,7 @@ async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 15) -
         await asyncio.sleep(0.05)
 
 
-FIELDS = ("hj212", "jt808", "gb32960")
+FIELDS = ("hj212", "jt808", "gb32960", "sl651", "dtu")
 
 
 class Estate:

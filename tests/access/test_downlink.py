@@ -22,6 +22,7 @@ from tests.access.test_field import Station
 from tests.access.test_field_house import port, register
 from tests.access.test_hj212 import frame
 from tulou.access import mqtt
+from tulou.access.protocols import sl651
 from tulou.kernel.packs import Command, Model, Property, Text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -474,3 +475,28 @@ async def test_commands_of_gb32960(estate: Estate, lin: httpx.AsyncClient) -> No
     assert request[30:-1] == b"\x06\x02"
     station.send(test_gb32960.frame(0x82, request[24:30], mark=1, vin=vin))
     assert (await sending)["state"] == "done"
+
+
+async def test_queries_of_sl651(estate: Estate, lin: httpx.AsyncClient) -> None:
+    number = "0034567890"
+    device = await register(estate, lin, "river-commands", number, protocol="sl651")
+    station = await Station.connect(port(estate, "sl651"))
+
+    def says(function: int, body: str) -> None:
+        station.send(sl651.frame(function, number, bytes.fromhex(body), end=3, up=True, centre=7, password=b"\x12\x34"))
+
+    async def hears() -> bytes:
+        head = await asyncio.wait_for(station.reader.readexactly(14), 15)
+        return head + await station.reader.readexactly((int.from_bytes(head[11:13]) & 0xFFF) + 3)
+
+    says(0x2F, "0001260401080000")
+    sending = asyncio.create_task(send(lin, device, "read_elements", params={"elements": [{"name": "Z", "size": 4, "decimals": 3}]}))
+    asked = await hears()
+    assert asked[:11] == bytes.fromhex("7E7E") + bytes.fromhex(number) + b"\x07\x12\x34\x3a"
+    assert asked[22:-3] == bytes.fromhex("3923")
+    says(0x3A, "0001260401080100" "F1F1" + number + "48" "F0F0" "2604010801" "3923" "00012345")
+    assert (await sending)["result"]["Z"] == 12.345
+    bad = await lin.post(f"/devices/{device['id']}/commands", json={
+        "method": "read_elements", "params": {"elements": [{"name": "nothing", "size": 4, "decimals": 3}]},
+    })
+    assert bad.json()["field"] == "params.elements.0.name"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.access import test_gb32960, test_jt808
+from tests.access import test_gb32960, test_jt808, test_sl651
 from tests.access.conftest import Estate, eventually
 from tests.access.test_devices_commands import Tulou, tulou  # noqa: F401 - a fixture
 from tests.access.test_field import Station, answer
@@ -221,3 +221,20 @@ async def test_a_value_that_is_no_number_is_null_of_bad_quality(estate: Estate, 
     assert len(await exchange(station, sent, 31)) == 31
     thing = await estate.latest(lin, device, "soc", 100)
     assert (thing["latest"]["speed"]["value"], thing["latest"]["speed"]["quality"]) == (None, 2)
+
+
+async def test_a_hydrological_station(estate: Estate, lin: httpx.AsyncClient) -> None:
+    device = await register(estate, lin, "river", "12345678", protocol="sl651", password="1234")
+    assert (await lin.get(f"/devices/{device['id']}")).json()["identities"][0]["identity"] == "0012345678"
+    sent = test_sl651.raw(test_sl651.UPLINKS["MAKER 32"]).replace(b"\x04\xd2", b"\x12\x34", 1)[:-2]
+    station = await Station.connect(port(estate, "sl651"))
+    station.send(sent + test_sl651.crc(sent).to_bytes(2))
+    async with asyncio.timeout(20):
+        answered = await station.reader.readexactly(25)
+    assert (answered[10], answered[-3]) == (0x32, 4)
+    await estate.latest(lin, device, "Z", 14.42)
+    (kept,) = (await lin.get(f"/things/{device['no']}/frames")).json()["items"]
+    assert "1234" not in kept["raw"]
+    other = test_sl651.raw(test_sl651.UPLINKS["MAKER 33"])
+    station.send(other)
+    assert await station.silent()

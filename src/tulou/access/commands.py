@@ -1,4 +1,4 @@
-"""`tulou device` and `tulou readings`.
+"""`tulou device`, `tulou readings` and `tulou frames`.
 
 Law: a command asks the house's own HTTP interface, so policy and audit see it like any other door.
 """
@@ -11,6 +11,7 @@ import csv
 import itertools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,32 @@ def disable(session: Any, device_id: str, undo: bool) -> None:
 def token(session: Any, device_id: str) -> None:
     """换发令牌；旧令牌立即失效。Give a new token; the old one stops working."""
     session.output(session.call("POST", _path(device_id) + "/token"))
+
+
+@device.command("poll")
+@click.argument("device_id")
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option("--remove", is_flag=True, help="不再轮询 / poll no more")
+@click.pass_obj
+def poll(session: Any, device_id: str, file: Any, remove: bool) -> None:
+    """轮询网关（DTU）后的表计：给出文件（JSON 或 YAML）则设置，不给则显示。
+
+    What is asked of the meters behind a gateway: set from a file (JSON or YAML), shown without one.
+    """
+    path = f"{_path(device_id)}/poll"
+    if remove:
+        session.call("DELETE", path)
+        return
+    if file is None:
+        session.output(session.call("GET", path))
+        return
+    import yaml
+
+    try:
+        body = yaml.safe_load(file.read())
+    except yaml.YAMLError as error:
+        raise click.ClickException(f"YAML: {error}") from None
+    session.output(session.call("PUT", path, json=body))
 
 
 @device.command("methods")
@@ -404,3 +431,58 @@ def _history(session: Any, kind: str, start: str, end: str, org: str | None) -> 
         after = page["next"]
         if after is None:
             return
+
+
+@click.group()
+def frames() -> None:
+    """原始报文。Raw frames."""
+
+
+@frames.command("redecode")
+@click.option("--protocol", required=True, help="现场协议，如 hj212 / field protocol, as hj212")
+@click.option("--org", help="机构 / organisation")
+@click.option("--device", "device_id", help="设备 / device")
+@click.option("--from", "start", required=True, help="收到时间起 / received from (RFC 3339)")
+@click.option("--to", "end", help="收到时间止（不含），缺省为现在 / received to, exclusive (RFC 3339); now if absent")
+@click.option("--dry-run", is_flag=True, help="只显示将改变什么 / only show what would change")
+@click.pass_obj
+def redecode(
+    session: Any, protocol: str, org: str | None, device_id: str | None, start: str, end: str | None, dry_run: bool
+) -> None:
+    """编解码器修正后，从保留的原始报文重读历史；可重复执行，中断后在屋中继续。
+
+    Read history again from the raw frames after a codec was mended. May be repeated. The house does the work: ending this
+    command does not end it (`tulou frames cancel`).
+    """
+    body = {"protocol": protocol, "org": org, "device": device_id, "from": start, "to": end, "dry_run": dry_run}
+    run = session.call("POST", f"{API}/redecodes", json=body)
+    with click.progressbar(length=1, label=session.text("重读报文", "frames"), file=sys.stderr, hidden=session.json) as bar:
+        while run["state"] in ("queued", "running"):
+            time.sleep(0.5)
+            run = session.call("GET", f"{API}/redecodes/{run['id']}")
+            bar.length = max(run["total"] or 0, 1)
+            bar.update(min(run["counts"]["frames"], bar.length) - bar.pos)
+    if session.json:
+        session.output(run)
+        return
+    session.output([{"id": run["id"], "state": run["state"], **run["counts"]}],
+                   ("id", "state", *run["counts"]))
+    if run["examples"]:
+        session.output(run["examples"], ("no", "property", "ts", "before", "after"))
+
+
+@frames.command("runs")
+@click.pass_obj
+def runs(session: Any) -> None:
+    """重读的进展与结果。Runs of redecode, newest first."""
+    items = session.call("GET", f"{API}/redecodes")["items"]
+    session.output([{**item, **item["counts"]} for item in items],
+                   ("id", "protocol", "state", "dry_run", "frames", "total", "changed", "added", "removed", "error"))
+
+
+@frames.command("cancel")
+@click.argument("number", type=int)
+@click.pass_obj
+def cancel_run(session: Any, number: int) -> None:
+    """在当前一片之后结束重读。End a run after the slice under way."""
+    session.output(session.call("POST", f"{API}/redecodes/{number}/cancel"))

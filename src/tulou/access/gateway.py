@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import uvloop
@@ -47,10 +47,14 @@ from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.mqtt_commands import MqttTarget
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
+from tulou.access.poll_door import PollDoor
 from tulou.access.protocols import ANSWERED, load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
+
+if TYPE_CHECKING:
+    from tulou.kernel.outbound import Outbound
 
 log = logging.getLogger("tulou.gateway")
 
@@ -69,7 +73,7 @@ ROOM = 60
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
     `models` is type -> {open, properties: {name: [kind, min, max]}}; `fields` is field protocol -> {codec: its module,
-    port, tls_port}."""
+    port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -87,6 +91,7 @@ class Config:
     longest_keep_alive: int = 0
     models: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    outbound: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -481,10 +486,11 @@ class Gateway:
         self.broker = Broker(self, bus)
         self.doors = [
             FieldDoor(self, load(of["codec"]), Identities(db, name, self.class_of), of["port"], of["tls_port"])
-            for name, of in config.fields.items() if db is not None
+            for name, of in config.fields.items() if db is not None and name != "dtu"
         ]
         self.attributes = Attributes(bus)
         self.courier = Courier(bus, config.name, [door.codec.name for door in self.doors], self._told)
+        self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""
@@ -506,6 +512,8 @@ class Gateway:
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
         for door in self.doors:
             await door.start()
+        if self.polls is not None:
+            await self.polls.start()
         await self.courier.open()
         await self.attributes.open()
         for work in (self._upkeep(), self.broker.open(), self.courier.claim(), self.courier.tell(), self.attributes.run()):
@@ -525,6 +533,8 @@ class Gateway:
         for connection in list(self.connections):
             connection.pause(PRESSURE)
         await asyncio.gather(self.ingestor.close(), self.broker.log.drain(), *(door.close() for door in self.doors))
+        if self.polls is not None:
+            await self.polls.close()
         for connection in list(self.connections):
             connection.take_no_commands()
             connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
@@ -557,7 +567,8 @@ class Gateway:
 
     def crowded(self) -> bool:
         """Whether there are more connections, at all doors, than may be."""
-        return len(self.connections) + sum(len(d.connections) for d in self.doors) > self.config.max_connections
+        lines = len(self.polls.lines) if self.polls is not None else 0
+        return len(self.connections) + lines + sum(len(d.connections) for d in self.doors) > self.config.max_connections
 
     def welcomed(self, connection: Connection) -> None:
         identity = connection.identity
@@ -643,6 +654,8 @@ class Gateway:
                 connection.close("the device was changed; it may come back with a valid token", mqtt.ADMINISTRATIVE)
         for door in self.doors:
             door.changed(device_id)
+        if self.polls is not None:
+            self.polls.changed(device_id)
 
     def present(self, identity: DeviceIdentity, online: bool) -> None:
         """Tell the house that a device was heard, or that its last connection closed."""
@@ -664,10 +677,14 @@ class Gateway:
                     door.identities.forget("")
                 self.courier.again()
                 self.attributes.again()
+                if self.polls is not None:
+                    self.polls.missed()
             self.courier.tick()
             self._sweep()
             for door in self.doors:
                 door.sweep()
+            if self.polls is not None:
+                self.polls.sweep()
             with contextlib.suppress(Exception):
                 await self._report()
 
@@ -700,19 +717,37 @@ class Gateway:
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the state now."""
         doors: list[Gateway | FieldDoor] = [self, *self.doors]
-        counts = [door.ingestor.counters for door in doors]
+        ingestors = [door.ingestor for door in doors]
+        spoken = {door.codec.name: door.stats() for door in self.doors}
+        lines = 0
+        if self.polls is not None:
+            ingestors += self.polls.ingestors.values()
+            lines = len(self.polls.lines)
+            if lines or self.polls.ports or self.polls.unreachable:
+                spoken["dtu"] = self.polls.stats()
         return {
-            "name": self.config.name, "pid": os.getpid(), "connections": sum(len(d.connections) for d in doors),
+            "name": self.config.name, "pid": os.getpid(), "connections": lines + sum(len(d.connections) for d in doors),
             **{
-                name: sum(getattr(counters, name) for counters in counts)
+                name: sum(getattr(ingestor.counters, name) for ingestor in ingestors)
                 for name in ("accepted", "acked", "readings", "dead", "bytes", "batches", "retries")
             },
-            "held": sum(d.ingestor.held for d in doors), "paused": any(d.ingestor.pressed for d in doors),
-            "failing": next((d.ingestor.failing for d in doors if d.ingestor.failing), ""),
+            "held": sum(ingestor.held for ingestor in ingestors), "paused": any(ingestor.pressed for ingestor in ingestors),
+            "failing": next((ingestor.failing for ingestor in ingestors if ingestor.failing), ""),
             "protocol_errors": self.protocol_errors, "refused": self.refused, "throttled": self.throttled,
             "applications": self.broker.stats(), "commands": self.courier.stats(),
-            "turned_away": self.turned_away, "rss": rss(), "fields": {d.codec.name: d.stats() for d in self.doors},
+            "turned_away": self.turned_away, "rss": rss(), "fields": spoken,
         }
+
+
+def _poll_door(gateway: Gateway, db: Database, config: Config) -> PollDoor:
+    def outbound() -> Outbound:
+        from tulou.kernel.outbound import Outbound
+        from tulou.kernel.settings import Settings
+
+        return Outbound(Settings(**(config.outbound or {})))
+
+    of = config.fields.get("dtu", {})
+    return PollDoor(gateway, db, outbound, of.get("port", 0), of.get("tls_port", 0))
 
 
 def rss() -> int:
@@ -737,6 +772,8 @@ async def serve(config: Config, ready: Callable[[Gateway], Awaitable[None]] | No
     log.info("MQTT on %s %s", config.host, gateway.ports)
     for door in gateway.doors:
         log.info("%s on %s %s", door.codec.name, config.host, door.ports)
+    if gateway.polls is not None and gateway.polls.ports:
+        log.info("dtu on %s %s", config.host, gateway.polls.ports)
     if ready is not None:
         await ready(gateway)
     await stop.wait()

@@ -17,6 +17,8 @@ from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.polls import Polls
+from tulou.access.redecode import Redecodes
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.shadow import Shadows
@@ -44,8 +46,10 @@ def migrations() -> Path:
 
 @hookimpl
 def protocols() -> Mapping[str, str]:
-    """The field protocols that the house speaks itself."""
-    return {name: f"tulou.access.protocols.{name}" for name in ("hj212", "jt808", "gb32960")}
+    """The field protocols that the house speaks itself; by the last three it asks."""
+    return {name: f"tulou.access.protocols.{name}" for name in (
+        "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
+    )}
 
 
 @hookimpl
@@ -77,7 +81,8 @@ def services(house: House) -> Sequence[object]:
     door = HttpDoor(house, calls, shadows)
     return [
         devices, directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory, alarms), door,
-        DeadLetters(house), Applications(house), SensorThings(house, directory, door),
+        DeadLetters(house), Applications(house), SensorThings(house, directory, door), Redecodes(house),
+        Polls(house, devices),
     ]
 
 
@@ -92,10 +97,10 @@ def routes(house: House) -> Sequence[BaseRoute]:
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device` and `tulou readings`."""
-    from tulou.access.commands import device, readings
+    """`tulou device`, `tulou readings` and `tulou frames`."""
+    from tulou.access.commands import device, frames, readings
 
-    return [device, readings]
+    return [device, readings, frames]
 
 
 @hookimpl
@@ -129,6 +134,7 @@ def tasks(house: House) -> Sequence[Task]:
 
     found = [
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
+        Task("access.redecode", "writer", house.service(Redecodes).run),
         Task("access.dead-letters", "worker", deadletters.run),
         Task("access.alarms", "rules", house.service(Alarms).run), Task("access.commands", "worker", house.service(Commands).keep),
     ]
@@ -150,7 +156,7 @@ def _mirrors(house: House) -> str:
 
 async def write(house: House) -> None:
     """The writer: after a group is stored, the entities' current state, which also tells `live` who was heard."""
-    await writer.run(house, on_latest(house))
+    await writer.run(house, on_latest(house), house.service(Redecodes).gate)
 
 
 def on_latest(house: House) -> Callable[[Rows], Awaitable[None]]:
@@ -232,8 +238,9 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、HTTP、HJ 212、JT/T 808 与 GB/T 32960 接入同一设备；CoAP 尚未做",
-            "one device over MQTT, HTTP, HJ 212, JT/T 808 or GB/T 32960; no CoAP", "tests/access/test_devices.py",
+            "partial", "MQTT、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；CoAP 尚未做",
+            "one device over MQTT, HTTP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 or Modbus; no CoAP",
+            "tests/access/test_poll_door.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",
@@ -241,10 +248,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "bench/things.py",
         ),
         "N2.5": (
-            "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、告警、死信重放；"
+            "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、告警、死信重放、编解码器修正后重读历史；"
             "SensorThings 1.1 读取与写入读数（frost 客户端）；LwM2M 尚未做",
             "devices: provision, disable, rotate tokens, bulk import, presence, commands and shadow, alarms, dead letters with "
-            "replay; "
+            "replay, history read again after a codec was mended; "
             "SensorThings 1.1 to read and to write Observations (frost client); no LwM2M",
             "tests/access/test_sensorthings_client.py",
         ),

@@ -52,6 +52,16 @@ device_identities = sa.Table(
 )
 """Who a device is in a field protocol: MN, terminal phone, VIN. `password_hash` is argon2id, empty where none is asked."""
 
+device_polls = sa.Table(
+    "device_polls", metadata,
+    sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("dials", sa.Boolean, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("updated_by", sa.String(128), nullable=False),
+)
+"""What is asked of the meters behind a device (`polls.py`), as JSON; `dials`: the house dials it."""
+
 alarms = sa.Table(
     "alarms", metadata,
     sa.Column("id", BigId, primary_key=True),
@@ -210,6 +220,7 @@ class Bulk(_Body):
 def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     """The devices of these entities are deleted: end what waits for them, and what they are to be."""
     connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
+    connection.execute(device_polls.delete().where(device_polls.c.entity_no.in_(entities)))
     connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
     connection.execute(
         commands.update().where(commands.c.entity_no.in_(entities), commands.c.ended_at.is_(None))

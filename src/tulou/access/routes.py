@@ -6,6 +6,7 @@ Law: a route turns a request into one service call and its result into a respons
 from __future__ import annotations
 
 import gzip
+import time
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,13 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
-from tulou.access import entity_page
+from tulou.access import entity_page, redecode
 from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.downlink import Commands, number
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.models import Bulk, Identity, NewCommand, NewDevice
+from tulou.access.polls import Poll, Polls
 from tulou.access.service import Devices
 from tulou.access.shadow import Desire, Shadows
 from tulou.access.things import READ, Things, micros, no_such_thing
@@ -42,6 +44,19 @@ class Query(BaseModel):
     sql: str = Field(min_length=1, max_length=100_000)
     max_rows: int = Field(default=10_000, ge=1, le=1_000_000)
     seconds: float = Field(default=30, gt=0, le=600)
+
+
+class Reread(BaseModel):
+    """Frames to read again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    protocol: str = Field(min_length=1, max_length=32)
+    org: str | None = Field(default=None, max_length=64)
+    device: str | None = Field(default=None, max_length=320)
+    start: str = Field(alias="from", max_length=64)
+    end: str | None = Field(default=None, alias="to", max_length=64)
+    dry_run: bool = False
 
 
 class Replay(BaseModel):
@@ -72,11 +87,19 @@ def _wait(request: Request) -> float:
     return int(raw)
 
 
+def _number(request: Request) -> int:
+    raw = request.path_params["id"]
+    if not raw.isdigit() or len(raw) > 18:
+        raise NotFound(f"没有重读 {raw}", f"no run {raw}", field="id", value=raw)
+    return int(raw)
+
+
 def routes(house: House) -> list[BaseRoute]:
     """Every route of access."""
     devices, things = house.service(Devices), house.service(Things)
     calls, shadows = house.service(Commands), house.service(Shadows)
     alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
+    redecodes, polls = house.service(redecode.Redecodes), house.service(Polls)
 
     async def device_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -145,6 +168,15 @@ def routes(house: House) -> list[BaseRoute]:
     async def shadow_change(request: Request, actor: Actor) -> Response:
         desire = await body_model(request, Desire)
         return json_response(await shadows.change(actor, request.path_params["id"], desire))
+    async def poll_get(request: Request, actor: Actor) -> Response:
+        return json_response(await polls.get(actor, request.path_params["id"]))
+
+    async def poll_put(request: Request, actor: Actor) -> Response:
+        return json_response(await polls.put(actor, request.path_params["id"], await body_model(request, Poll)))
+
+    async def poll_delete(request: Request, actor: Actor) -> Response:
+        await polls.delete(actor, request.path_params["id"])
+        return Response(status_code=204)
 
     async def thing_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -229,6 +261,23 @@ def routes(house: House) -> list[BaseRoute]:
         body = await body_model(request, Replay)
         return json_response({"items": await letters.replay(actor, body.ids)})
 
+    async def redecode_ask(request: Request, actor: Actor) -> Response:
+        body = await body_model(request, Reread)
+        start, end = micros(body.start, "from"), micros(body.end, "to")
+        return json_response(await redecodes.ask(actor, redecode.Request(
+            protocol=body.protocol, org=body.org, device=body.device, start=start or 0,
+            end=time.time_ns() // 1000 if end is None else end, dry_run=body.dry_run,
+        )), 202)
+
+    async def redecode_list(request: Request, actor: Actor) -> Response:
+        return json_response(await redecodes.find(actor, limit=limit_of(request), after=_text(request, "after")))
+
+    async def redecode_get(request: Request, actor: Actor) -> Response:
+        return json_response(await redecodes.get(actor, _number(request)))
+
+    async def redecode_cancel(request: Request, actor: Actor) -> Response:
+        return json_response(await redecodes.cancel(actor, _number(request)))
+
     async def readings_sql(request: Request, actor: Actor) -> Response:
         query = await body_model(request, Query)
         return json_response(await things.sql(actor, query.sql, query.seconds, query.max_rows))
@@ -255,6 +304,9 @@ def routes(house: House) -> list[BaseRoute]:
         at("GET", "/commands", command_list),
         at("GET", "/commands/{no}", command_get),
         at("DELETE", "/commands/{no}", command_cancel),
+        at("GET", "/devices/{id}/poll", poll_get),
+        at("PUT", "/devices/{id}/poll", poll_put),
+        at("DELETE", "/devices/{id}/poll", poll_delete),
         at("GET", "/things", thing_list),
         at("GET", "/things/{no}", thing_get),
         at("GET", "/things/{no}/series", thing_series),
@@ -267,6 +319,10 @@ def routes(house: House) -> list[BaseRoute]:
         at("POST", "/alarms/{id}/acknowledge", alarm_acknowledge),
         at("GET", "/dead-letters", letter_list),
         at("POST", "/dead-letters/replay", letter_replay),
+        at("POST", "/redecodes", redecode_ask),
+        at("GET", "/redecodes", redecode_list),
+        at("GET", "/redecodes/{id}", redecode_get),
+        at("POST", "/redecodes/{id}/cancel", redecode_cancel),
         at("GET", "/readings", readings_history),
         at("POST", "/readings/sql", readings_sql),
         *entity_page.routes(house),

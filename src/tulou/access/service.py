@@ -124,7 +124,7 @@ class Devices:
         if isinstance(device, TulouError):
             raise device
         if device["created"]:
-            await self._changed([device["no"]], device["id"], "created", new.org)
+            await self.changed([device["no"]], device["id"], "created", new.org)
         return device
 
     @operation(CREATE)
@@ -153,7 +153,7 @@ class Devices:
         ]
         fresh: list[int] = [answer["no"] for answer in answers if isinstance(answer, dict) and answer["created"]]
         if fresh:
-            await self._changed(fresh)
+            await self.changed(fresh)
         return lines
 
     def _checked(self, new: NewDevice) -> NewDevice:
@@ -357,7 +357,7 @@ class Devices:
             })
 
         await self.db.write(write)
-        await self._changed([row.entity_no], row.id, "identified", row.org)
+        await self.changed([row.entity_no], row.id, "identified", row.org)
         return {"protocol": spoken.protocol, "identity": spoken.identity, "password": bool(secret)}
 
     @operation(WRITE)
@@ -378,7 +378,7 @@ class Devices:
             })
 
         await self.db.write(write)
-        await self._changed([row.entity_no], row.id, "unidentified", row.org)
+        await self.changed([row.entity_no], row.id, "unidentified", row.org)
 
     def shown(self, protocol: str, raw: bytes) -> bytes:
         """A raw message as people may see it: without the password that a field protocol puts into it."""
@@ -436,7 +436,7 @@ class Devices:
                 audit.record(connection, actor, DELETE, row.org, device_id, {"type": row.type})
 
         await self.db.write(write)
-        await self._changed([row.entity_no], device_id, "deleted", row.org)
+        await self.changed([row.entity_no], device_id, "deleted", row.org)
 
     async def orphaned(self, numbers: Sequence[int]) -> None:
         """Delete the devices of these entities, which exist no more: a device speaks for an entity."""
@@ -450,7 +450,7 @@ class Devices:
             return rows
 
         for row in await self.db.write(write):
-            await self._changed([row.entity_no], row.id, "deleted", row.org)
+            await self.changed([row.entity_no], row.id, "deleted", row.org)
 
     def _status(self, org: str) -> str:
         return ACTIVE if self.house.service(Organisations).active(org) else SUSPENDED
@@ -483,10 +483,10 @@ class Devices:
             return changed
 
         changed = await self.db.write(write)
-        await self._changed([row.entity_no], row.id, what, row.org)
+        await self.changed([row.entity_no], row.id, what, row.org)
         return changed
 
-    async def _changed(self, nos: list[int], device_id: str = "", what: str = "created", org: str = "") -> None:
+    async def changed(self, nos: list[int], device_id: str = "", what: str = "created", org: str = "") -> None:
         """Read these entities again, and tell other directories, gateways and the stream of events of the one device.
 
         New devices of a bulk are in no gateway's cache and make no event each.

@@ -14,12 +14,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from tulou.access.gateway import Config
+from tulou.access.poll_door import METERS
 from tulou.kernel.bus import Child
 from tulou.kernel.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
 
+OUTBOUND = ("outbound_allow", "outbound_deny", "http_port", "mqtt_port", "mqtts_port", "field_ports", "field_tls_ports")
+"""Settings by which addresses to dial are judged."""
 START = 20.0
 """Seconds within which a gateway must listen."""
 
@@ -34,6 +37,12 @@ def gateway_config(house: House) -> Config:
                 f"没有现场协议 {protocol}，可用 {'、'.join(sorted(spoken))}",
                 f"there is no field protocol {protocol}, but {', '.join(sorted(spoken))}",
                 field="field_ports", value=protocol, rule="a spoken protocol",
+            )
+        if protocol in METERS:
+            raise Invalid(
+                f"{protocol} 的表计由平台轮询，端口用于其网关：dtu={settings.fields[protocol][0]}",
+                f"meters of {protocol} are polled; the port is their gateways': dtu={settings.fields[protocol][0]}",
+                field="field_ports", value=protocol, rule="a protocol whose devices speak by themselves",
             )
     if settings.mqtt_anonymous and not re.fullmatch(r"[a-z0-9-]{1,64}", settings.mqtt_anonymous):
         raise Invalid(
@@ -60,6 +69,7 @@ def gateway_config(house: House) -> Config:
             protocol: {"codec": spoken[protocol], "port": port, "tls_port": tls_port}
             for protocol, (port, tls_port) in settings.fields.items()
         },
+        outbound={name: getattr(settings, name) for name in OUTBOUND},
     )
 
 

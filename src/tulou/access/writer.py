@@ -206,6 +206,15 @@ class Watermarks:
             self._newest = more
 
 
+class Gate:
+    """Who passes may write to the readings store: the writer with a group, or an amendment of what is stored, one at a
+    time. `watermarks` are what the writer knows of what is stored; an amendment raises them for what it adds."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.watermarks = Watermarks()
+
+
 def repeated(rows: Rows) -> NDArray[np.bool_]:
     """Rows whose identity may occur more than once among them (a hash decides: never misses, rarely errs)."""
     with np.errstate(over="ignore"):
@@ -224,13 +233,14 @@ class Writer:
     def __init__(
         self, readings: Readings, db: Database, bus: Bus, on_latest: OnLatest | None = None, *,
         linger: float = 0.25, max_rows_bytes: int = 32 << 20, max_held_bytes: int = 64 << 20,
-        fault: Callable[[str], None] = lambda step: None,
+        fault: Callable[[str], None] = lambda step: None, gate: Gate | None = None,
     ) -> None:
         self.readings, self.db, self.bus, self.on_latest = readings, db, bus, on_latest
         self.counters = Counters()
+        self._gate = gate or Gate()
         self._linger, self._group_bytes, self._held_bytes = linger, max_rows_bytes, max_held_bytes
         self._fault = fault
-        self._decoder, self._watermarks = Decoder(), Watermarks()
+        self._decoder, self._watermarks = Decoder(), self._gate.watermarks
         self._created: dt.datetime
         self._floor = 0
         self._stated = 0
@@ -443,7 +453,8 @@ class Writer:
         pause = 0.1
         while True:
             try:
-                await self._group(group)
+                async with self._gate.lock:
+                    await self._group(group)
             except Exception as error:
                 told, self.counters.error = self.counters.error, f"{type(error).__name__}: {error}"
                 if told != self.counters.error:
@@ -674,6 +685,6 @@ async def _drop(subscription: JetStreamContext.PullSubscription | None) -> None:
             await subscription.unsubscribe()
 
 
-async def run(house: House, on_latest: OnLatest | None = None) -> None:
+async def run(house: House, on_latest: OnLatest | None = None, gate: Gate | None = None) -> None:
     """The background task of the role `writer`."""
-    await Writer(house.readings, house.db, house.bus, on_latest).run()
+    await Writer(house.readings, house.db, house.bus, on_latest, gate=gate).run()

@@ -18,7 +18,7 @@ import itertools
 import re
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -1097,13 +1097,17 @@ class ContextService:
             self._units[(type, name)] = found
         return found
 
-    async def project(self, updates: Sequence[Update | tuple[Any, ...]]) -> int:
+    async def project(
+        self, updates: Sequence[Update | tuple[Any, ...]], amended: Mapping[int, Mapping[str, int]] | None = None
+    ) -> int:
         """Merge last values of properties into the current state of entities; returns how many entities changed.
 
         Of several values of one property the newest counts, and only if it is newer than what is there, so a repeat
         changes nothing. One transaction holds the changes and the notifications they cause. For the writer, which acts
-        for the house; readings of entities that no longer exist are passed over.
+        for the house; readings of entities that no longer exist are passed over. `amended` names, by entity and
+        property, the time of a last value that is no longer true: it gives way to an older one, or goes.
         """
+        amended = amended or {}
         newest: dict[int, dict[str, Update]] = {}
         for item in updates:
             update = item if isinstance(item, Update) else Update(*item)
@@ -1111,10 +1115,10 @@ class ContextService:
             known = own.get(update.property)
             if known is None or update.ts > known.ts:
                 own[update.property] = update
-        if not newest:
+        if not newest and not amended:
             return 0
         now = now_us()
-        numbers = sorted(newest)
+        numbers = sorted({*newest, *amended})
         moments: dict[int, str] = {}
 
         def write(connection: sa.Connection) -> int:
@@ -1127,7 +1131,9 @@ class ContextService:
                     document, times = row.document, orjson.loads(row.times_text) if row.times_text else {}
                     watched = self.subscriptions.watches(row.org)
                     before = dict(document) if watched else None
-                    names = self._merge_values(row, document, times, newest[no], now, moments)
+                    names = self._merge_values(
+                        row, document, times, newest.get(no, {}), now, moments, amended.get(no, {})
+                    )
                     if names:
                         rows.append((dumped(document), dumped(times), now, no))
                         if watched:
@@ -1146,13 +1152,22 @@ class ContextService:
 
     def _merge_values(
         self, row: Row, document: Json, times: Json, values: dict[str, Update], now: int, moments: dict[int, str],
+        amended: Mapping[str, int],
     ) -> set[str]:
-        """Put newer values into a document; returns the names of the attributes changed.
+        """Put newer values into a document, after those that are no longer true went; returns the names of the
+        attributes changed.
 
         `moments` remembers the texts of times, of which a call has few; an empty one is no time.
         """
         everything = times.get("*") or (row.created_at,)
         names: set[str] = set()
+        for name, ts in amended.items():
+            stored = self._property(row.type, name)[0]
+            known = forms.find_instance(document.get(stored), None)
+            if stored in forms.ENTITY_MEMBERS or known is None or known.get("observedAt") != forms.moment(ts):
+                continue
+            forms.drop_instance(document, stored, None)
+            names.add(stored)
         for name, update in values.items():
             stored, unit, kind = self._units.get((row.type, name)) or self._property(row.type, name)
             if not stored or stored in forms.ENTITY_MEMBERS:

@@ -305,6 +305,8 @@ class Gb32960:
         return raw
 
     def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
+        if len(raw) < HEAD:  # a broken frame that is sent through the door again
+            return [], [Refusal("length", "帧过短", "the frame is too short", "length", len(raw))]
         header = _header(raw)
         if header.number not in SPOKEN:
             return [], [Refusal("command", f"不支持命令 0x{header.number:02X}",

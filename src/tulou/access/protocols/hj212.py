@@ -443,9 +443,12 @@ class Hj212:
         refusals: list[Refusal] = []
         at, observed = 0, 0
         while at < len(raw):
-            end = at + AROUND + int(raw[at + 2 : at + 6])
-            fields, body = _fields(raw[at + 6 : end - 6])
-            at = end
+            size = raw[at + 2 : at + 6]
+            fields, body = _fields(raw[at + 6 : at + 6 + int(size)]) if size.isdigit() else ({}, b"")
+            if not fields.get(b"CN", b"").isdigit():  # a broken frame that is sent through the door again
+                refusals.append(Refusal("header", "不是帧，或缺少 CN", "not a frame, or without CN", "CN"))
+                break
+            at += AROUND + int(size)
             observed = self._values(fields, _text(body), observed, samples, refusals)
         return samples, refusals
 

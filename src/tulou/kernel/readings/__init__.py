@@ -6,12 +6,14 @@ are only returned through an explicit `orgs`: `None` is the whole house, and onl
 
 from __future__ import annotations
 
+from tulou.kernel.readings.amend import Reading, Touched
 from tulou.kernel.readings.conditions import Condition, Constant, Field, Term
 from tulou.kernel.readings.interface import (
     METHODS,
     Aggregate,
     Area,
     Frame,
+    KeptFrame,
     OrgFilter,
     Readings,
     Series,
@@ -22,9 +24,8 @@ from tulou.kernel.readings.interface import (
 from tulou.kernel.readings.rows import Class, Frames, Rows, raw_column
 
 __all__ = [
-    "METHODS", "Aggregate", "Area", "Class", "Condition", "Constant", "Field", "Frame", "Frames", "OrgFilter", "Readings",
-    "Rows", "Series", "Stored",
-    "Table", "Term", "Value", "open_readings", "raw_column",
+    "METHODS", "Aggregate", "Area", "Class", "Condition", "Constant", "Field", "Frame", "Frames", "KeptFrame", "OrgFilter",
+    "Reading", "Readings", "Rows", "Series", "Stored", "Table", "Term", "Touched", "Value", "open_readings", "raw_column",
 ]
 
 

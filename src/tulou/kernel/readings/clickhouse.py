@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -32,6 +33,8 @@ from numpy.typing import NDArray
 
 from tulou.kernel.errors import Invalid, Unavailable
 from tulou.kernel.policy import Orgs
+from tulou.kernel.readings import amend
+from tulou.kernel.readings.amend import Reading, Touched
 from tulou.kernel.readings.conditions import Condition, clickhouse
 from tulou.kernel.readings.interface import (
     METHODS,
@@ -39,6 +42,7 @@ from tulou.kernel.readings.interface import (
     Aggregate,
     Area,
     Frame,
+    KeptFrame,
     OrgFilter,
     Series,
     Stored,
@@ -392,6 +396,87 @@ class ClickHouseReadings:
             return pa.concat_tables(parts)
 
         return await self._read(run)
+
+    # -- amending
+
+    async def kept_frames(
+        self, protocol: str, start: int, end: int, *, orgs: OrgFilter, entity: int | None = None,
+        after: tuple[int, int, int, int] | None = None, limit: int = 1000,
+    ) -> list[KeptFrame]:
+        where, bound = _where(entities=None if entity is None else [entity], orgs=orgs, start=start, end=end)
+        where += " AND protocol = {protocol:String}"
+        if after is not None:
+            no, ts, seq, frame = map(int, after)
+            where += f" AND entity >= {no} AND (entity, f.ts, seq, frame) > ({no}, {_time(ts)}, {seq}, {frame})"
+        table = await self._read(lambda client: client.query_arrow(
+            f"""SELECT toString(org) AS org, toString(type) AS type, entity, toUnixTimestamp64Micro(f.ts) AS t, seq, frame, raw
+            FROM frames AS f WHERE {where} ORDER BY entity, f.ts, seq, frame LIMIT {int(limit)}""",
+            parameters={**bound, "protocol": protocol}, use_strings=False))
+        return [
+            KeptFrame(org.decode(), kind.decode(), *rest)
+            for org, kind, *rest in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        ]
+
+    async def count_frames(
+        self, protocol: str, start: int, end: int, *, orgs: OrgFilter, entity: int | None = None
+    ) -> int:
+        where, bound = _where(entities=None if entity is None else [entity], orgs=orgs, start=start, end=end)
+        columns = await self._columns(
+            f"SELECT count() FROM frames AS f WHERE {where} AND protocol = {{protocol:String}}",
+            {**bound, "protocol": protocol})
+        return int(columns[0][0])
+
+    async def given_by(self, frames: Sequence[tuple[int, int, int]]) -> list[Reading]:
+        entities, seqs = sorted({e for e, _, _ in frames}), [seq for _, seq, _ in frames]
+        if not frames:
+            return []
+        listed = ", ".join(str(frame) for frame in frames)
+        return await self._rows_of(f"""entity IN ({_in(entities)}) AND seq >= {min(seqs)} AND seq <= {max(seqs)}
+            AND (entity, seq, frame) IN ({listed})""")
+
+    async def twins(self, frames: Sequence[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
+        entities, seqs = sorted({e for e, _, _ in frames}), [seq for _, seq, _ in frames]
+        if not frames:
+            return set()
+        columns = await self._columns(f"""
+            SELECT entity, seq, frame FROM frames AS f WHERE entity IN ({_in(entities)}) AND seq >= {min(seqs)}
+                AND seq <= {max(seqs)} AND (entity, seq, frame) IN ({", ".join(str(frame) for frame in frames)})
+            GROUP BY entity, seq, frame HAVING uniqExact(f.ts) > 1""", settings=amend.ROOM)
+        return set(zip(*columns, strict=True))
+
+    async def stored_at(self, moments: Sequence[tuple[int, int]]) -> list[Reading]:
+        found: list[Reading] = []
+        for at in range(0, len(moments), CHUNK):
+            part = moments[at : at + CHUNK]
+            times = [ts for _, ts in part]
+            found += await self._rows_of(f"""entity IN ({_in(sorted({e for e, _ in part}))})
+                AND r.ts >= {_time(min(times))} AND r.ts <= {_time(max(times))}
+                AND (entity, toUnixTimestamp64Micro(r.ts)) IN ({", ".join(map(str, part))})""")
+        return found
+
+    async def _rows_of(self, where: str) -> list[Reading]:
+        columns = await self._columns(f"""
+            SELECT toString(org), toString(type), entity, toString(property), toUnixTimestamp64Micro(r.ts), value, text,
+                quality, origin, seq, frame
+            FROM readings AS r WHERE {where}""", settings=amend.ROOM)
+        return list(itertools.starmap(Reading, zip(*columns, strict=True)))
+
+    async def amend(self, gone: Sequence[Reading], fresh: Rows) -> None:
+        def run(client: Client) -> None:
+            amend.take_out(client, self._on, gone)
+            if len(fresh):
+                _put(client, "readings", fresh.arrow(), None)
+
+        await self._write(run)
+
+    async def remake(self, touched: Touched, done: Callable[[str], None] = lambda step: None) -> list[Reading]:
+        def run(client: Client) -> list[Reading]:
+            amend.remake(client, self._on, touched, done)
+            found = list(amend.latest_of(client, touched.latest))
+            self._mirror.replace(touched.latest, found)
+            return found
+
+        return await self._write(run)
 
     async def watermarks(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         columns = await self._columns("SELECT entity, max(toUnixTimestamp64Micro(ts)) FROM latest GROUP BY entity")

@@ -6,7 +6,7 @@ rows may come back (a `policy.Orgs` or ids); `None` means the whole house.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tulou.kernel.policy import Orgs
+from tulou.kernel.readings.amend import Reading, Touched
 from tulou.kernel.readings.conditions import Condition
 from tulou.kernel.readings.rows import Frames, Rows
 
@@ -65,6 +66,18 @@ class Frame(NamedTuple):
     dup: bool
     seq: int
     frame: int
+
+
+class KeptFrame(NamedTuple):
+    """A raw device message as it is read again; `entity`, `ts`, `seq`, `frame` is the order of the table."""
+
+    org: str
+    type: str
+    entity: int
+    ts: int
+    seq: int
+    frame: int
+    raw: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +162,41 @@ class Readings(Protocol):
 
     async def stored_frames(self, entity: NDArray[np.uint64], start: int, end: int) -> pa.Table:
         """Frames of these entities received in the range: columns entity, ts, raw, seq, frame."""
+        ...
+
+    async def kept_frames(
+        self, protocol: str, start: int, end: int, *, orgs: OrgFilter, entity: int | None = None,
+        after: tuple[int, int, int, int] | None = None, limit: int = 1000,
+    ) -> list[KeptFrame]:
+        """Frames of a protocol received in the range, in the order of (entity, ts, seq, frame), from `after` on."""
+        ...
+
+    async def count_frames(
+        self, protocol: str, start: int, end: int, *, orgs: OrgFilter, entity: int | None = None
+    ) -> int:
+        """How many frames `kept_frames` would give."""
+        ...
+
+    async def given_by(self, frames: Sequence[tuple[int, int, int]]) -> list[Reading]:
+        """The stored readings that came in these (entity, seq, frame)."""
+        ...
+
+    async def twins(self, frames: Sequence[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
+        """Which of these (entity, seq, frame) are of two stored frames: the stream was made anew, and its numbers with it."""
+        ...
+
+    async def stored_at(self, moments: Sequence[tuple[int, int]]) -> list[Reading]:
+        """The stored readings of any of these (entity, ts)."""
+        ...
+
+    async def amend(self, gone: Sequence[Reading], fresh: Rows) -> None:
+        """Take readings out and put others in; only for the one writer. What is made of readings does not follow: call
+        `remake`. When this raises, it is not known what was done: find out what is still to do, and do it again."""
+        ...
+
+    async def remake(self, touched: Touched, done: Callable[[str], None] = lambda step: None) -> list[Reading]:
+        """Make roll-ups and latest values of what an amendment touched from the readings, and return those latest values
+        (one is missing where no reading is left). May be repeated; `done` is told after each table."""
         ...
 
     async def watermarks(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from tulou.kernel.readings.amend import Reading
 from tulou.kernel.readings.interface import Value, value_of
-from tulou.kernel.readings.rows import Rows
+from tulou.kernel.readings.rows import Rows, rows_of
 
 MOST = 5_000_000
 """Values beyond which the table is asked instead."""
@@ -107,14 +108,29 @@ class Mirror:
     def _pairs(self, *fresh: NDArray[np.generic]) -> Iterable[tuple[NDArray[np.generic], NDArray[np.generic]]]:
         return zip((self._ts, self._value, self._quality, self._origin, self._org), fresh, strict=True)
 
+    def replace(self, pairs: Iterable[tuple[int, str]], found: Sequence[Reading]) -> None:
+        """Drop the values of these (entity, property), and take those found instead."""
+        if not self.ready:
+            return
+        with self._lock:
+            gone = np.array([
+                entity << int(_BITS) | self._properties[name] for entity, name in pairs if name in self._properties
+            ], np.uint64)
+            self._keep(~np.isin(self._key, gone))
+            for key in gone.tolist():
+                self._text.pop(key, None)
+        self.follow(rows_of(found))
+
     def forget(self, entities: NDArray[np.uint64]) -> None:
         """Drop entities."""
         with self._lock:
-            keep = ~np.isin(self._key >> _BITS, entities)
-            self._key, self._ts, self._value = self._key[keep], self._ts[keep], self._value[keep]
-            self._quality, self._origin, self._org = self._quality[keep], self._origin[keep], self._org[keep]
+            self._keep(~np.isin(self._key >> _BITS, entities))
             gone = set(entities.tolist())
             self._text = {k: v for k, v in self._text.items() if k >> int(_BITS) not in gone}
+
+    def _keep(self, keep: NDArray[np.bool_]) -> None:
+        self._key, self._ts, self._value = self._key[keep], self._ts[keep], self._value[keep]
+        self._quality, self._origin, self._org = self._quality[keep], self._origin[keep], self._org[keep]
 
     def get(
         self, entities: Sequence[int] | None, properties: Sequence[str] | None, orgs: Iterable[str] | None

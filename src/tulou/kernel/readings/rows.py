@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tulou.kernel.readings.amend import Reading
+
 Class = tuple[str, str, int]
 """What entities have in common: (organisation, type, origin)."""
 
@@ -132,6 +134,22 @@ class Rows:
             "seq": self.seq,
             "frame": self.frame,
         })
+
+
+def rows_of(readings: Sequence[Reading]) -> Rows:
+    """Readings as columns, in `Rows.order`."""
+    properties: dict[str, int] = {}
+    classes: dict[Class, int] = {}
+    rows = Rows(
+        np.array([r.entity for r in readings], np.uint64),
+        np.array([properties.setdefault(r.property, len(properties)) for r in readings], np.int32),
+        np.array([r.ts for r in readings], np.int64), np.array([r.value for r in readings], np.float64),
+        np.array([r.quality for r in readings], np.uint8),
+        np.array([classes.setdefault((r.org, r.type, r.origin), len(classes)) for r in readings], np.int32),
+        np.array([r.seq for r in readings], np.uint64), np.array([r.frame for r in readings], np.uint32),
+        list(properties), list(classes), {at: r.text for at, r in enumerate(readings) if r.text},
+    )
+    return rows.take(rows.order())
 
 
 @dataclass(slots=True)
