@@ -16,6 +16,9 @@ from tulou.access.directory import Directory
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.notify import Channels
+from tulou.access.rules.engine import Engine
+from tulou.access.rules.service import Rules
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.things import Things
@@ -67,12 +70,12 @@ def services(house: House) -> Sequence[object]:
     """The operations of access, and the directory, hub and HTTP door of this process."""
     directory = Directory(house)
     devices = Devices(house, directory)
-    alarms = Alarms(house, directory)
+    alarms, rules = Alarms(house, directory), Rules(house, directory)
     things = Things(house, directory, devices)
     door = HttpDoor(house)
     return [
-        devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms), door,
-        DeadLetters(house), Applications(house), SensorThings(house, directory, door),
+        devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory), door, rules,
+        Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house), SensorThings(house, directory, door),
     ]
 
 
@@ -87,10 +90,11 @@ def routes(house: House) -> Sequence[BaseRoute]:
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device` and `tulou readings`."""
+    """`tulou device`, `tulou readings` and `tulou rule`."""
     from tulou.access.commands import device, readings
+    from tulou.access.rules.commands import rule
 
-    return [device, readings]
+    return [device, readings, rule]
 
 
 @hookimpl
@@ -108,6 +112,8 @@ async def started(house: House) -> None:
         return
     for what in ("things", "entities"):
         await house.bus.on_changed(what, directory.changed)
+    if "rules" in house.roles:
+        await house.bus.on_changed("rules", house.service(Engine).changed)
     if "api" in house.roles:
         devices = house.service(Devices)
         await devices.settle()
@@ -123,7 +129,8 @@ def tasks(house: House) -> Sequence[Task]:
     found = [
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
         Task("access.dead-letters", "worker", deadletters.run),
-        Task("access.alarms", "rules", house.service(Alarms).run),
+        Task("access.rules", "rules", house.service(Engine).run),
+        Task("access.notify", "worker", house.service(Channels).run),
     ]
     role = _mirrors(house)
     if role:
@@ -183,12 +190,23 @@ def checks(house: House) -> Sequence[Check]:
             return False, f"读数无法入库：{bad[0]}", f"readings cannot be stored: {bad[0]}"
         return True, "写入器正常", "the writer runs"
 
+    async def ruling() -> tuple[bool, str, str]:
+        told = house.service(Hub).told("rules")
+        if not told:
+            return False, "没有规则引擎在报告", "no rules engine reports"
+        missed = sum(body["missed"] for body in told)
+        if missed:
+            return False, f"规则引擎落后，{missed} 条消息未评估", f"the rules fell behind: {missed} messages were not evaluated"
+        return True, "规则引擎正常", "the rules are evaluated"
+
     found = []
     if hasattr(house, "bus") and "api" in house.roles:
         if "gateway" in house.roles:
             found.append(Check("access.gateway", gateway))
         if "writer" in house.roles:
             found.append(Check("access.writer", storing))
+        if "rules" in house.roles:
+            found.append(Check("access.rules", ruling))
     return found
 
 
@@ -205,7 +223,7 @@ def status(house: House) -> Mapping[str, Any]:
     http = door.ingestor.counters.accepted if door.ingestor else 0
     return {
         "access.gateways": [{key: value for key, value in body.items() if key != "fields"} for body in gateways],
-        "access.writers": writers,
+        "access.writers": writers, "access.rules": hub.told("rules"),
         "ingest": {
             "accepted": http + sum(body.get("accepted", 0) for body in gateways),
             "stored": sum(body.get("frames", 0) for body in writers),

@@ -14,14 +14,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from tulou.access import entity_page
-from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.models import Bulk, Identity, NewDevice
+from tulou.access.rules.routes import routes as rule_routes
 from tulou.access.service import Devices
 from tulou.access.things import READ, Things, micros, no_such_thing
-from tulou.kernel.errors import Invalid, NotFound
+from tulou.kernel.errors import Invalid
 from tulou.kernel.http import API, Handler, body_json, body_model, checked, flag, json_response, limit_of, route
 from tulou.kernel.policy import Actor
 
@@ -63,7 +63,7 @@ def _no(request: Request) -> int:
 def routes(house: House) -> list[BaseRoute]:
     """Every route of access."""
     devices, things = house.service(Devices), house.service(Things)
-    alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
+    hub, letters = house.service(Hub), house.service(DeadLetters)
 
     async def device_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
@@ -166,20 +166,6 @@ def routes(house: House) -> list[BaseRoute]:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(events, 200, headers, "text/event-stream")
 
-    async def alarm_list(request: Request, actor: Actor) -> Response:
-        no = _text(request, "no")
-        return json_response(await alarms.find(
-            actor, state=_text(request, "state"), org=_text(request, "org"),
-            no=int(no) if no and no.isdigit() else None, limit=limit_of(request), after=_text(request, "after"),
-            count=bool(flag(request, "count")),
-        ))
-
-    async def alarm_acknowledge(request: Request, actor: Actor) -> Response:
-        raw = request.path_params["id"]
-        if not raw.isdigit() or len(raw) > 18:
-            raise NotFound(f"没有告警 {raw}", f"no alarm {raw}", field="id", value=raw)
-        return json_response(await alarms.acknowledge(actor, int(raw)))
-
     async def letter_list(request: Request, actor: Actor) -> Response:
         return json_response(await letters.find(
             actor, org=_text(request, "org"), limit=limit_of(request), after=_text(request, "after"),
@@ -216,12 +202,11 @@ def routes(house: House) -> list[BaseRoute]:
         at("GET", "/map", thing_map),
         at("GET", "/overview", overview),
         at("GET", "/live", live),
-        at("GET", "/alarms", alarm_list),
-        at("POST", "/alarms/{id}/acknowledge", alarm_acknowledge),
         at("GET", "/dead-letters", letter_list),
         at("POST", "/dead-letters/replay", letter_replay),
         at("GET", "/readings", readings_history),
         at("POST", "/readings/sql", readings_sql),
+        *rule_routes(house),
         *entity_page.routes(house),
         *house.service(HttpDoor).routes(),
     ]

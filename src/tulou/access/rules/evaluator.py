@@ -25,7 +25,7 @@ from shapely.geometry import shape
 
 from tulou.access.batch import BAD, Batch
 from tulou.access.rules.expression import parse
-from tulou.access.rules.models import Absence, Expression, Geofence, Identity, Rate, Rule, Threshold
+from tulou.access.rules.models import Absence, Expression, Geofence, Identity, Presence, Rate, Rule, Threshold
 from tulou.kernel.packs import Model
 
 SECOND = 1_000_000
@@ -149,7 +149,7 @@ class _Watched:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.absent = rule.condition.after_s * SECOND if isinstance(rule.condition, Absence) else 0
-        self.hold = 0 if isinstance(rule.condition, Absence) else rule.condition.for_s * SECOND
+        self.hold = 0 if isinstance(rule.condition, Absence | Presence) else rule.condition.for_s * SECOND
         self.judge = None if isinstance(rule.condition, Absence) else _judge(rule)
         self.states: dict[int, _State] = {}
         self.active = np.zeros(0, bool)

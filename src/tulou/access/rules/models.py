@@ -159,6 +159,13 @@ class Expression(_Strict):
         return tuple(dict.fromkeys(name for text in texts for name in parse(text).properties))
 
 
+class Presence(_Strict):
+    """A device is heard within its model's `offline_after_s`: followed by the directory (`alarms.absence`), not by values."""
+
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+
 Identity = tuple[str, str, str, int]
 """Type, property, key and version of a rule."""
 Condition = Annotated[Threshold | Rate | Absence | Geofence | Expression, Field(discriminator="kind")]
@@ -199,7 +206,7 @@ class Rule:
 
     key: str
     type: str
-    condition: Threshold | Rate | Absence | Geofence | Expression
+    condition: Threshold | Rate | Absence | Geofence | Expression | Presence
     severity: str
     title: str = ""
     org: str | None = None
