@@ -68,6 +68,7 @@ alarm_channels = sa.Table(
     sa.Column("last_failure", UtcDateTime),
     sa.Column("last_error", sa.Text, nullable=False, server_default=""),
     sa.Index("ix_alarm_channels_org_id", "org", "id"),
+    sqlite_autoincrement=True,
 )
 alarm_outbox = sa.Table(
     "alarm_outbox", metadata,
@@ -80,6 +81,7 @@ alarm_outbox = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_alarm_outbox_due_at", "due_at"),
     sa.Index("ix_alarm_outbox_channel_id_id", "channel_id", "id"),
+    sqlite_autoincrement=True,
 )
 
 Mail = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._%+\-]{1,64}@[A-Za-z0-9.\-]{1,190}$")]

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("created_by", sa.String(128), nullable=False),
         sa.Column("updated_at", UtcDateTime, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_rules"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_rules_org_id", "rules", ["org", "id"])
     op.create_table(
@@ -86,6 +87,7 @@ def upgrade() -> None:
         sa.Column("last_failure", UtcDateTime),
         sa.Column("last_error", sa.Text, nullable=False, server_default=""),
         sa.PrimaryKeyConstraint("id", name="pk_alarm_channels"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_alarm_channels_org_id", "alarm_channels", ["org", "id"])
     op.create_table(
@@ -98,6 +100,7 @@ def upgrade() -> None:
         sa.Column("due_at", UtcDateTime, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("id", name="pk_alarm_outbox"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_alarm_outbox_due_at", "alarm_outbox", ["due_at"])
     op.create_index("ix_alarm_outbox_channel_id_id", "alarm_outbox", ["channel_id", "id"])

@@ -47,8 +47,10 @@ rules = sa.Table(
     sa.Column("created_by", sa.String(128), nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Index("ix_rules_org_id", "org", "id"),
+    sqlite_autoincrement=True,
 )
-"""`entities`: ids of the entities it is limited to, or null for all of the type in the organisation."""
+"""`entities`: ids of the entities it is limited to, or null for all of the type in the organisation. A number
+is never used again: alarms name it."""
 
 rule_checkpoint = sa.Table(
     "rule_checkpoint", metadata,
