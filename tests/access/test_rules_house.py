@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import orjson
+import psycopg
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -43,10 +44,24 @@ async def receivers() -> AsyncIterator[Receivers]:
         server.close()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def estate(tmp_path_factory: pytest.TempPathFactory, receivers: Receivers) -> AsyncIterator[Estate]:
-    """A house without a gateway that may speak to the receivers."""
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+)
+async def estate(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, receivers: Receivers
+) -> AsyncIterator[Estate]:
+    """A house without a gateway that may speak to the receivers, on SQLite and on PostgreSQL."""
+    database = ""
+    if request.param == "postgresql":
+        address: str = request.getfixturevalue("postgres_url")
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE rules_house")
+        database = address.rsplit("/", 1)[0] + "/rules_house"
+    for receiver in (receivers.web.got, receivers.sms.got, receivers.mail.letters):
+        receiver.clear()
+    receivers.web.refused = 0
     house = House(Settings(
+        database_url=database,
         home=tmp_path_factory.mktemp("rules") / "home", http_port=free_port(), mqtt_port=0, outbound_allow="127.0.0.1",
         smtp_host="127.0.0.1", smtp_port=receivers.mail.port, smtp_security="none", smtp_from="house@example.org",
         sms_url=f"http://127.0.0.1:{receivers.sms.port}/send", sms_authorization="Bearer key",
@@ -64,22 +79,23 @@ def rule(condition: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"org": "fuzhou", "name": "规则", "type": "AirQualityStation", "condition": condition, **more}
 
 
-async def make(client: httpx.AsyncClient, condition: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A new rule that the engine has taken up."""
+async def make(estate: Estate, client: httpx.AsyncClient, condition: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A new rule, followed by now."""
     answer = await client.post("/rules", json=rule(condition, **more))
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
+    await followed(estate, made)
     return made
 
 
-async def taken(estate: Estate) -> None:
-    """The engine follows the rules as they are."""
-    engine = estate.house.service(Engine)
+async def followed(estate: Estate, made: dict[str, Any]) -> None:
+    about = made["condition"].get("property", "")
+    identity = (made["type"], about, made["key"], made["version"])
 
-    async def up() -> bool:
-        return not engine._stale
+    async def is_followed() -> bool:
+        return estate.house.service(Engine).evaluator.rule(identity) is not None
 
-    await eventually(up)
+    await eventually(is_followed)
 
 
 async def alarms_of(client: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
@@ -116,9 +132,8 @@ async def test_a_rule_belongs_to_its_organisation(
     estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient, yang: httpx.AsyncClient
 ) -> None:
     bound = {"kind": "threshold", "property": "temperature", "above": 40}
-    made = await make(lin, bound, name="热", severity="minor")
+    made = await make(estate, lin, bound, name="热", severity="minor")
     assert (made["key"], made["version"], made["enabled"]) == (f"rule-{made['id']}", 1, True)
-    await taken(estate)
     ours, theirs = await estate.device(lin, "fuzhou", "hot-1"), await estate.device(chen, "xiamen", "hot-2")
     await estate.say(theirs, temperature=50)
     await estate.say(ours, temperature=50)
@@ -159,14 +174,14 @@ async def test_a_rule_that_cannot_be_evaluated_is_refused(
 @pytest.mark.asyncio(loop_scope="module")
 async def test_another_version_begins_anew_and_a_deleted_rule_clears(estate: Estate, lin: httpx.AsyncClient) -> None:
     device, other = await estate.device(lin, "fuzhou", "anew-1"), await estate.device(lin, "fuzhou", "anew-2")
-    made = await make(lin, {"kind": "threshold", "property": "so2", "above": 500}, entities=[device["entity_id"]])
-    await taken(estate)
+    made = await make(estate, lin, {"kind": "threshold", "property": "so2", "above": 500}, entities=[device["entity_id"]])
     await estate.say(other, so2=600)
     await estate.say(device, so2=600)
     (first,) = await some(lin, rule=made["key"], state="open")
     assert first["no"] == device["no"]
     changed = await lin.put(f"/rules/{made['id']}", json=rule({"kind": "threshold", "property": "so2", "above": 700}))
     assert changed.json()["version"] == 2
+    await followed(estate, changed.json())
     await some(lin, rule=made["key"], state="cleared")
     assert (await lin.get(f"/alarms/{first['id']}")).json()["history"][-1]["action"] == "cleared"
     await estate.say(other, so2=800)
@@ -179,8 +194,7 @@ async def test_another_version_begins_anew_and_a_deleted_rule_clears(estate: Est
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_test_on_history_gives_what_the_stream_gave(estate: Estate, lin: httpx.AsyncClient) -> None:
     device = await estate.device(lin, "fuzhou", "past")
-    made = await make(lin, {"kind": "expression", "raise_if": "no2 > 10 and o3 > no2 * 2", "for_s": 2})
-    await taken(estate)
+    made = await make(estate, lin, {"kind": "expression", "raise_if": "no2 > 10 and o3 > no2 * 2", "for_s": 2})
     now = int(time.time() * 1000) - 60_000
     for step, (no2, o3) in enumerate(((5, 50), (20, 50), (20, 60), (20, 61), (20, 30), (30, 90), (1, 90), (30, 90))):
         answer = await estate.client().post(
@@ -215,8 +229,7 @@ def _iso(micros: int) -> str:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_absence_of_one_property_is_an_alarm(estate: Estate, lin: httpx.AsyncClient) -> None:
     device = await estate.device(lin, "fuzhou", "mute")
-    made = await make(lin, {"kind": "absence", "property": "co", "after_s": 1}, entities=[device["entity_id"]])
-    await taken(estate)
+    made = await make(estate, lin, {"kind": "absence", "property": "co", "after_s": 1}, entities=[device["entity_id"]])
     await estate.say(device, co=1)
     (found,) = await some(lin, rule=made["key"], state="open")
     assert (found["property"], found["value"]) == ("co", None)
@@ -230,8 +243,7 @@ async def test_what_is_done_at_the_desk(
     estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient, yang: httpx.AsyncClient
 ) -> None:
     made = [await estate.device(lin, "fuzhou", f"desk-{n}") for n in range(3)]
-    watch = await make(lin, {"kind": "threshold", "property": "pm10", "above": 300}, name="扬尘", severity="minor", escalate_s=60)
-    await taken(estate)
+    watch = await make(estate, lin, {"kind": "threshold", "property": "pm10", "above": 300}, name="扬尘", severity="minor", escalate_s=60)
     for device in made:
         await estate.say(device, pm10=400)
     found = await some(lin, 3, rule=watch["key"], state="open")
@@ -302,8 +314,7 @@ async def test_people_are_told_by_webhook_mail_and_short_message(
     assert hook["secret"] not in str(shown)
 
     receivers.web.answers += [500, 503]
-    made = await make(lin, {"kind": "threshold", "property": "LAmax", "above": 100}, type="NoiseStation", name="噪声", severity="minor")
-    await taken(estate)
+    made = await make(estate, lin, {"kind": "threshold", "property": "LAmax", "above": 100}, type="NoiseStation", name="噪声", severity="minor")
     device = await estate.device(lin, "fuzhou", "loud", type="NoiseStation")
     await estate.say(device, LAmax=120)
     (raised,) = await some(lin, rule=made["key"])

@@ -5,7 +5,7 @@ and the time at which it was raised, so writing the same changes again changes n
 the transaction that raises or clears; an event is on the bus after its change is in SQL, and one that a crash kept back is
 sent at the next start.
 
-Alarms of one rule in one organisation that are raised within a minute of each other are one group, named by the first.
+Alarms of one rule in one organisation that are raised within a minute of the first of them are one group, named by it.
 """
 
 from __future__ import annotations
@@ -420,9 +420,9 @@ def _store(connection: sa.Connection, change: Change, org: str | None, kind: str
                 escalate_at=None if rule.escalate_s is None else now + timedelta(seconds=rule.escalate_s),
             ).returning(alarms)
         ).one()
-        near = sa.select(alarms.c.group_id).where(
+        near = sa.select(alarms.c.id).where(
             alarms.c.org == org, alarms.c.rule == rule.key, alarms.c.property == rule.about, alarms.c.id < row.id,
-            alarms.c.raised_at.between(raised_at - TOGETHER, raised_at + TOGETHER),
+            alarms.c.id == alarms.c.group_id, alarms.c.raised_at.between(raised_at - TOGETHER, raised_at + TOGETHER),
         ).order_by(alarms.c.id.desc()).limit(1)
         group = connection.execute(near).scalar()
         row = connection.execute(

@@ -59,6 +59,8 @@ class Engine:
 
     def __init__(self, house: House, directory: Directory, alarms: Alarms, rules: Rules) -> None:
         self.house, self.directory, self.alarms, self.rules = house, directory, alarms, rules
+        self.evaluator = Evaluator((), {})
+        """The rules that are followed now."""
         self.missed = 0
         """Messages that had left the stream before they were evaluated."""
         self.lag = 0
@@ -81,7 +83,7 @@ class Engine:
             await self._drop()
 
     async def _run(self) -> None:
-        evaluator = await self._open()
+        self.evaluator = await self._open()
         silent = await self._silent()
         await self.alarms.announce()
         began = now = _now()
@@ -92,8 +94,9 @@ class Engine:
             started = time.monotonic()
             if self._stale:
                 self._stale = False
-                evaluator = await self._renew(evaluator)
-                await self._save(evaluator)
+                self.evaluator = await self._renew(self.evaluator)
+                await self._save(self.evaluator)
+            evaluator = self.evaluator
             messages = await self._next()
             changes: list[Change] = []
             if messages:
@@ -211,7 +214,7 @@ class Engine:
                 self._expected = 1
             last = self._position
             while size < GROUP_BYTES:
-                for message in await self._subscription.fetch(128, timeout=0.25):
+                for message in await self._subscription.fetch(32, timeout=0.25):
                     place = message.metadata
                     if place.sequence.consumer != self._expected:
                         log.warning("a delivery was lost; reading the stream again from %d", last + 1)

@@ -7,13 +7,14 @@ a change makes another version of it, which begins anew: what the version before
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tulou.access.batch import Batch
 from tulou.access.directory import Directory
@@ -28,6 +29,8 @@ from tulou.kernel.sql import utcnow
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
+
+log = logging.getLogger("tulou.access.rules")
 
 READ, WRITE = "access.rule.read", "access.rule.write"
 PER_ORG = 10_000
@@ -45,6 +48,8 @@ class Rules:
         self.house = house
         self.policy = house.policy
         self.directory = directory
+        self.declared = self._of_packs()
+        """The rules of packs."""
 
     @operation(READ)
     async def find(
@@ -67,7 +72,7 @@ class Rules:
             "declared": [
                 {"key": rule.key, "name": rule.title, "type": rule.type, "severity": rule.severity,
                  "condition": rule.condition.model_dump(exclude_none=True)}
-                for rule in self.declared() if kind in (None, rule.type)
+                for rule in self.declared if kind in (None, rule.type)
             ],
         }
 
@@ -149,8 +154,8 @@ class Rules:
 
     # -- for the house
 
-    def declared(self) -> list[Rule]:
-        """The rules of packs. Raises `Invalid` for one that cannot be evaluated."""
+    def _of_packs(self) -> list[Rule]:
+        """Raises `Invalid` for one that cannot be evaluated."""
         found, names = of_models(self.house.packs.models), {"above", "below", "offline"}
         for pack in self.house.packs.packs.values():
             for item in pack.read("rules") if "rules" in pack.data else ():
@@ -171,7 +176,13 @@ class Rules:
         query = sa.select(rules).where(rules.c.enabled.is_(True)).order_by(rules.c.id)
         rows = await self.house.db.read(lambda c: c.execute(query).all())
         numbers = await self._numbers(rows)
-        return [*self.declared(), *(_rule(row, numbers) for row in rows)]
+        found = list(self.declared)
+        for row in rows:
+            try:
+                found.append(_rule(row, numbers))
+            except ValidationError as error:  # made by another version of the house
+                log.error("rule %s is not evaluated: %s", row.id, error)
+        return found
 
     async def _numbers(self, rows: Sequence[Any]) -> dict[tuple[str, str], int]:
         return await self._ids({(row.org, id) for row in rows for id in row.entities or ()})
