@@ -11,6 +11,7 @@ Alarms of one rule in one organisation that are raised within a minute of the fi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -96,6 +97,7 @@ class Alarms:
         self.house = house
         self.policy = house.policy
         self.directory = directory
+        self._news = asyncio.Event()
 
     # -- operations
 
@@ -218,7 +220,6 @@ class Alarms:
             escalate_at=None,
         )
         await self.directory.recount([row.entity_no])
-        await self.announce()
         return document
 
     async def _row(self, actor: Actor, alarm_id: int, action: str = READ) -> Any:
@@ -245,7 +246,9 @@ class Alarms:
                 return connection.execute(sa.select(alarms).where(alarms.c.id == row.id)).first()
             _note(connection, row.id, actor.id, action, text, now)
             if action == "cleared":
-                notify.queue(connection, changed, "cleared", self._type(changed.entity_no))
+                queue = notify.Queue(connection)
+                queue.add(changed, "cleared", self._type(changed.entity_no))
+                queue.put()
             audit.record(connection, actor, WRITE, row.org, f"alarm:{row.id}", {"change": action})
             return changed
 
@@ -290,7 +293,10 @@ class Alarms:
                 ready.append((change, org, self._type(change.entity), at is not None and bool(directory.synthetic[at])))
 
             def write(connection: sa.Connection, ready: Any = ready) -> list[Any]:
-                return [row for item in ready if (row := _store(connection, *item)) is not None]
+                book = _Book(connection)
+                rows = [row for item in ready if (row := book.store(*item)) is not None]
+                book.queue.put()
+                return rows
 
             await self._tell(await self.house.db.write(write))
 
@@ -310,7 +316,7 @@ class Alarms:
             return
 
         def write(connection: sa.Connection) -> list[Any]:
-            now, done = utcnow(), []
+            now, done, queue = utcnow(), [], notify.Queue(connection)
             for row in rows:
                 if row.silenced_until is not None and row.silenced_until > now:
                     connection.execute(
@@ -327,39 +333,46 @@ class Alarms:
                 ).first()
                 if changed is not None:
                     _note(connection, row.id, "system:rules", "escalated", worse, now)
-                    notify.queue(connection, changed, "escalated", self._type(row.entity_no))
+                    queue.add(changed, "escalated", self._type(row.entity_no))
                     done.append(changed)
+            queue.put()
             return done
 
         await self._show([self.document(row) for row in await self.house.db.write(write)])
 
     async def _tell(self, rows: Sequence[Any]) -> None:
         await self.directory.recount([row.entity_no for row in rows])
-        await self._publish(rows)
         await self._show([self.document(row) for row in rows])
+        self._news.set()
+
+    async def announcing(self, _house: House) -> None:
+        """Send events as alarms are raised and cleared, for ever: a storm of them holds up no evaluation."""
+        while True:
+            await self.announce()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._news.wait()
+            self._news.clear()
 
     async def announce(self) -> None:
-        """Send the events that are not sent yet: those that a crash kept back."""
+        """Send the events that are not sent yet."""
         query = sa.select(alarms).where(
             sa.or_(
                 alarms.c.announced < RAISED_SENT,
                 sa.and_(alarms.c.announced < CLEARED_SENT, alarms.c.cleared_at.is_not(None)),
             )
-        )
-        rows = await self.house.db.read(lambda c: c.execute(query).all())
-        for start in range(0, len(rows), 1000):
-            await self._publish(rows[start : start + 1000])
+        ).order_by(alarms.c.id).limit(1000)
+        while rows := await self.house.db.read(lambda c: c.execute(query).all()):
+            await self._publish(rows)
 
     async def _publish(self, rows: Sequence[Any]) -> None:
         for start in range(0, len(rows), 64):
             await asyncio.gather(*(self._events(row) for row in rows[start : start + 64]))
-        if not rows:
-            return
 
         def write(connection: sa.Connection) -> None:
-            for row in rows:
-                state = RAISED_SENT if row.cleared_at is None else CLEARED_SENT
-                connection.execute(alarms.update().where(alarms.c.id == row.id).values(announced=state))
+            for state, over in ((RAISED_SENT, False), (CLEARED_SENT, True)):
+                told = [row.id for row in rows if (row.cleared_at is not None) == over]
+                connection.execute(alarms.update().where(alarms.c.id.in_(told)).values(announced=state))
 
         await self.house.db.write(write)
 
@@ -388,58 +401,81 @@ def _clear_left(connection: sa.Connection, ids: Sequence[int], type_of: Callable
         alarms.update().where(alarms.c.id.in_(ids), alarms.c.cleared_at.is_(None))
         .values(cleared_at=now, updated_at=now, escalate_at=None).returning(alarms)
     ).all())
+    queue = notify.Queue(connection)
     for row in rows:
         _note(connection, row.id, "system:rules", "cleared", "the rule was changed", now)
-        notify.queue(connection, row, "cleared", type_of(row.entity_no))
+        queue.add(row, "cleared", type_of(row.entity_no))
+    queue.put()
     return rows
 
 
-def _store(connection: sa.Connection, change: Change, org: str | None, kind: str, synthetic: bool) -> Any:
-    """Write one change; the row if it raised or cleared an alarm, None if there was nothing to do."""
-    rule = change.rule
-    raised_at, at = moment(change.raised_at), moment(change.at)
-    same = (
-        (alarms.c.entity_no == change.entity) & (alarms.c.property == rule.about) & (alarms.c.rule == rule.key)
-    )
-    if change.kind == "raised":
-        if org is None:
-            return None
-        last = connection.execute(sa.select(alarms).where(same).order_by(alarms.c.id.desc()).limit(1)).first()
-        if last is not None and last.rule_version == rule.version and last.raised_at >= raised_at:
-            return None
-        now = utcnow()
-        silenced = None if last is None or last.silenced_until is None or last.silenced_until <= now else last.silenced_until
-        connection.execute(
-            alarms.update().where(same, alarms.c.cleared_at.is_(None)).values(cleared_at=at, updated_at=at)
+class _Book:
+    """Writes changes within one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
+        self.queue = notify.Queue(connection)
+        self._firsts: dict[tuple[str, str, str], tuple[int, datetime]] = {}
+
+    def store(self, change: Change, org: str | None, kind: str, synthetic: bool) -> Any:
+        """Write one change; the row if it raised or cleared an alarm, None if there was nothing to do."""
+        rule, execute = change.rule, self.connection.execute
+        raised_at, at = moment(change.raised_at), moment(change.at)
+        same = (
+            (alarms.c.entity_no == change.entity) & (alarms.c.property == rule.about) & (alarms.c.rule == rule.key)
         )
-        row = connection.execute(
-            alarms.insert().values(
-                entity_no=change.entity, org=org, property=rule.about, rule=rule.key, rule_version=rule.version,
-                title=rule.title, severity=rule.severity, value=change.value, synthetic=synthetic, raised_at=raised_at,
-                updated_at=at, announced=NONE_SENT, silenced_until=silenced, escalate_s=rule.escalate_s,
-                escalate_at=None if rule.escalate_s is None else now + timedelta(seconds=rule.escalate_s),
-            ).returning(alarms)
-        ).one()
-        near = sa.select(alarms.c.id).where(
-            alarms.c.org == org, alarms.c.rule == rule.key, alarms.c.property == rule.about, alarms.c.id < row.id,
-            alarms.c.id == alarms.c.group_id, alarms.c.raised_at.between(raised_at - TOGETHER, raised_at + TOGETHER),
-        ).order_by(alarms.c.id.desc()).limit(1)
-        group = connection.execute(near).scalar()
-        row = connection.execute(
-            alarms.update().where(alarms.c.id == row.id).values(group_id=group or row.id).returning(alarms)
-        ).one()
-        notify.queue(connection, row, "raised", kind)
+        if change.kind == "raised":
+            last = execute(sa.select(alarms).where(same).order_by(alarms.c.id.desc()).limit(1)).first()
+            known = last is not None and last.rule_version == rule.version and last.raised_at >= raised_at
+            if org is None or known:
+                return None
+            if last is not None and last.cleared_at is None:
+                execute(alarms.update().where(alarms.c.id == last.id).values(cleared_at=at, updated_at=at))
+            return self._raise(change, org, kind, synthetic, None if last is None else last.silenced_until)
+        mine = same & (alarms.c.raised_at == raised_at) & alarms.c.cleared_at.is_(None)
+        if change.kind == "worse":
+            execute(alarms.update().where(mine).values(value=change.value, updated_at=at))
+            return None
+        over = execute(
+            alarms.update().where(mine).values(cleared_at=at, updated_at=at, escalate_at=None).returning(alarms)
+        ).first()
+        if over is not None:
+            self.queue.add(over, "cleared", kind)
+        return over
+
+    def _raise(self, change: Change, org: str, kind: str, synthetic: bool, silenced: datetime | None) -> Any:
+        rule, now, raised_at = change.rule, utcnow(), moment(change.raised_at)
+        first = self._first(org, rule, raised_at)
+        row = self.connection.execute(alarms.insert().values(
+            entity_no=change.entity, org=org, property=rule.about, rule=rule.key, rule_version=rule.version,
+            title=rule.title, severity=rule.severity, value=change.value, synthetic=synthetic, raised_at=raised_at,
+            updated_at=moment(change.at), announced=NONE_SENT, group_id=first,
+            silenced_until=silenced if silenced is not None and silenced > now else None, escalate_s=rule.escalate_s,
+            escalate_at=None if rule.escalate_s is None else now + timedelta(seconds=rule.escalate_s),
+        ).returning(alarms)).one()
+        if first is None:
+            row = self.connection.execute(
+                alarms.update().where(alarms.c.id == row.id).values(group_id=row.id).returning(alarms)
+            ).one()
+            self._firsts[org, rule.key, rule.about] = row.id, raised_at
+        self.queue.add(row, "raised", kind)
         return row
-    mine = same & (alarms.c.raised_at == raised_at) & alarms.c.cleared_at.is_(None)
-    if change.kind == "worse":
-        connection.execute(alarms.update().where(mine).values(value=change.value, updated_at=at))
-        return None
-    over = connection.execute(
-        alarms.update().where(mine).values(cleared_at=at, updated_at=at, escalate_at=None).returning(alarms)
-    ).first()
-    if over is not None:
-        notify.queue(connection, over, "cleared", kind)
-    return over
+
+    def _first(self, org: str, rule: Rule, raised_at: datetime) -> int | None:
+        """The first alarm of the group that an alarm of this moment belongs to, if there is one."""
+        key = org, rule.key, rule.about
+        known = self._firsts.get(key)
+        if known is None or abs(known[1] - raised_at) > TOGETHER:
+            near = sa.select(alarms.c.id, alarms.c.raised_at).where(
+                alarms.c.org == org, alarms.c.rule == rule.key, alarms.c.property == rule.about,
+                alarms.c.id == alarms.c.group_id,
+                alarms.c.raised_at.between(raised_at - TOGETHER, raised_at + TOGETHER),
+            ).order_by(alarms.c.id.desc()).limit(1)
+            found = self.connection.execute(near).first()
+            if found is None:
+                return None
+            known = self._firsts[key] = found.id, found.raised_at
+        return known[0]
 
 
 def _note(connection: sa.Connection, alarm: int, actor: str, action: str, text: str, at: datetime) -> None:

@@ -130,6 +130,7 @@ def tasks(house: House) -> Sequence[Task]:
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
         Task("access.dead-letters", "worker", deadletters.run),
         Task("access.rules", "rules", house.service(Engine).run),
+        Task("access.alarm-events", "rules", house.service(Alarms).announcing),
         Task("access.notify", "worker", house.service(Channels).run),
     ]
     role = _mirrors(house)

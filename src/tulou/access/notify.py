@@ -1,6 +1,6 @@
 """Telling people of alarms: a webhook, e-mail, a short message.
 
-Law: what is to be told is queued in the transaction that raised, cleared or escalated the alarm (`queue`), so a crash
+Law: what is to be told is queued in the transaction that raised, cleared or escalated the alarm (`Queue`), so a crash
 neither loses it nor tells of what did not happen; it leaves the queue when the other side has taken it, so a crash in
 between tells it again, with the same `Tulou-Delivery`. Each channel is served in order and by itself: one that does not
 answer holds up no other, is tried again with growing pauses, and after `notification_hours` what waits is given up.
@@ -126,24 +126,31 @@ class NewChannel(_Strict):
     enabled: bool = True
 
 
-def queue(connection: sa.Connection, alarm: Any, event: str, kind: str) -> None:
-    """Inside the transaction that changed `alarm`, of an entity of type `kind`: put the news into the queue of every
-    channel that wants it, unless the alarm is silenced."""
-    now = utcnow()
-    if alarm.silenced_until is not None and alarm.silenced_until > now:
-        return
-    mine = sa.select(alarm_channels.c.id, alarm_channels.c.least, alarm_channels.c.types).where(
-        alarm_channels.c.org == alarm.org, alarm_channels.c.enabled.is_(True)
-    )
-    wanted = [
-        row.id for row in connection.execute(mine)
-        if SEVERITIES.index(alarm.severity) >= SEVERITIES.index(row.least) and (row.types is None or kind in row.types)
-    ]
-    if wanted:
-        connection.execute(alarm_outbox.insert(), [
-            {"channel_id": channel, "alarm_id": alarm.id, "event": event, "created_at": now, "due_at": now, "attempts": 0}
-            for channel in wanted
-        ])
+class Queue:
+    """Inside one transaction that changes alarms: collects what is to be told of them, for the channels that want it."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._channels: dict[str, list[Any]] = {}
+        for row in connection.execute(sa.select(alarm_channels).where(alarm_channels.c.enabled.is_(True))):
+            self._channels.setdefault(row.org, []).append(row)
+        self._entries: list[dict[str, Any]] = []
+
+    def add(self, alarm: Any, event: str, kind: str) -> None:
+        """News of `alarm`, of an entity of type `kind`; none while it is silenced."""
+        now = utcnow()
+        if alarm.silenced_until is not None and alarm.silenced_until > now:
+            return
+        self._entries += [
+            {"channel_id": row.id, "alarm_id": alarm.id, "event": event, "created_at": now, "due_at": now, "attempts": 0}
+            for row in self._channels.get(alarm.org, ())
+            if SEVERITIES.index(alarm.severity) >= SEVERITIES.index(row.least) and (row.types is None or kind in row.types)
+        ]
+
+    def put(self) -> None:
+        """Write down what was collected."""
+        if self._entries:
+            self._connection.execute(alarm_outbox.insert(), self._entries)
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 import nats.errors
+import numpy as np
 import orjson
 import sqlalchemy as sa
 from nats.aio.msg import Msg
@@ -85,7 +86,6 @@ class Engine:
     async def _run(self) -> None:
         self.evaluator = await self._open()
         silent = await self._silent()
-        await self.alarms.announce()
         began = now = _now()
         listening, told = False, 0.0
         looked = saved = time.monotonic()
@@ -269,7 +269,8 @@ class Engine:
     async def _look(self, evaluator: Evaluator, silent: dict[int, int], began: int, now: int) -> list[Change]:
         directory = self.directory
         changes = absence(directory, now, began, silent)
-        gone = {no for no in evaluator.entities() if directory.row(no) is None}
+        watched = np.array(sorted(evaluator.entities()), np.int64)
+        gone = watched[~directory.rows(watched)[1]].tolist()
         if gone:
             await directory.refresh(gone)
             changes += evaluator.drop({no for no in gone if directory.row(no) is None}, now)
