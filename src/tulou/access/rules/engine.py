@@ -66,7 +66,8 @@ class Engine:
         """Messages that had left the stream before they were evaluated."""
         self.lag = 0
         self._stale = False
-        self._position = 0
+        self.position = 0
+        """The sequence of the last message that was judged and whose alarms are in SQL."""
         self._kept = -1
         self._created: datetime
         self._subscription: JetStreamContext.PullSubscription | None = None
@@ -101,7 +102,6 @@ class Engine:
             changes: list[Change] = []
             if messages:
                 changes = await asyncio.to_thread(self._evaluate, evaluator, messages)
-                self._position = _seq(messages[-1])
             now = _now()
             if not self.lag:
                 if not listening:
@@ -118,7 +118,9 @@ class Engine:
                         silent[change.entity] = change.at
                     elif change.rule is OFFLINE:
                         silent.pop(change.entity, None)
-            if self._position > self._kept and started - saved > max(CHECKPOINT_EVERY, 20 * cost):
+            if messages:
+                self.position = _seq(messages[-1])
+            if self.position > self._kept and started - saved > max(CHECKPOINT_EVERY, 20 * cost):
                 before = time.monotonic()
                 await self._save(evaluator)
                 saved = time.monotonic()
@@ -144,15 +146,15 @@ class Engine:
         if row is not None:
             evaluator.restore(msgpack.unpackb(await asyncio.to_thread(zlib.decompress, row.state), strict_map_key=False))
         if row is not None and row.created == self._created:
-            self._position = self._kept = row.seq
+            self.position = self._kept = row.seq
         else:  # the first start, or another stream: what was open is taken up, and what the stream still has is evaluated
-            self._position = 0
+            self.position = 0
             await self._take_up(evaluator)
-        gap = (info.state.first_seq or 1) - 1 - self._position
+        gap = (info.state.first_seq or 1) - 1 - self.position
         if gap > 0 and self._kept >= 0:
             self.missed += gap
             log.error("%d messages had left the stream before the rules saw them", gap)
-        self._position = max(self._position, (info.state.first_seq or 1) - 1)
+        self.position = max(self.position, (info.state.first_seq or 1) - 1)
         await self._clear_left(evaluator)
         await self._save(evaluator)
         return evaluator
@@ -208,11 +210,11 @@ class Engine:
                     await js.delete_consumer(STREAM, DURABLE)
                 await js.add_consumer(STREAM, ConsumerConfig(
                     durable_name=DURABLE, ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                    opt_start_seq=self._position + 1,
+                    opt_start_seq=self.position + 1,
                 ))
                 self._subscription = await js.pull_subscribe_bind(DURABLE, STREAM)
                 self._expected = 1
-            last = self._position
+            last = self.position
             while size < GROUP_BYTES:
                 for message in await self._subscription.fetch(32, timeout=0.25):
                     place = message.metadata
@@ -254,7 +256,7 @@ class Engine:
     async def _save(self, evaluator: Evaluator) -> None:
         """Write the state down with the place in the stream that it is of."""
         state = await asyncio.to_thread(lambda: zlib.compress(msgpack.packb(evaluator.snapshot()), 1))
-        row = {"stream": STREAM, "created": self._created, "seq": self._position, "state": state}
+        row = {"stream": STREAM, "created": self._created, "seq": self.position, "state": state}
 
         def write(connection: sa.Connection) -> None:
             mine = rule_checkpoint.c.stream == STREAM
@@ -262,7 +264,7 @@ class Engine:
                 connection.execute(rule_checkpoint.insert().values(**row))
 
         await self.house.db.write(write)
-        self._kept = self._position
+        self._kept = self.position
 
     # -- now and then
 
@@ -280,7 +282,7 @@ class Engine:
     async def _say(self) -> None:
         with contextlib.suppress(nats.errors.Error, OSError):
             await self.house.bus.nc.publish("tulou.stats.rules", orjson.dumps({
-                "at": time.time(), "position": self._position, "lag": self.lag, "missed": self.missed,
+                "at": time.time(), "position": self.position, "lag": self.lag, "missed": self.missed,
                 "checkpoint": self._kept,
             }))
 
