@@ -20,6 +20,7 @@ const Organisations = lazy(() => import("./pages/organisations.tsx"));
 const People = lazy(() => import("./pages/people.tsx"));
 const Tokens = lazy(() => import("./pages/tokens.tsx"));
 const Alarms = lazy(() => import("./pages/alarms.tsx"));
+const Rules = lazy(() => import("./pages/rules.tsx"));
 const DeadLetters = lazy(() => import("./pages/dead-letters.tsx"));
 const Audit = lazy(() => import("./pages/audit.tsx"));
 const System = lazy(() => import("./pages/system.tsx"));
@@ -63,6 +64,7 @@ export function App() {
             <Route path="people" element={<People />} />
             <Route path="tokens" element={<Tokens />} />
             <Route path="alarms" element={<Alarms />} />
+            <Route path="rules" element={<Rules />} />
             <Route path="dead-letters" element={<DeadLetters />} />
             <Route path="audit" element={<Audit />} />
             <Route path="system" element={<System />} />

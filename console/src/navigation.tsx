@@ -7,6 +7,7 @@ import {
   DashboardOutlined,
   DatabaseOutlined,
   FlagOutlined,
+  FunctionOutlined,
   HeartOutlined,
   InboxOutlined,
   KeyOutlined,
@@ -64,6 +65,7 @@ export const GROUPS: Group[] = [
     id: "operations",
     entries: [
       { path: "/alarms", key: "a", icon: <AlertOutlined />, label: (t) => t.nav.alarms, needs: ["access.alarm.read"] },
+      { path: "/rules", key: "r", icon: <FunctionOutlined />, label: (t) => t.nav.rules, needs: ["access.rule.read"] },
       {
         path: "/dead-letters",
         key: "d",

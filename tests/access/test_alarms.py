@@ -1,9 +1,8 @@
-"""Alarms: the state machine, and what of it is kept, announced and acknowledged."""
+"""Alarms: silence of devices, and what is kept, announced and acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,157 +11,17 @@ import numpy as np
 import orjson
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.access.conftest import Estate, eventually
 from tulou.access import Alarms
-from tulou.access.alarms import Change, Evaluator, Rule, Watch, absence, rules_of
+from tulou.access.alarms import absence
 from tulou.access.models import alarms
-from tulou.kernel.packs import Threshold
+from tulou.access.rules.evaluator import Change
+from tulou.access.rules.models import Rule, Threshold
 
 S = 1_000_000
-ABOVE = Rule("above", 10.0, 7.0, 5 * S, "major")
-BELOW = Rule("below", 2.0, 3.0, 0, "minor")
-WATCHES = {("T", "p"): Watch((ABOVE, BELOW), -100.0, 100.0)}
-
-
-def kinds(changes: list[Change]) -> list[tuple[str, str, int]]:
-    return [(c.kind, c.rule, c.at // S) for c in changes]
-
-
-def test_raised_after_the_duration_and_cleared_with_hysteresis() -> None:
-    e = Evaluator(WATCHES)
-    assert kinds(e.value(1, "T", "p", 0 * S, 11)) == []
-    assert kinds(e.value(1, "T", "p", 4 * S, 12)) == []
-    assert kinds(e.value(1, "T", "p", 5 * S, 11)) == [("raised", "above", 5)]
-    assert kinds(e.value(1, "T", "p", 6 * S, 9)) == []  # below the bound, not yet at `clear`
-    assert kinds(e.value(1, "T", "p", 7 * S, 13)) == [("worse", "above", 7)]
-    assert kinds(e.value(1, "T", "p", 8 * S, 7)) == [("cleared", "above", 8)]
-
-
-def test_the_value_of_an_alarm_is_the_worst() -> None:
-    e = Evaluator(WATCHES)
-    for ts, value in ((0, 11), (1, 50), (2, 20)):
-        e.value(1, "T", "p", ts * S, value)
-    assert e.tick(5 * S)[0].value == 50
-
-
-def test_a_dip_starts_the_duration_again() -> None:
-    e = Evaluator(WATCHES)
-    e.value(1, "T", "p", 0 * S, 11)
-    e.value(1, "T", "p", 3 * S, 9)
-    e.value(1, "T", "p", 4 * S, 11)
-    assert e.tick(8 * S) == []
-    assert kinds(e.tick(9 * S)) == [("raised", "above", 9)]
-
-
-def test_silence_completes_the_duration() -> None:
-    e = Evaluator(WATCHES)
-    e.value(1, "T", "p", 0 * S, 11)
-    assert kinds(e.tick(60 * S)) == [("raised", "above", 5)]
-    assert e.tick(61 * S) == []
-
-
-def test_late_and_repeated_and_faulty_values_change_nothing() -> None:
-    e = Evaluator(WATCHES)
-    e.value(1, "T", "p", 10 * S, 5)
-    for ts, value in ((9, 0), (10, 0), (11, math.nan), (12, 1e9), (13, -101)):
-        assert e.value(1, "T", "p", ts * S, value) == []
-    assert e.value(1, "T", "other", 20 * S, 1e9) == []
-
-
-def test_bounds_on_both_sides() -> None:
-    above, below = rules_of(Threshold(above=9, below=6))
-    assert (above.clear, below.clear) == (9, 6)
-    above, below = rules_of(Threshold(above=9, below=6, clear=7))
-    assert (above.clear, below.clear) == (7, 7)
-    assert rules_of(None) == ()
-
-
-class Machine(RuleBasedStateMachine):
-    """Against a model that remembers everything: at most one alarm is open, and it is open when the model says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0
-        self.evaluator = Evaluator(WATCHES)
-        self.inputs: list[tuple[Any, ...]] = []
-        self.log: list[Change] = []
-        self.open: dict[tuple[int, str], bool] = {}
-        self.since: dict[tuple[int, str], int | None] = {}
-
-    def take(self, changes: list[Change]) -> None:
-        for change in changes:
-            key = (change.entity, change.rule)
-            if change.kind == "raised":
-                assert not self.open.get(key)
-                self.open[key] = True
-            elif change.kind == "cleared":
-                assert self.open.get(key)
-                self.open[key] = False
-            else:
-                assert self.open.get(key)
-        self.log += changes
-
-    @rule(entity=st.integers(1, 3), step=st.integers(1, 4), value=st.integers(-1, 14))
-    def speak(self, entity: int, step: int, value: int) -> None:
-        self.now += step * S
-        self.inputs.append(("value", entity, self.now, float(value)))
-        before = dict(self.open)
-        self.take(self.evaluator.value(entity, "T", "p", self.now, float(value)))
-        for one in (ABOVE, BELOW):
-            key = (entity, one.name)
-            if before.get(key):
-                assert self.open[key] == (not one.clears(value))
-                if one.clears(value):
-                    self.since[key] = None
-                continue
-            if not one.breaks(value):
-                self.since[key] = None
-                assert not self.open.get(key)
-                continue
-            if self.since.get(key) is None:
-                self.since[key] = self.now
-            assert bool(self.open.get(key)) == (self.now - (self.since[key] or 0) >= one.hold)
-
-    @rule(entity=st.integers(1, 3), back=st.integers(0, 10), value=st.integers(-1, 14))
-    @precondition(lambda self: self.inputs)
-    def speak_late(self, entity: int, back: int, value: int) -> None:
-        last = max((ts for kind, who, ts, *_ in self.inputs if kind == "value" and who == entity), default=None)
-        if last is not None:
-            ts = last - back * S
-            self.inputs.append(("late", entity, ts, float(value)))
-            assert self.evaluator.value(entity, "T", "p", ts, float(value)) == []
-
-    @rule(step=st.integers(0, 8))
-    def tick(self, step: int) -> None:
-        self.now += step * S
-        due = self._due()
-        self.inputs.append(("tick", 0, self.now))
-        changes = self.evaluator.tick(self.now)
-        assert {(c.entity, c.rule) for c in changes} == due
-        self.take(changes)
-
-    def _due(self) -> set[tuple[int, str]]:
-        return {
-            key for key, since in self.since.items()
-            if since is not None and not self.open.get(key) and self.now - since >= ABOVE.hold and key[1] == "above"
-        }
-
-    @invariant()
-    def replaying_gives_the_same(self) -> None:
-        if len(self.inputs) % 7:
-            return
-        again, log = Evaluator(WATCHES), []
-        for kind, entity, ts, *value in self.inputs:
-            log += again.tick(ts) if kind == "tick" else again.value(entity, "T", "p", ts, value[0])
-        assert log == self.log
-
-
-Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestMachine = Machine.TestCase
 
 
 def fake_directory(rows: list[tuple[int, int, int, int]]) -> Any:
@@ -180,27 +39,27 @@ def fake_directory(rows: list[tuple[int, int, int, int]]) -> Any:
 
 def test_absence_is_raised_once_and_cleared_when_it_speaks() -> None:
     directory = fake_directory([(1, 100, 10, 1), (2, 100, 100, 1), (3, 0, 10, 1), (4, 100, 10, 0)])
-    raised = absence(directory, 120 * S, 0, set())
+    raised = absence(directory, 120 * S, 0, {})
     assert [(c.kind, c.entity) for c in raised] == [("raised", 1)]  # 2 has time, 3 never spoke, 4 has no device
-    assert absence(directory, 120 * S, 0, {1}) == []
+    assert absence(directory, 120 * S, 0, {1: 0}) == []
     directory.seen[0] = 121 * S
-    assert [(c.kind, c.entity) for c in absence(directory, 122 * S, 0, {1})] == [("cleared", 1)]
+    assert [(c.kind, c.entity) for c in absence(directory, 122 * S, 0, {1: 0})] == [("cleared", 1)]
 
 
 def test_silence_while_the_house_did_not_listen_is_no_alarm() -> None:
     directory = fake_directory([(1, 100, 10, 1)])
-    assert absence(directory, 1009 * S, 1000 * S, set()) == []
-    assert [c.kind for c in absence(directory, 1011 * S, 1000 * S, set())] == ["raised"]
+    assert absence(directory, 1009 * S, 1000 * S, {}) == []
+    assert [c.kind for c in absence(directory, 1011 * S, 1000 * S, {})] == ["raised"]
 
 
 def test_the_alarm_of_a_deleted_thing_is_cleared() -> None:
-    assert [(c.kind, c.entity) for c in absence(fake_directory([]), 0, 0, {9})] == [("cleared", 9)]
+    assert [(c.kind, c.entity) for c in absence(fake_directory([]), 0, 0, {9: 0})] == [("cleared", 9)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1)), min_size=1, max_size=20))
 def test_absence_never_opens_twice(moves: list[tuple[int, int]]) -> None:
     directory = fake_directory([(1, 1, 10, 1)])
-    is_open: set[int] = set()
+    is_open: dict[int, int] = {}
     now = S
     for step, speaks in moves:
         now += step * S
@@ -208,7 +67,10 @@ def test_absence_never_opens_twice(moves: list[tuple[int, int]]) -> None:
             directory.seen[0] = now
         for change in absence(directory, now, 0, is_open):
             assert (change.kind == "raised") == (change.entity not in is_open)
-            (is_open.add if change.kind == "raised" else is_open.remove)(change.entity)
+            if change.kind == "raised":
+                is_open[change.entity] = change.at
+            else:
+                assert is_open.pop(change.entity) == change.raised_at
         assert bool(is_open) == (now - int(directory.seen[0]) > 10 * S)
 
 
@@ -286,7 +148,7 @@ async def test_what_a_crash_kept_back_is_announced(estate: Estate, lin: httpx.As
     found = await eventually(lambda: alarm_of(lin, (await_no(estate, "well-2")), "open"))
     undo = alarms.update().where(alarms.c.id == found["id"]).values(announced=0)
     await estate.house.db.write(lambda c: c.execute(undo) and None)
-    await service._announce()
+    await service.announce()
     query = sa.select(alarms.c.announced).where(alarms.c.id == found["id"])
     assert await estate.house.db.read(lambda c: c.execute(query).scalar_one()) == 1
 
@@ -303,13 +165,14 @@ def await_no(estate: Estate, key: str) -> int:
 async def test_writing_the_same_changes_again_changes_nothing(estate: Estate, lin: httpx.AsyncClient) -> None:
     no = await_no(estate, "well-1")
     service = estate.house.service(Alarms)
-    raised = Change("raised", no, "waterLevel", "above", "major", 2.0, 10**15)
+    rule = Rule("above", "Manhole", Threshold(property="waterLevel", above=1), "major")
+    raised = Change("raised", no, rule, 2.0, 10**15, 10**15)
     for _ in range(3):
-        await service._apply([raised])
+        await service.apply([raised])
     query = sa.select(sa.func.count()).select_from(alarms).where(
         alarms.c.entity_no == no, alarms.c.property == "waterLevel"
     )
     assert await estate.house.db.read(lambda c: c.execute(query).scalar_one()) == 1
     for _ in range(2):
-        await service._apply([raised._replace(kind="cleared")])
+        await service.apply([raised._replace(kind="cleared")])
     assert await estate.house.db.read(lambda c: c.execute(query).scalar_one()) == 1

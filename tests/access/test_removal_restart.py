@@ -32,7 +32,7 @@ async def test_a_removal_goes_on_after_a_crash(tmp_path: Path, database_url: str
         return [item["no"] for item in found["items"]]
 
     async def raised() -> bool:
-        return await open_alarms(house) == [no]
+        return await open_alarms(house) == [no] and await rows_of(house, [no]) > 0
 
     await eventually(raised)
     await house.stop()

@@ -31,6 +31,7 @@ PAGES = {
     "people": "/people",
     "tokens": "/tokens",
     "alarms": "/alarms",
+    "rules": "/rules",
     "dead-letters": "/dead-letters",
     "jobs": "/jobs",
     "audit": "/audit",

@@ -227,6 +227,44 @@ export interface Alarm {
   raised_at: string;
   cleared_at: string | null;
   acknowledged_by: string | null;
+  title?: string;
+  cleared_by?: string | null;
+  assigned_to?: string | null;
+  silenced_until?: string | null;
+  group_id?: number | null;
+  group_size?: number;
+  history?: { at: string; actor: string; action: string; text: string }[];
+}
+
+export type Condition =
+  | { kind: "threshold" | "rate"; property: string; above?: number; below?: number; clear?: number; for_s?: number; per_s?: number }
+  | { kind: "absence"; property: string; after_s: number }
+  | { kind: "geofence"; area: unknown; when?: "inside" | "outside"; longitude?: string; latitude?: string; for_s?: number }
+  | { kind: "expression"; raise_if: string; clear_if?: string; for_s?: number };
+
+/** A rule of a pack; `key` is what its alarms carry. */
+export interface DeclaredRule {
+  key: string;
+  name: string;
+  type: string;
+  severity: string;
+  condition: Condition;
+}
+
+export interface Rule extends DeclaredRule {
+  id: number;
+  org: string;
+  entities: string[] | null;
+  escalate_s: number | null;
+  enabled: boolean;
+  version: number;
+}
+
+export interface RuleTest {
+  readings: number;
+  raised: number;
+  cleared: number;
+  changes: { kind: "raised" | "cleared"; no: number; name: string | null; entity_id: string | null; value: Scalar; at: number }[];
 }
 
 export interface DeadLetter {

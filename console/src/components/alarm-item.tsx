@@ -20,7 +20,8 @@ export function useAlarmRule(): (alarm: Alarm) => string {
   const text = useText();
   const label = useLabel();
   const { data } = useModels();
-  return ({ rule, property, type }) => {
+  return ({ rule, title, property, type }) => {
+    if (title) return title;
     if (rule === "offline") return text.alarms.offline;
     const model = data?.find((candidate) => candidate.type === type);
     const found = model?.properties.find(({ name }) => name === property);

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     from tulou.access.directory import Directory
     from tulou.access.live import Hub
     from tulou.access.models import Bulk, NewDevice, devices
+    from tulou.access.notify import Channels
+    from tulou.access.rules.service import Rules
     from tulou.access.service import Devices
     from tulou.access.supervise import start_gateway
     from tulou.access.things import Things
 
 _HOME = {
-    "Alarms": "alarms", "Bulk": "models", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
-    "Hub": "live", "NewDevice": "models", "Things": "things", "devices": "models",
+    "Alarms": "alarms", "Bulk": "models", "Channels": "notify", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
+    "Hub": "live", "NewDevice": "models", "Rules": "rules.service", "Things": "things", "devices": "models",
     "start_gateway": "supervise",
 }
 
 __all__ = [
-    "Alarms", "Bulk", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Things", "devices",
-    "start_gateway",
+    "Alarms", "Bulk", "Channels", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Rules", "Things",
+    "devices", "start_gateway",
 ]
 
 

@@ -17,8 +17,11 @@ from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.notify import Channels
 from tulou.access.polls import Polls
 from tulou.access.redecode import Redecodes
+from tulou.access.rules.engine import Engine
+from tulou.access.rules.service import Rules
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.shadow import Shadows
@@ -74,15 +77,15 @@ def services(house: House) -> Sequence[object]:
     """The operations of access, and the directory, hub and HTTP door of this process."""
     directory = Directory(house)
     devices = Devices(house, directory)
-    alarms = Alarms(house, directory)
+    alarms, rules = Alarms(house, directory), Rules(house, directory)
     things = Things(house, directory, devices)
     calls = Commands(house, devices)
     shadows = Shadows(house, devices)
     door = HttpDoor(house, calls, shadows)
     return [
-        devices, directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory, alarms), door,
-        DeadLetters(house), Applications(house), SensorThings(house, directory, door), Redecodes(house),
-        Polls(house, devices),
+        devices, directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
+        Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
+        SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
     ]
 
 
@@ -97,10 +100,11 @@ def routes(house: House) -> Sequence[BaseRoute]:
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `tulou readings` and `tulou frames`."""
+    """`tulou device`, `tulou readings`, `tulou frames` and `tulou rule`."""
     from tulou.access.commands import device, frames, readings
+    from tulou.access.rules.commands import rule
 
-    return [device, readings, frames]
+    return [device, readings, frames, rule]
 
 
 @hookimpl
@@ -120,6 +124,8 @@ async def started(house: House) -> None:
         return
     for what in ("things", "entities"):
         await house.bus.on_changed(what, directory.changed)
+    if "rules" in house.roles:
+        await house.bus.on_changed("rules", house.service(Engine).changed)
     if "api" in house.roles:
         devices = house.service(Devices)
         await devices.settle()
@@ -136,7 +142,10 @@ def tasks(house: House) -> Sequence[Task]:
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
         Task("access.redecode", "writer", house.service(Redecodes).run),
         Task("access.dead-letters", "worker", deadletters.run),
-        Task("access.alarms", "rules", house.service(Alarms).run), Task("access.commands", "worker", house.service(Commands).keep),
+        Task("access.commands", "worker", house.service(Commands).keep),
+        Task("access.rules", "rules", house.service(Engine).run),
+        Task("access.alarm-events", "rules", house.service(Alarms).announcing),
+        Task("access.notify", "worker", house.service(Channels).run),
     ]
     role = _mirrors(house)
     if role:
@@ -196,12 +205,23 @@ def checks(house: House) -> Sequence[Check]:
             return False, f"读数无法入库：{bad[0]}", f"readings cannot be stored: {bad[0]}"
         return True, "写入器正常", "the writer runs"
 
+    async def ruling() -> tuple[bool, str, str]:
+        told = house.service(Hub).told("rules")
+        if not told:
+            return False, "没有规则引擎在报告", "no rules engine reports"
+        missed = sum(body["missed"] for body in told)
+        if missed:
+            return False, f"规则引擎落后，{missed} 条消息未评估", f"the rules fell behind: {missed} messages were not evaluated"
+        return True, "规则引擎正常", "the rules are evaluated"
+
     found = []
     if hasattr(house, "bus") and "api" in house.roles:
         if "gateway" in house.roles:
             found.append(Check("access.gateway", gateway))
         if "writer" in house.roles:
             found.append(Check("access.writer", storing))
+        if "rules" in house.roles:
+            found.append(Check("access.rules", ruling))
     return found
 
 
@@ -218,7 +238,7 @@ def status(house: House) -> Mapping[str, Any]:
     http = door.ingestor.counters.accepted if door.ingestor else 0
     return {
         "access.gateways": [{key: value for key, value in body.items() if key != "fields"} for body in gateways],
-        "access.writers": writers,
+        "access.writers": writers, "access.rules": hub.told("rules"),
         "ingest": {
             "accepted": http + sum(body.get("accepted", 0) for body in gateways),
             "stored": sum(body.get("frames", 0) for body in writers),
@@ -248,10 +268,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "bench/things.py",
         ),
         "N2.5": (
-            "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、告警、死信重放、编解码器修正后重读历史；"
+            "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、规则与告警、死信重放、编解码器修正后重读历史；"
             "SensorThings 1.1 读取与写入读数（frost 客户端）；LwM2M 尚未做",
-            "devices: provision, disable, rotate tokens, bulk import, presence, commands and shadow, alarms, dead letters with "
-            "replay, history read again after a codec was mended; "
+            "devices: provision, disable, rotate tokens, bulk import, presence, commands and shadow, rules and alarms, dead "
+            "letters with replay, history read again after a codec was mended; "
             "SensorThings 1.1 to read and to write Observations (frost client); no LwM2M",
             "tests/access/test_sensorthings_client.py",
         ),

@@ -22,7 +22,6 @@ import sqlalchemy as sa
 from nats.aio.msg import Msg
 
 from tulou.access.alarms import LIVE as ALARM
-from tulou.access.alarms import Alarms
 from tulou.access.deadletters import dead_letters
 from tulou.access.directory import Directory
 from tulou.access.presence import online
@@ -106,11 +105,10 @@ class Client:
 class Hub:
     """Listens to the bus for this process, keeps the directory's signs of life, and feeds the clients."""
 
-    def __init__(self, house: House, directory: Directory, alarms: Alarms) -> None:
+    def __init__(self, house: House, directory: Directory) -> None:
         self.house = house
         self.policy = house.policy
         self.directory = directory
-        self.alarms = alarms
         self.clients: set[Client] = set()
         self.closed = False
         """Set by `close`: the house stops and takes no new client."""
@@ -157,7 +155,6 @@ class Hub:
 
     async def _latest(self, message: Msg) -> None:
         items: list[Item] = orjson.loads(message.data)
-        self.alarms.latest(items)
         self.directory.heard(np.unique(np.array([item[0] for item in items], np.int64)), time.time_ns() // 1000)
         if self.clients:
             pending = self._pending

@@ -78,7 +78,22 @@ alarms = sa.Table(
     sa.Column("acknowledged_by", sa.String(128)),
     sa.Column("acknowledged_at", UtcDateTime),
     sa.Column("announced", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("rule_version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("title", sa.Text, nullable=False, server_default=""),
+    sa.Column("group_id", sa.BigInteger),
+    sa.Column("assigned_to", sa.String(128)),
+    sa.Column("silenced_until", UtcDateTime),
+    sa.Column("escalate_s", sa.Integer),
+    sa.Column("escalate_at", UtcDateTime),
+    sa.Column("cleared_by", sa.String(128)),
     sa.Index("ix_alarms_org_id", "org", "id"),
+    sa.Index("ix_alarms_entity_no_property_rule_id", "entity_no", "property", "rule", "id"),
+    sa.Index("ix_alarms_org_rule_raised_at", "org", "rule", "raised_at"),
+    sa.Index("ix_alarms_group_id", "group_id"),
+    sa.Index(
+        "ix_alarms_escalate_at", "escalate_at",
+        sqlite_where=sa.text("escalate_at IS NOT NULL"), postgresql_where=sa.text("escalate_at IS NOT NULL"),
+    ),
     sa.Index(
         "uq_alarms_open", "entity_no", "property", "rule", unique=True,
         sqlite_where=sa.text("cleared_at IS NULL"), postgresql_where=sa.text("cleared_at IS NULL"),
@@ -88,7 +103,20 @@ alarms = sa.Table(
         sqlite_where=sa.text("announced < 2"), postgresql_where=sa.text("announced < 2"),
     ),
 )
-"""`announced`: events published so far: 0 none, 1 `alarm.raised`, 2 `alarm.cleared` too."""
+"""`announced`: events published so far: 0 none, 1 `alarm.raised`, 2 `alarm.cleared` too. `rule` is the key of the rule in
+its `rule_version`, `title` the rule's name. `group_id` is the first alarm of those that came together."""
+
+alarm_notes = sa.Table(
+    "alarm_notes", metadata,
+    sa.Column("id", BigId, primary_key=True),
+    sa.Column("alarm_id", sa.BigInteger, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("actor", sa.String(128), nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Index("ix_alarm_notes_alarm_id_id", "alarm_id", "id"),
+)
+"""What was done about an alarm, by whom: acknowledged, assigned, silenced, commented, escalated, cleared."""
 
 _OPEN = sa.text("ended_at IS NULL")
 _UNANNOUNCED = sa.text("ended_at IS NOT NULL AND NOT announced")

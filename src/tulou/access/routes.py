@@ -15,13 +15,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from tulou.access import entity_page, redecode
-from tulou.access.alarms import Alarms
 from tulou.access.deadletters import DeadLetters
 from tulou.access.downlink import Commands, number
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.models import Bulk, Identity, NewCommand, NewDevice
 from tulou.access.polls import Poll, Polls
+from tulou.access.rules.routes import routes as rule_routes
 from tulou.access.service import Devices
 from tulou.access.shadow import Desire, Shadows
 from tulou.access.things import READ, Things, micros, no_such_thing
@@ -98,7 +98,7 @@ def routes(house: House) -> list[BaseRoute]:
     """Every route of access."""
     devices, things = house.service(Devices), house.service(Things)
     calls, shadows = house.service(Commands), house.service(Shadows)
-    alarms, hub, letters = house.service(Alarms), house.service(Hub), house.service(DeadLetters)
+    hub, letters = house.service(Hub), house.service(DeadLetters)
     redecodes, polls = house.service(redecode.Redecodes), house.service(Polls)
 
     async def device_list(request: Request, actor: Actor) -> Response:
@@ -237,20 +237,6 @@ def routes(house: House) -> list[BaseRoute]:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(events, 200, headers, "text/event-stream")
 
-    async def alarm_list(request: Request, actor: Actor) -> Response:
-        no = _text(request, "no")
-        return json_response(await alarms.find(
-            actor, state=_text(request, "state"), org=_text(request, "org"),
-            no=int(no) if no and no.isdigit() else None, limit=limit_of(request), after=_text(request, "after"),
-            count=bool(flag(request, "count")),
-        ))
-
-    async def alarm_acknowledge(request: Request, actor: Actor) -> Response:
-        raw = request.path_params["id"]
-        if not raw.isdigit() or len(raw) > 18:
-            raise NotFound(f"没有告警 {raw}", f"no alarm {raw}", field="id", value=raw)
-        return json_response(await alarms.acknowledge(actor, int(raw)))
-
     async def letter_list(request: Request, actor: Actor) -> Response:
         return json_response(await letters.find(
             actor, org=_text(request, "org"), limit=limit_of(request), after=_text(request, "after"),
@@ -315,8 +301,6 @@ def routes(house: House) -> list[BaseRoute]:
         at("GET", "/map", thing_map),
         at("GET", "/overview", overview),
         at("GET", "/live", live),
-        at("GET", "/alarms", alarm_list),
-        at("POST", "/alarms/{id}/acknowledge", alarm_acknowledge),
         at("GET", "/dead-letters", letter_list),
         at("POST", "/dead-letters/replay", letter_replay),
         at("POST", "/redecodes", redecode_ask),
@@ -325,6 +309,7 @@ def routes(house: House) -> list[BaseRoute]:
         at("POST", "/redecodes/{id}/cancel", redecode_cancel),
         at("GET", "/readings", readings_history),
         at("POST", "/readings/sql", readings_sql),
+        *rule_routes(house),
         *entity_page.routes(house),
         *house.service(HttpDoor).routes(),
     ]

@@ -38,6 +38,7 @@ from nats.js.errors import NotFoundError
 from numpy.typing import NDArray
 
 from tulou.access.batch import Batch
+from tulou.access.rules.models import rule_checkpoint
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.errors import Invalid
 from tulou.kernel.house import asked_to_end
@@ -594,8 +595,26 @@ class Writer:
                 }))
             if tick % 5 == 4 and self._stated > purged:
                 with contextlib.suppress(nats.errors.Error, TimeoutError):
-                    await self.bus.js.purge_stream(STREAM, seq=self._stated + 1)
-                    purged = self._stated
+                    done = await self._done_with()
+                    if done > purged:
+                        await self.bus.js.purge_stream(STREAM, seq=done + 1)
+                        purged = done
+
+    async def _done_with(self) -> int:
+        """Up to where nobody needs the stream: what is stored, and what the rules' checkpoint covers. Rules that are far
+        behind, or run no more, are waited for until the stream is half full: taking readings in comes first."""
+        query = sa.select(rule_checkpoint.c.seq).where(
+            rule_checkpoint.c.stream == STREAM, rule_checkpoint.c.created == self._created
+        )
+        seen = await self.db.read(lambda c: c.execute(query).scalar())
+        if seen is None or seen >= self._stated:
+            return self._stated
+        info = await self.bus.js.stream_info(STREAM)
+        full = info.config.max_bytes or 0
+        if full > 0 and info.state.bytes > full / 2:
+            log.warning("the rules are behind and the stream is half full: they will miss messages up to %d", self._stated)
+            return self._stated
+        return int(seen)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ PAGES = (
     "people",
     "tokens",
     "alarms",
+    "rules",
     "dead-letters",
     "audit",
     "system",

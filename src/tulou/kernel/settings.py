@@ -19,7 +19,8 @@ from tulou.kernel.errors import Invalid
 
 Source = Literal["default", "file", "env"]
 
-SECRET = {"admin_password", "database_url", "clickhouse_url", "nats_url", "objects_url", "oidc_client_secret"}
+SECRET = {"admin_password", "database_url", "clickhouse_url", "nats_url", "objects_url", "oidc_client_secret", "sms_authorization",
+          "smtp_password"}
 
 
 def _entry(default: Any, zh: str, en: str) -> Any:
@@ -96,6 +97,19 @@ class Settings:
     notification_hours: int = _entry(
         24, "无法送达的通知保留时长（小时）", "how long undelivered notifications are kept and tried again, in hours"
     )
+    smtp_host: str = _entry("", "发信服务器；空为不发邮件", "mail server that alarms are sent through; empty: no e-mail is sent")
+    smtp_port: int = _entry(587, "发信服务器端口", "port of the mail server")
+    smtp_security: str = _entry("starttls", "发信加密：starttls、tls、none", "how mail is encrypted: starttls, tls, none")
+    smtp_user: str = _entry("", "发信用户名", "user name at the mail server; empty: none is given")
+    smtp_password: str = _entry("", "发信口令", "password at the mail server")
+    smtp_from: str = _entry("tulou@localhost", "发件人地址", "address that mail comes from")
+    sms_url: str = _entry("", "短信网关地址；空为不发短信", "address of the SMS gateway; empty: no short message is sent")
+    sms_body: str = _entry(
+        '{"to": "{to}", "text": "{text}"}', "短信请求体，{to} 与 {text} 按内容类型转义后代入",
+        "body of the request to the SMS gateway; {to} and {text} are put in, escaped for its content type",
+    )
+    sms_content_type: str = _entry("application/json", "短信请求体的内容类型", "content type of that body")
+    sms_authorization: str = _entry("", "短信请求的 Authorization 头", "Authorization header of the request to the SMS gateway")
     context_fetch: str = _entry(
         "", "可下载 @context 的来源（如 https://schema.lab.fiware.org），逗号分隔；空为从不下载",
         "origins from which @contexts may be downloaded, separated by commas; empty: none ever is",

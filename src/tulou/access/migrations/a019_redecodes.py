@@ -6,7 +6,7 @@ from alembic import op
 from tulou.kernel.sql import BigId, UtcDateTime
 
 revision = "access019"
-down_revision = "access006"
+down_revision = "access010"
 branch_labels = None
 depends_on = None
 
