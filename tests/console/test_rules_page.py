@@ -56,6 +56,22 @@ def test_a_rule_is_made_its_alarm_is_seen_to_and_it_is_deleted(
     assert [word for word in ("指派", "备注", "确认", "静默", "解除") if word in history] == ["指派", "备注", "确认", "静默", "解除"]
 
     page.open("/rules")
+    page.press("新建渠道", "[data-testid=channels]")
+    page.fill(".ant-modal #name", "值班室")
+    page.pick(".ant-modal #org", "fuzhou")
+    page.fill(".ant-modal #url", "http://127.0.0.1/")
+    page.press("新建", ".ant-modal")
+    page.sees("loopback")
+    page.fill(".ant-modal #url", "http://10.9.9.9/hook")
+    page.press("新建", ".ant-modal")
+    assert len(page.find("[data-testid=secret]").text) == 43
+    page.press("关闭", ".ant-modal")
+    page.sees("http://10.9.9.9/hook")
+    page.shot("rules-and-channels")
+    page.press("删除", "[data-testid=channels]")
+    page.press("删除", ".ant-modal-confirm")
+    page.sees("还没有通知渠道")
+    page.driver.get_log("browser")  # the refusal
     page.press("删除", "[data-testid=rules]")
     page.press("删除", ".ant-modal-confirm")
     page.sees("还没有规则")

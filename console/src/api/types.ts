@@ -260,6 +260,20 @@ export interface Rule extends DeclaredRule {
   version: number;
 }
 
+export interface Channel {
+  id: number;
+  org: string;
+  name: string;
+  address: { kind: "webhook"; url: string } | { kind: "email" | "sms"; to: string[] };
+  least: string;
+  types: string[] | null;
+  last_success: string | null;
+  last_failure: string | null;
+  last_error: string;
+  /** Only in the answer that made it. */
+  secret?: string;
+}
+
 export interface RuleTest {
   readings: number;
   raised: number;

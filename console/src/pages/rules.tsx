@@ -8,6 +8,7 @@ import { usePages } from "../api/pages.ts";
 import { useModels, useTypeLabel } from "../api/queries.ts";
 import type { Condition, DeclaredRule, Page, Rule, RuleTest } from "../api/types.ts";
 import { SeverityMark } from "../components/alarm-item.tsx";
+import { Channels } from "../components/channels.tsx";
 import { useOrgName } from "../components/org-select.tsx";
 import { More, Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
@@ -152,6 +153,7 @@ export default function Rules() {
         />
         <More {...rules} />
       </div>
+      {can("access.channel.read") && <Channels />}
       <div className="panel table-wrap" data-testid="declared">
         <Table<DeclaredRule>
           size="middle"
