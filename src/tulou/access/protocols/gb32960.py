@@ -210,7 +210,7 @@ class Session:
                 another = START.search(data, at + 2, end + 21)
                 stop = end if another is None else min(end, another.start())
                 refusal = Refusal("checksum", "校验码错误", "wrong check byte", "checksum", data[end - 1])
-                out.append(Broken(data[at:stop], refusal))
+                out.append(Broken(_without_login(data[at:stop]), refusal))
                 at = stop
                 continue
             message = _message(data[at:end])
@@ -255,11 +255,15 @@ def _maybe(data: bytes, at: int) -> int:
     return min(marks, default=len(data))
 
 
+def _without_login(raw: bytes) -> bytes:
+    """The same, of a platform's login without the data, which have a user name and password."""
+    return raw[:HEAD] if raw[2:3] in (bytes((PLATFORM_LOGIN,)), bytes((PLATFORM_LOGOUT,))) else raw
+
+
 def _message(raw: bytes) -> Message:
     header = _header(raw)
     number = header.number
-    if number in (PLATFORM_LOGIN, PLATFORM_LOGOUT):
-        raw = raw[:HEAD]  # the data has a user name and password
+    raw = _without_login(raw)
     kept = number not in (HEARTBEAT, CLOCK, PLATFORM_LOGIN, PLATFORM_LOGOUT) and header.mark == COMMAND
     reply = None
     if number in (READ_PARAMETERS, SET_PARAMETERS, CONTROL) and header.mark != COMMAND:
@@ -302,7 +306,7 @@ class Gb32960:
         return raw[4:21]
 
     def masked(self, raw: bytes) -> bytes:
-        return raw
+        return _without_login(raw)
 
     def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
         if len(raw) < HEAD:  # a broken frame that is sent through the door again

@@ -3,6 +3,8 @@
 Law: pure. A frame stands between two 7E; in it 7D 02 is 7E and 7D 01 is 7D; its last byte makes the exclusive or of all
 zero (4.4). The 2019 header is told by bit 14 of the attributes. Big-endian; times are BCD in Beijing time.
 
+What is kept of an authentication has stars for its body, so that its check no longer fits.
+
 A message in several packets (bit 13) is read when all are there; each packet is kept, and answered, for itself, because
 terminals wait for that; after the last one, those that are missing are asked for with 0x8003.
 """
@@ -228,6 +230,20 @@ def text(words: str, flags: int = 0x01, kind: int | None = None) -> bytes:
     return bytes((flags,)) + (b"" if kind is None else bytes((kind,))) + words.encode("gb18030")
 
 
+def _without_code(raw: bytes) -> bytes:
+    """The same with stars for the bodies of authentications (8.5), also in frames that are broken."""
+    if b"\x01\x02" not in raw:
+        return raw
+    pieces = raw.split(MARK)
+    for place, piece in enumerate(pieces):
+        plain = piece.replace(b"\x7d\x02", MARK).replace(b"\x7d\x01", b"\x7d")
+        if plain.startswith(AUTHENTICATE.to_bytes(2)):
+            attributes = int.from_bytes(plain[2:4])
+            start = (15 if attributes & 0x4000 else 10) + (6 if attributes & 0x2000 else 2)
+            pieces[place] = escape(plain[:start] + b"*" * (len(plain) - start))
+    return MARK.join(pieces)
+
+
 def _unpack(piece: bytes) -> tuple[Header, bytes] | Refusal:
     """Header and body of what stands between two marks."""
     if b"\x7d" in piece:
@@ -284,7 +300,7 @@ class Session:
                 continue
             raw = MARK + piece + MARK
             found = _unpack(piece) if len(raw) <= LONGEST else Refusal("length", "帧过长", "the frame is too long", "length")
-            out.append(Broken(raw, found) if isinstance(found, Refusal) else self._message(raw, *found))
+            out.append(Broken(_without_code(raw), found) if isinstance(found, Refusal) else self._message(raw, *found))
         if len(rest) > LONGEST:
             self.skipped += len(rest)
             rest = b""
@@ -297,7 +313,7 @@ class Session:
         if len(self._peers) > HELD_PEERS:
             del self._peers[next(iter(self._peers))]
         if number == AUTHENTICATE:
-            return Message(header.identity, number, raw, header, False, _code(header, body))
+            return Message(header.identity, number, _without_code(raw), header, False, _code(header, body))
         if header.total and number in SPOKEN:
             return self._part(raw, header)
         kept = number not in (HEARTBEAT, GENERAL_REPLY, MEDIA)
@@ -453,13 +469,15 @@ class Jt808:
         return identity_in(Session(), raw)
 
     def masked(self, raw: bytes) -> bytes:
-        return raw
+        return _without_code(raw)
 
     def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
         bodies: list[bytes] = []
         header = None
         for piece in raw.split(MARK):
             if piece:
+                if len(piece) < SHORTEST:
+                    return [], [Refusal("length", "帧过短", "the frame is too short", "length", len(piece))]
                 found = _unpack(piece)
                 if isinstance(found, Refusal):
                     return [], [found]
