@@ -28,10 +28,10 @@ import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import orjson
 import uvloop
@@ -41,10 +41,11 @@ from tulou.access.admission import Refused, Rights
 from tulou.access.application import Application
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
 from tulou.access.broker import Broker
+from tulou.access.coap.door import CoapDoor
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
-from tulou.access.protocols import load
+from tulou.access.protocols import FieldCodec, load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
@@ -66,7 +67,7 @@ ROOM = 60
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
     `models` is type -> {open, properties: {name: [kind, min, max]}}; `fields` is field protocol -> {codec: its module,
-    port, tls_port}."""
+    port, tls_port}. `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -84,6 +85,8 @@ class Config:
     longest_keep_alive: int = 0
     models: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    coap_port: int = 0
+    lwm2m: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -100,6 +103,29 @@ class Config:
                         open=model["open"])
             for name, model in self.models.items()
         }
+
+
+class Door(Protocol):
+    """A way in beside MQTT. `name` is its protocol, `connections` counts against the most that there may be."""
+
+    name: str
+    ports: list[int]
+    ingestor: Ingestor
+
+    @property
+    def connections(self) -> Collection[Any]: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    def changed(self, device_id: str) -> None:
+        """A device changed (empty: many)."""
+        ...
+    def forget(self) -> None:
+        """Changes may have been missed: look everything up again."""
+        ...
+    def sweep(self) -> None:
+        """Once a second."""
+        ...
+    def stats(self) -> dict[str, Any]: ...
 
 
 class Connection(Peer):
@@ -425,10 +451,12 @@ class Gateway:
         self._anonymous: dict[Connection, int] = {}
         self.ingestor: Ingestor
         self.broker = Broker(self, bus)
-        self.doors = [
-            FieldDoor(self, load(of["codec"]), Identities(db, name, self.class_of), of["port"], of["tls_port"])
+        self.doors: list[Door] = [
+            FieldDoor(self, cast(FieldCodec, load(of["codec"])), Identities(db, name, self.class_of), of["port"], of["tls_port"])
             for name, of in config.fields.items() if db is not None
         ]
+        if config.coap_port:
+            self.doors.append(CoapDoor(self, config.coap_port))
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""
@@ -592,7 +620,7 @@ class Gateway:
                 reconnects = self.bus.nc.stats["reconnects"]
                 self.authenticator.forget("")
                 for door in self.doors:
-                    door.identities.forget("")
+                    door.forget()
             self._sweep()
             for door in self.doors:
                 door.sweep()
@@ -627,7 +655,7 @@ class Gateway:
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the state now."""
-        doors: list[Gateway | FieldDoor] = [self, *self.doors]
+        doors: list[Gateway | Door] = [self, *self.doors]
         counts = [door.ingestor.counters for door in doors]
         return {
             "name": self.config.name, "pid": os.getpid(), "connections": sum(len(d.connections) for d in doors),
@@ -638,7 +666,7 @@ class Gateway:
             "held": sum(d.ingestor.held for d in doors), "paused": any(d.ingestor.pressed for d in doors),
             "failing": next((d.ingestor.failing for d in doors if d.ingestor.failing), ""),
             "protocol_errors": self.protocol_errors, "refused": self.refused, "throttled": self.throttled,
-            "applications": self.broker.stats(), "turned_away": self.turned_away, "rss": rss(), "fields": {d.codec.name: d.stats() for d in self.doors},
+            "applications": self.broker.stats(), "turned_away": self.turned_away, "rss": rss(), "fields": {d.name: d.stats() for d in self.doors},
         }
 
 
@@ -663,7 +691,7 @@ async def serve(config: Config, ready: Callable[[Gateway], Awaitable[None]] | No
     await gateway.start()
     log.info("MQTT on %s %s", config.host, gateway.ports)
     for door in gateway.doors:
-        log.info("%s on %s %s", door.codec.name, config.host, door.ports)
+        log.info("%s on %s %s", door.name, config.host, door.ports)
     if ready is not None:
         await ready(gateway)
     await stop.wait()

@@ -43,7 +43,10 @@ def migrations() -> Path:
 @hookimpl
 def protocols() -> Mapping[str, str]:
     """The field protocols that the house speaks itself."""
-    return {name: f"tulou.access.protocols.{name}" for name in ("hj212", "jt808", "gb32960")}
+    return {
+        **{name: f"tulou.access.protocols.{name}" for name in ("hj212", "jt808", "gb32960")},
+        "coap": "tulou.access.coap.payload",
+    }
 
 
 @hookimpl

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tulou.access.telemetry import Refusal
 
@@ -75,17 +75,10 @@ class Session(Protocol):
 
 
 class Codec(Protocol):
-    """A field protocol. `idle` and `first` are seconds without a known device's message after which a connection is
-    closed: later, and at its beginning. `passwords`: whether the protocol carries one."""
+    """The kept messages of a protocol. `passwords`: whether the protocol carries one."""
 
     name: str
-    idle: float
-    first: float
     passwords: bool
-
-    def session(self) -> Session:
-        """The state of a new connection."""
-        ...
 
     def identity(self, text: str) -> bytes:
         """The identity as frames are compared by it. Raises `Invalid`."""
@@ -101,6 +94,19 @@ class Codec(Protocol):
 
     def masked(self, raw: bytes) -> bytes:
         """The message as people may see it: without credentials."""
+        ...
+
+
+@runtime_checkable
+class FieldCodec(Codec, Protocol):
+    """A field protocol over TCP. `idle` and `first` are seconds without a known device's message after which a
+    connection is closed: later, and at its beginning."""
+
+    idle: float
+    first: float
+
+    def session(self) -> Session:
+        """The state of a new connection."""
         ...
 
 
