@@ -154,6 +154,8 @@ async def test_nothing_is_acknowledged_while_the_bus_is_away(house: House) -> No
     pid = house.nats.child.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    await until(lambda: all(") T " in (thread / "stat").read_text() for thread in threads.iterdir()))
     try:
         thing.say(b'{"a":2}', 2)
         thing.say(b'{"a":2}', 2)

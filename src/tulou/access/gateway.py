@@ -44,6 +44,7 @@ from tulou.access.broker import Broker
 from tulou.access.coap.door import CoapDoor
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.lwm2m.server import Lwm2mDoor
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.protocols import FieldCodec, load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
@@ -66,7 +67,7 @@ ROOM = 60
 @dataclass(slots=True)
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
-    `models` is type -> {open, properties: {name: [kind, min, max]}}; `fields` is field protocol -> {codec: its module,
+    `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol -> {codec: its module,
     port, tls_port}. `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
 
     name: str = "gateway"
@@ -456,7 +457,10 @@ class Gateway:
             for name, of in config.fields.items() if db is not None
         ]
         if config.coap_port:
-            self.doors.append(CoapDoor(self, config.coap_port))
+            coap = CoapDoor(self, config.coap_port)
+            self.doors.append(coap)
+            if config.lwm2m and db is not None:
+                self.doors.append(Lwm2mDoor(self, coap, Identities(db, "lwm2m", self.class_of)))
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""

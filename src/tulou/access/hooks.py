@@ -16,6 +16,7 @@ from tulou.access.directory import Directory
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.things import Things
@@ -45,7 +46,7 @@ def protocols() -> Mapping[str, str]:
     """The field protocols that the house speaks itself."""
     return {
         **{name: f"tulou.access.protocols.{name}" for name in ("hj212", "jt808", "gb32960")},
-        "coap": "tulou.access.coap.payload",
+        "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
     }
 
 
@@ -74,7 +75,7 @@ def services(house: House) -> Sequence[object]:
     things = Things(house, directory, devices)
     door = HttpDoor(house)
     return [
-        devices, directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms), door,
+        devices, Lwm2m(house, devices), directory, alarms, things, EntityPages(house, things), Hub(house, directory, alarms), door,
         DeadLetters(house), Applications(house), SensorThings(house, directory, door),
     ]
 
@@ -82,10 +83,11 @@ def services(house: House) -> Sequence[object]:
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1`: devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*access_routes(house), *sensorthings_routes(house)]
+    return [*access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl

@@ -65,6 +65,7 @@ def gateway_config(house: House) -> Config:
             kind: {
                 "open": model.open,
                 "properties": {name: [p.kind, p.min, p.max] for name, p in model.properties.items()},
+                "lwm2m": {p.lwm2m: name for name, p in model.properties.items() if p.lwm2m},
             }
             for kind, model in house.packs.models.items()
         },
