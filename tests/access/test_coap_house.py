@@ -12,6 +12,7 @@ import pytest
 from tests.access.conftest import Estate, eventually
 from tests.access.test_gateway import command
 from tests.access.test_lwm2m import Client
+from tulou.access.live import Hub
 from tulou.access.supervise import gateway_config
 from tulou.kernel.errors import Invalid
 from tulou.kernel.house import House
@@ -98,8 +99,9 @@ async def test_lwm2m_from_registration_to_readings_and_back(estate: Estate, lin:
     assert [(await chen.get(base)).status_code, (await chen.put(f"{base}/3/0/1", json={"value": 1})).status_code] == [404, 404]
     assert (await yang.put(f"{base}/3303/0/5700", json={"value": 4})).status_code == 403
     assert (await yang.post(f"{base}/3303/0?observe=1")).status_code == 403
-    status = (await estate.client(authorization=f"Bearer {estate.house.local_token}").get("/status")).json()
-    assert {"coap", "lwm2m"} <= {door["name"] for door in status["access.field_doors"]}
+    (figures,) = estate.house.service(Hub).told("gateway")
+    assert {"coap", "lwm2m"} <= set(figures["fields"])
+    assert figures["connections"] >= 2
     await client.close()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiocoap
+import cbor2
 import orjson
 import pytest
 from aiocoap import resource
@@ -114,10 +115,14 @@ class Single(Temperature):
 
 
 class Large(Single):
-    """More than a block."""
+    """More than a block, in plain text unless something else is accepted; what is observed is in CBOR."""
+
+    text = "m" * 3000
 
     async def render_get(self, request: aiocoap.Message) -> aiocoap.Message:
-        return aiocoap.Message(payload=b"m" * 3000, content_format=0)
+        if request.opt.observe is None and request.opt.accept != 60:
+            return aiocoap.Message(payload=self.text.encode(), content_format=0)
+        return aiocoap.Message(payload=cbor2.dumps(self.text), content_format=60)
 
 
 class Client:
@@ -311,6 +316,17 @@ async def test_a_notification_is_acknowledged_when_it_is_durable(house: Endpoint
     await until(lambda: door.ingestor.counters.acked == 2)
     assert parse(door.endpoint.recent.get("d0", key) or b"").kind == m.ACK
     assert [value for _, name, value in await house.values() if name == "3303/0/5700"] == [21.5, 30.0]
+
+
+async def test_what_is_observed_may_come_in_blocks(house: Endpoints, door: Lwm2mDoor, client: Client) -> None:
+    await client.register(links=b"</3/0>")
+    assert (await door.ask({"device": "d0", "op": "observe", "path": "3/0/0"}))["values"] == {"3/0/0": "m" * 3000}
+    assert (3, 0, 0) in door.of_device["d0"].observations
+    client.large.text = "n" * 3000
+    client.large.updated_state()
+    await until(lambda: door.ingestor.counters.acked >= 2)
+    last = Batch.decode((await house.stored())[-1])
+    assert last.r_text == {0: "n" * 3000}
 
 
 async def test_people_ask_over_the_bus(house: Endpoints, door: Lwm2mDoor, client: Client) -> None:

@@ -17,7 +17,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tulou.access.coap import Unreadable
 from tulou.access.coap import message as m
@@ -336,10 +336,10 @@ class Endpoint(asyncio.DatagramProtocol):
 
     async def request(
         self, peer: Address, code: int, path: Sequence[str], *, options: Sequence[tuple[int, bytes]] = (),
-        payload: bytes = b"", token: bytes = b"", first: int = 0,
+        payload: bytes = b"", token: bytes = b"",
     ) -> Message:
-        """Ask, and return the response, with all of its blocks joined (RFC 7959, 2.4 and 2.5). `first` is the block to
-        begin with. Raises `Lost`."""
+        """Ask, and return the response; request and response go in blocks where they are large (RFC 7959, 2.4 and 2.5).
+        Raises `Lost`."""
         base = [*m.path_options(path), *options]
         block, at, szx = None, 0, 6
         while True:
@@ -354,29 +354,38 @@ class Endpoint(asyncio.DatagramProtocol):
                 at += len(part) if theirs is None or at else 16 << szx
                 if more and answer.code == m.CONTINUE:
                     continue
-            elif not first:
+            else:
                 answer = await self._ask(peer, code, base, payload, token)
             break
-        body = bytearray(b"" if first else answer.payload)
-        number, size = first, 6
-        if not first:
-            block = answer.block(m.BLOCK2)
-            if block is None or not block.more:
-                return answer
-            number, size = block.number + 1, block.szx
-        further = [option for option in base if option[0] != m.OBSERVE]
+        return await self._further(peer, code, base, answer)
+
+    async def _further(
+        self, peer: Address, code: int, options: Sequence[tuple[int, bytes]], start: Message
+    ) -> Message:
+        """The response that begins with `start`, with the blocks that follow (RFC 7959, 2.4). Of what is observed they
+        are asked for in its content format, for a device may answer a plain read in another."""
+        block, said = start.block(m.BLOCK2), start.uint(m.CONTENT_FORMAT)
+        if block is None or not block.more:
+            return start
+        number, size, body = block.number + 1, block.szx, bytearray(start.payload)
+        base = [option for option in options if option[0] not in (m.OBSERVE, m.BLOCK1)]
+        if said is not None and start.uint(m.OBSERVE) is not None:
+            base.append((m.ACCEPT, m.uint(said)))
         while True:
-            answer = await self._ask(peer, code, [*further, (m.BLOCK2, Block(number, False, size).value())], b"", b"")
-            block = answer.block(m.BLOCK2)
-            if answer.code >> 5 != 2 or block is None or block.number != number:
-                raise Lost(f"block {number} of the answer did not come: {m.code_text(answer.code)}")
-            body += answer.payload
+            part = await self._ask(peer, code, [*base, (m.BLOCK2, Block(number, False, size).value())], b"", b"")
+            block = part.block(m.BLOCK2)
+            if part.code != start.code or block is None or block.number != number or part.uint(m.CONTENT_FORMAT) != said:
+                raise Lost(f"block {number} of the answer did not come: {m.code_text(part.code)}")
+            body += part.payload
             if len(body) > self._largest:
                 raise Lost(f"the answer is larger than {self._largest} bytes")
             if not block.more:
-                answer.payload = bytes(body)
-                return answer
+                return replace(start, payload=bytes(body))
             number += 1
+
+    async def rest(self, peer: Address, path: Sequence[str], start: Message) -> Message:
+        """A notification whole, of which `start` is the first block (RFC 7959, 2.6). Raises `Lost`."""
+        return await self._further(peer, m.GET, m.path_options(path), start)
 
     async def _ask(
         self, peer: Address, code: int, options: list[tuple[int, bytes]], payload: bytes, token: bytes

@@ -326,16 +326,15 @@ class Lwm2mDoor:
         self.notified += 1
         block = message.block(m.BLOCK2)
         if block is not None and block.more:
-            self.gateway.spawn(self._rest(registration, path, message, block.number + 1))
+            self.gateway.spawn(self._rest(registration, path, message))
         else:
             self._hand_in(registration, path, message, message)
 
-    async def _rest(self, registration: Registration, path: content.Path, message: Message, first: int) -> None:
+    async def _rest(self, registration: Registration, path: content.Path, message: Message) -> None:
         """The further blocks of a notification (RFC 7959, 2.6)."""
         with contextlib.suppress(Lost, Unreadable):
             async with registration.lock:
-                rest = await self.endpoint.request(registration.peer, m.GET, list(map(str, path)), first=first)
-            whole = Message(message.kind, message.code, message.id, message.token, message.options, message.payload + rest.payload)
+                whole = await self.endpoint.rest(registration.peer, list(map(str, path)), message)
             self._hand_in(registration, path, whole, message)
 
     def _hand_in(self, registration: Registration, path: content.Path, message: Message, notice: Message | None) -> None:
