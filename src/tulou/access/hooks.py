@@ -230,8 +230,9 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、HTTP、HJ 212、JT/T 808 与 GB/T 32960 接入同一设备；CoAP 尚未做",
-            "one device over MQTT, HTTP, HJ 212, JT/T 808 or GB/T 32960; no CoAP", "tests/access/test_devices.py",
+            "partial", "MQTT、CoAP、LwM2M、HTTP、HJ 212、JT/T 808 与 GB/T 32960 接入同一设备；无 DTLS",
+            "one device over MQTT, CoAP, LwM2M, HTTP, HJ 212, JT/T 808 or GB/T 32960; no DTLS",
+            "tests/access/test_coap_house.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",
@@ -240,9 +241,9 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
         ),
         "N2.5": (
             "partial", "设备开通、停用、换令牌、批量导入、在线状态、告警、死信重放；SensorThings 1.1 读取与写入读数（frost 客户端）；"
-            "LwM2M 尚未做",
+            "LwM2M 注册、观察、读写与执行",
             "devices: provision, disable, rotate tokens, bulk import, presence, alarms, dead letters with replay; "
-            "SensorThings 1.1 to read and to write Observations (frost client); no LwM2M",
+            "SensorThings 1.1 to read and to write Observations (frost client); LwM2M: register, observe, read, write, execute",
             "tests/access/test_sensorthings_client.py",
         ),
     }

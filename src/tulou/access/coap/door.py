@@ -8,6 +8,7 @@ each, of few at once, and hold nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Collection
@@ -41,6 +42,7 @@ class Branch(Protocol):
     """What serves paths beside telemetry at the same socket."""
 
     def serve(self, request: Request) -> None: ...
+    async def close(self) -> None: ...
 
 
 class CoapDoor:
@@ -72,7 +74,7 @@ class CoapDoor:
     async def close(self) -> None:
         """Make durable and answer what was taken, then close the socket."""
         self.endpoint.serve = lambda request: None
-        await self.ingestor.close()
+        await asyncio.gather(self.ingestor.close(), *(branch.close() for branch in self.branches.values()))
         self.endpoint.close()
 
     @property

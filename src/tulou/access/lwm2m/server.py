@@ -30,6 +30,7 @@ from tulou.access.coap.payload import kept
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.lwm2m import content, links, objects
 from tulou.access.lwm2m.kept import codec
+from tulou.access.peer import HELD
 from tulou.access.telemetry import Chunk
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Registration:
     spoke: asyncio.Event = field(default_factory=asyncio.Event)
     awake_until: float = 0.0
     waiting: int = 0
+    held: int = 0
     gone: bool = False
     watching: bool = False
 
@@ -318,7 +320,7 @@ class Lwm2mDoor:
             self.endpoint.unobserve(observation)
             self.endpoint.received(message, registration.peer)
             return
-        if self.ingestor.pressed or self.ingestor.failing:
+        if self.ingestor.pressed or self.ingestor.failing or registration.held > HELD:
             return  # not acknowledged: it comes again
         self.endpoint.recent.put(owner, key, b"")
         registration.seen = self.gateway.tick
@@ -346,13 +348,15 @@ class Lwm2mDoor:
         raw = kept([str(part) for part in path], m.TEXT if said is None else said, message.payload, at, f"ep={registration.endpoint}",
                    *named)
         size = len(raw) + ROOM
+        registration.held += size
         self.ingestor.add(
             Chunk(self.name, speaker.device.entity, speaker.of, speaker.rules, [raw], at, False, self.name, codec),
             (registration, notice), size,
         )
 
     def _released(self, items: list[Item]) -> None:
-        for _, (registration, notice), _ in items:
+        for _, (registration, notice), size in items:
+            registration.held -= size
             if notice is not None and notice.kind == m.CON:
                 data = Message(m.ACK, 0, notice.id).encode()
                 self.endpoint.recent.put(registration.speaker.device.device_id, (registration.peer, notice.id), data)
