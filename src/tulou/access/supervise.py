@@ -107,7 +107,7 @@ async def start_gateway(house: House) -> Child | None:
         while True:
             try:
                 if setting == "coap_port":
-                    await _coap_ping(host, port)
+                    await coap_ping(host, port)
                     break
                 _, writer = await asyncio.open_connection(host, port)
             except OSError:
@@ -123,7 +123,7 @@ async def start_gateway(house: House) -> Child | None:
     return child
 
 
-async def _coap_ping(host: str, port: int) -> None:
+async def coap_ping(host: str, port: int) -> None:
     """Wait for the reset that answers an empty confirmable message (RFC 7252, 4.3). Raises `OSError`."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:

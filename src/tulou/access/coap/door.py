@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tulou.access.authenticate import DeviceIdentity, Throttle
-from tulou.access.batch import BatchBuilder
 from tulou.access.coap import Unreadable
 from tulou.access.coap import message as m
 from tulou.access.coap.endpoint import Endpoint, Request, diagnosis, told
 from tulou.access.coap.payload import AS_JSON, READ, codec, kept
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import HELD
-from tulou.access.telemetry import ATTRIBUTES, TELEMETRY, Chunk, decode
+from tulou.access.telemetry import ATTRIBUTES, TELEMETRY, Chunk, DeadLetter, Refusal
 
 if TYPE_CHECKING:
     from tulou.access.gateway import Gateway
@@ -61,13 +59,14 @@ class CoapDoor:
         self._port = port
         self._held: dict[str, int] = {}
         self._asking: dict[str, int] = {}
+        self._refusals: dict[int, Refusal] = {}
 
     async def start(self) -> None:
         """Open the socket; `ports` says where."""
         config, bus = self.gateway.config, self.gateway.bus
         self.ingestor = Ingestor(
             bus.nc, bus.js, name=f"{config.name}-coap", protocol=self.name, released=self._released,
-            pressure=self._press, high=config.high,
+            pressure=self._press, high=config.high, refused=self._letter,
         )
         self.ports = [await self.endpoint.open(config.host, self._port)]
 
@@ -196,22 +195,25 @@ class CoapDoor:
             assert content_format is not None
             raw = kept([kind], content_format, payload, at)
             chunk = Chunk(self.name, device.entity, of, rules, [raw], at, False, kind, codec)
-        decoded = decode([chunk], BatchBuilder(self.name), time.time_ns() // 1_000_000)
-        code, body = m.CHANGED, b""
-        if decoded.dead:
-            refusal = decoded.dead[0].refusal
-            code, body = m.BAD_REQUEST, told(refusal.zh, refusal.en, refusal.field, refusal.value)
         self._held[device.device_id] = held
-        ingestor.add(chunk, (request, code, body, options, device.device_id), size)
+        ingestor.add(chunk, (request, options, device.device_id), size)
 
     # Called by the ingestor and the gateway
 
     def _released(self, items: list[Item]) -> None:
-        for _, (request, code, body, options, device_id), size in items:
+        for chunk, (request, options, device_id), size in items:
             held = self._held.pop(device_id, size) - size
             if held > 0:
                 self._held[device_id] = held
-            request.answer(code, body, *options)
+            refusal = self._refusals.pop(chunk.ts, None)
+            if refusal is None:
+                request.answer(m.CHANGED, b"", *options)
+            else:
+                request.answer(m.BAD_REQUEST, told(refusal.zh, refusal.en, refusal.field, refusal.value), *options)
+
+    def _letter(self, letter: DeadLetter) -> None:
+        """Something of a message was refused; its time of receipt, which is its alone, says which message it is."""
+        self._refusals.setdefault(letter.ts, letter.refusal)
 
     def _press(self, on: bool) -> None:
         log.warning("coap: %s, %d bytes held", "refusing" if on else "accepting", self.ingestor.held)
