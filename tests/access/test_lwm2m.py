@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from tulou.access.authenticate import SqlAuthenticator
 from tulou.access.batch import Batch
 from tulou.access.coap import message as m
 from tulou.access.coap.endpoint import Lost
-from tulou.access.coap.message import parse
+from tulou.access.coap.message import Message, parse
 from tulou.access.gateway import Config, Gateway
 from tulou.access.lwm2m import server, tlv
 from tulou.access.lwm2m.server import Lwm2mDoor
@@ -327,6 +328,36 @@ async def test_what_is_observed_may_come_in_blocks(house: Endpoints, door: Lwm2m
     await until(lambda: door.ingestor.counters.acked >= 2)
     last = Batch.decode((await house.stored())[-1])
     assert last.r_text == {0: "n" * 3000}
+
+
+async def test_rubbish_on_the_wire_is_survived(door: Lwm2mDoor, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    await client.register()
+    await observed(door, (3303, 0))
+    (observation,) = door.endpoint.observations.values()
+    rng = random.Random(5)
+    links, query = (m.CONTENT_FORMAT, m.uint(40)), m.path_options((f"ep={ENDPOINT}", "lt=60"), m.URI_QUERY)
+    valid = [
+        Message(m.CON, m.POST, 1, b"a", [*m.path_options(("rd",)), *query, links, (m.BLOCK1, b"\x0e")], b"</3303/0>,</3/0>").encode(),
+        Message(m.NON, m.POST, 2, b"b", [*m.path_options(("api", "v1", "token-0", "telemetry")), (m.CONTENT_FORMAT, b"p")], b'[{"n":"a","v":1}]').encode(),
+        Message(m.CON, m.CONTENT, 3, observation.token, [(m.OBSERVE, b"\5"), (m.CONTENT_FORMAT, m.uint(11542)), (m.BLOCK2, b"\6")],
+                tlv.encode([number(5700, 3.0)])).encode(),
+        Message(m.CON, m.DELETE, 4, b"d", m.path_options(("rd", "nobody"))).encode(),
+    ]
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=("127.0.0.1", door.ports[0]))
+    for _ in range(3000):
+        data = bytearray(rng.choice(valid))
+        for _ in range(rng.randint(0, 3)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        raw = bytes(data[: rng.randint(1, len(data))] if rng.random() < 0.2 else data)
+        if rng.random() < 0.5:
+            transport.sendto(raw)
+        else:  # as if the device itself had sent it
+            door.endpoint.datagram_received(raw, observation.peer)
+        await asyncio.sleep(0)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert (await client.register()).code == aiocoap.CREATED
+    transport.close()
 
 
 async def test_people_ask_over_the_bus(house: Endpoints, door: Lwm2mDoor, client: Client) -> None:

@@ -289,16 +289,25 @@ class Endpoint(asyncio.DatagramProtocol):
             if len(data) >= 4 and data[0] >> 4 == 4:  # a confirmable message of version 1 is rejected (4.2)
                 self.send(Message(m.RST, 0, int.from_bytes(data[2:4])).encode(), addr)
             return
-        if message.kind in (m.ACK, m.RST) or message.code >> 5:
-            self._response(message, addr)
-        elif not message.code:
-            if message.kind == m.CON:  # a ping (4.3)
-                self.reset(message, addr)
-        else:
-            try:
-                self.serve(Request(self, message, addr, message.texts(m.URI_PATH)))
-            except Unreadable as error:
-                Request(self, message, addr, []).answer(m.BAD_REQUEST, diagnosis(error))
+        try:
+            self._handle(message, addr)
+        except Exception:  # what one message makes go wrong must not close the socket of all
+            log.exception("defect in CoAP")
+
+    def _handle(self, message: Message, peer: Address) -> None:
+        asked = 0 < message.code < 32 and message.kind in (m.CON, m.NON)
+        try:
+            if asked:
+                self.serve(Request(self, message, peer, message.texts(m.URI_PATH)))
+            elif message.code or message.kind in (m.ACK, m.RST):
+                self._response(message, peer)
+            elif message.kind == m.CON:  # a ping (4.3)
+                self.reset(message, peer)
+        except Unreadable as error:
+            if asked:
+                Request(self, message, peer, []).answer(m.BAD_REQUEST, diagnosis(error))
+            elif message.kind in (m.CON, m.NON):
+                self.reset(message, peer)
 
     def reset(self, message: Message, peer: Address) -> None:
         """Say that the message is not wanted (4.2, 4.3); an observation ends by it (RFC 7641, 3.6)."""
@@ -315,7 +324,7 @@ class Endpoint(asyncio.DatagramProtocol):
             waiting.acknowledged.set()
             if message.kind == m.RST and not waiting.answer.done():
                 waiting.answer.set_exception(Lost("the device answered with a reset"))
-        if not message.code:
+        if message.code < 32:
             return
         key = (peer, message.token)
         exchange = self._exchanges.get(key)
