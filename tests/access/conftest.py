@@ -99,7 +99,9 @@ async def estate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Esta
     """The house with every role and a gateway."""
     home = tmp_path_factory.mktemp("estate") / "home"
     ports = ",".join(f"{name}={free_port()}" for name in FIELDS)
-    house = House(Settings(home=home, http_port=free_port(), mqtt_port=free_port(), field_ports=ports))
+    house = House(Settings(
+        home=home, http_port=free_port(), mqtt_port=free_port(), field_ports=ports, coap_port=free_port(), lwm2m="nosec"
+    ))
     await house.start(("gateway", "api", "writer", "rules", "worker"))
     await access.start_gateway(house)
     made = Estate(house)

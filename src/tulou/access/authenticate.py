@@ -212,7 +212,7 @@ class Identities:
             return known
         text = identity.decode("ascii", "replace")
         row = None
-        if text.isalnum() and text.isascii():
+        if text.isprintable() and text.isascii():
             row = await self._cache.steady(lambda: self._lookup(self._protocol, text))
         if row is None:
             self._strangers[identity] = time.monotonic() + self._forget_after

@@ -22,7 +22,7 @@ from tulou.access.authenticate import Identities, Speaker, Throttle
 from tulou.access.courier import Call
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import AUTH, PRESSURE, WRITE, Peer, press, write_answers
-from tulou.access.protocols import ANSWERED, DELIVERED, DENIED, UNKNOWN, Broken, Codec, Message, Reply, Session
+from tulou.access.protocols import ANSWERED, DELIVERED, DENIED, UNKNOWN, Broken, FieldCodec, Message, Reply, Session
 from tulou.access.telemetry import ANY, Chunk, Refusal
 from tulou.kernel.errors import Invalid
 
@@ -318,8 +318,9 @@ class FieldConnection(Peer):
 class FieldDoor:
     """The listeners of one protocol, their connections and upkeep; a part of the gateway."""
 
-    def __init__(self, gateway: Gateway, codec: Codec, identities: Identities, port: int, tls_port: int) -> None:
+    def __init__(self, gateway: Gateway, codec: FieldCodec, identities: Identities, port: int, tls_port: int) -> None:
         self.gateway, self.codec, self.identities = gateway, codec, identities
+        self.name = codec.name
         self.throttle = Throttle()
         self.connections: set[FieldConnection] = set()
         self.speaking: dict[str, set[FieldConnection]] = {}
@@ -411,6 +412,10 @@ class FieldDoor:
         for connection in list(which):
             if connection.speakers:
                 connection.close("a device was changed")
+
+    def forget(self) -> None:
+        """Changes may have been missed: look every device up again."""
+        self.identities.forget("")
 
     def sweep(self) -> None:
         """Once a second: close connections that are silent, or whose frame does not end."""

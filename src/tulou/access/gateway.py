@@ -28,10 +28,10 @@ import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 import uvloop
@@ -42,13 +42,15 @@ from tulou.access.application import Application
 from tulou.access.attributes import Attributes
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
 from tulou.access.broker import Broker
+from tulou.access.coap.door import CoapDoor
 from tulou.access.courier import Courier, answer_of
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.lwm2m.server import Lwm2mDoor
 from tulou.access.mqtt_commands import MqttTarget
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.poll_door import PollDoor
-from tulou.access.protocols import ANSWERED, load
+from tulou.access.protocols import ANSWERED, FieldCodec, load
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
@@ -72,8 +74,9 @@ ROOM = 60
 @dataclass(slots=True)
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
-    `models` is type -> {open, properties: {name: [kind, min, max]}}; `fields` is field protocol -> {codec: its module,
-    port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled."""
+    `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
+    {codec: its module, port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
+    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -92,6 +95,8 @@ class Config:
     models: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     outbound: Mapping[str, Any] | None = None
+    coap_port: int = 0
+    lwm2m: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -108,6 +113,29 @@ class Config:
                         open=model["open"])
             for name, model in self.models.items()
         }
+
+
+class Door(Protocol):
+    """A way in beside MQTT. `name` is its protocol, `connections` counts against the most that there may be."""
+
+    name: str
+    ports: list[int]
+    ingestor: Ingestor
+
+    @property
+    def connections(self) -> Collection[Any]: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    def changed(self, device_id: str) -> None:
+        """A device changed (empty: many)."""
+        ...
+    def forget(self) -> None:
+        """Changes may have been missed: look everything up again."""
+        ...
+    def sweep(self) -> None:
+        """Once a second."""
+        ...
+    def stats(self) -> dict[str, Any]: ...
 
 
 class Connection(Peer):
@@ -484,13 +512,18 @@ class Gateway:
         self._anonymous: dict[Connection, int] = {}
         self.ingestor: Ingestor
         self.broker = Broker(self, bus)
-        self.doors = [
-            FieldDoor(self, load(of["codec"]), Identities(db, name, self.class_of), of["port"], of["tls_port"])
+        self.doors: list[Door] = [
+            FieldDoor(self, cast(FieldCodec, load(of["codec"])), Identities(db, name, self.class_of), of["port"], of["tls_port"])
             for name, of in config.fields.items() if db is not None and name != "dtu"
         ]
         self.attributes = Attributes(bus)
-        self.courier = Courier(bus, config.name, [door.codec.name for door in self.doors], self._told)
+        self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
+        if config.coap_port:
+            coap = CoapDoor(self, config.coap_port)
+            self.doors.append(coap)
+            if config.lwm2m and db is not None:
+                self.doors.append(Lwm2mDoor(self, coap, Identities(db, "lwm2m", self.class_of)))
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""
@@ -674,7 +707,7 @@ class Gateway:
                 reconnects = self.bus.nc.stats["reconnects"]
                 self.authenticator.forget("")
                 for door in self.doors:
-                    door.identities.forget("")
+                    door.forget()
                 self.courier.again()
                 self.attributes.again()
                 if self.polls is not None:
@@ -716,9 +749,9 @@ class Gateway:
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the state now."""
-        doors: list[Gateway | FieldDoor] = [self, *self.doors]
+        doors: list[Gateway | Door] = [self, *self.doors]
         ingestors = [door.ingestor for door in doors]
-        spoken = {door.codec.name: door.stats() for door in self.doors}
+        spoken = {door.name: door.stats() for door in self.doors}
         lines = 0
         if self.polls is not None:
             ingestors += self.polls.ingestors.values()
@@ -771,7 +804,7 @@ async def serve(config: Config, ready: Callable[[Gateway], Awaitable[None]] | No
     await gateway.start()
     log.info("MQTT on %s %s", config.host, gateway.ports)
     for door in gateway.doors:
-        log.info("%s on %s %s", door.codec.name, config.host, door.ports)
+        log.info("%s on %s %s", door.name, config.host, door.ports)
     if gateway.polls is not None and gateway.polls.ports:
         log.info("dtu on %s %s", config.host, gateway.polls.ports)
     if ready is not None:

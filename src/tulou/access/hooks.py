@@ -17,6 +17,7 @@ from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
 from tulou.access.polls import Polls
 from tulou.access.redecode import Redecodes
@@ -49,10 +50,13 @@ def migrations() -> Path:
 
 @hookimpl
 def protocols() -> Mapping[str, str]:
-    """The field protocols that the house speaks itself; by the last three it asks."""
-    return {name: f"tulou.access.protocols.{name}" for name in (
-        "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
-    )}
+    """The protocols that the house speaks itself, beside MQTT and HTTP; by the last three field protocols it asks."""
+    return {
+        **{name: f"tulou.access.protocols.{name}" for name in (
+            "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
+        )},
+        "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
+    }
 
 
 @hookimpl
@@ -83,7 +87,7 @@ def services(house: House) -> Sequence[object]:
     shadows = Shadows(house, devices)
     door = HttpDoor(house, calls, shadows)
     return [
-        devices, directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
+        devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
     ]
@@ -92,10 +96,11 @@ def services(house: House) -> Sequence[object]:
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1`: devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*access_routes(house), *sensorthings_routes(house)]
+    return [*access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
@@ -258,9 +263,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；CoAP 尚未做",
-            "one device over MQTT, HTTP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 or Modbus; no CoAP",
-            "tests/access/test_poll_door.py",
+            "partial", "MQTT、CoAP、LwM2M、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
+            "无 DTLS",
+            "one device over MQTT, CoAP, LwM2M, HTTP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 or "
+            "Modbus; no DTLS", "tests/access/test_coap_house.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",
@@ -269,10 +275,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
         ),
         "N2.5": (
             "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、规则与告警、死信重放、编解码器修正后重读历史；"
-            "SensorThings 1.1 读取与写入读数（frost 客户端）；LwM2M 尚未做",
+            "SensorThings 1.1 读取与写入读数（frost 客户端）；LwM2M 注册、观察、读写与执行",
             "devices: provision, disable, rotate tokens, bulk import, presence, commands and shadow, rules and alarms, dead "
             "letters with replay, history read again after a codec was mended; "
-            "SensorThings 1.1 to read and to write Observations (frost client); no LwM2M",
+            "SensorThings 1.1 to read and to write Observations (frost client); LwM2M: register, observe, read, write, execute",
             "tests/access/test_sensorthings_client.py",
         ),
     }

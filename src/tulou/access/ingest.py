@@ -72,14 +72,15 @@ class Ingestor:
     `released(items)` is called, in order, with the items that have become durable. `pressure(True)` asks the door to
     stop reading when more than `high` bytes are held, `pressure(False)` to go on below half of it.
     A batch is sent at the end of the loop's turn when none is under way, else when it has `batch_messages` or
-    `batch_bytes`, or is `linger` seconds old; at most `in_flight` are under way.
+    `batch_bytes`, or is `linger` seconds old; at most `in_flight` are under way. `refused(letter)` tells a
+    door that answers with the reason what is not stored, before the message is released.
     """
 
     def __init__(
         self, nc: Client, js: JetStreamContext, *, name: str, protocol: str,
         released: Callable[[list[Item]], None], pressure: Callable[[bool], None],
         batch_messages: int = 1000, batch_bytes: int = 256 << 10, in_flight: int = 4, high: int = 64 << 20,
-        linger: float = 0.002, publish_timeout: float = 5.0,
+        linger: float = 0.002, publish_timeout: float = 5.0, refused: Callable[[DeadLetter], None] | None = None,
     ) -> None:
         self.nc, self.js = nc, js
         self.name, self.protocol = name, protocol
@@ -88,7 +89,7 @@ class Ingestor:
         self.held = 0
         self.pressed = False
         self.failing = ""
-        self._released, self._pressure = released, pressure
+        self._released, self._pressure, self._refused = released, pressure, refused
         self._batch_messages, self._batch_bytes = batch_messages, batch_bytes
         self._in_flight, self._high, self._linger = in_flight, high, linger
         self._timeout = publish_timeout
@@ -238,6 +239,8 @@ class Ingestor:
             flight.parts.append((body, self._next_id()))
             self.counters.batches += 1
         for letter in letters:
+            if self._refused is not None:
+                self._refused(letter)
             lag = self._lag(flight, letter.entity)
             lag.letters += 1
             self._letters.append((letter, self._next_id(), lag))

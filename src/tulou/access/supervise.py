@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tulou.access.gateway import Config
 from tulou.access.poll_door import METERS
+from tulou.access.protocols import FieldCodec, load
 from tulou.kernel.bus import Child
 from tulou.kernel.errors import Invalid, Unavailable
 
@@ -44,6 +45,17 @@ def gateway_config(house: House) -> Config:
                 f"meters of {protocol} are polled; the port is their gateways': dtu={settings.fields[protocol][0]}",
                 field="field_ports", value=protocol, rule="a protocol whose devices speak by themselves",
             )
+        if not isinstance(load(spoken[protocol]), FieldCodec):
+            raise Invalid(
+                f"协议 {protocol} 不经 TCP；请用 coap_port", f"{protocol} does not come over TCP; see coap_port",
+                field="field_ports", value=protocol, rule="a protocol over TCP",
+            )
+    if settings.lwm2m not in ("", "nosec") or (settings.lwm2m and not settings.coap_port):
+        raise Invalid(
+            f"设置项 lwm2m 为空或 nosec（须设 coap_port），现为 {settings.lwm2m!r}",
+            f"setting lwm2m is empty or nosec, with a coap_port, not {settings.lwm2m!r}",
+            field="lwm2m", value=settings.lwm2m, rule="nosec",
+        )
     if settings.mqtt_anonymous and not re.fullmatch(r"[a-z0-9-]{1,64}", settings.mqtt_anonymous):
         raise Invalid(
             f"设置项 mqtt_anonymous 只能含小写字母、数字与连字符，现为 {settings.mqtt_anonymous!r}",
@@ -62,6 +74,7 @@ def gateway_config(house: House) -> Config:
             kind: {
                 "open": model.open,
                 "properties": {name: [p.kind, p.min, p.max] for name, p in model.properties.items()},
+                "lwm2m": {p.lwm2m: name for name, p in model.properties.items() if p.lwm2m},
             }
             for kind, model in house.packs.models.items()
         },
@@ -70,6 +83,7 @@ def gateway_config(house: House) -> Config:
             for protocol, (port, tls_port) in settings.fields.items()
         },
         outbound={name: getattr(settings, name) for name in OUTBOUND},
+        coap_port=settings.coap_port, lwm2m=bool(settings.lwm2m),
     )
 
 
@@ -82,10 +96,12 @@ async def start_gateway(house: House) -> Child | None:
     ports = {port: name for name, port in (("mqtt_port", config.port), ("mqtts_port", config.tls_port)) if port}
     for of in config.fields.values():
         ports.update({of[key]: f"field_{key}s" for key in ("port", "tls_port") if of[key]})
-    if not ports:
+    if not ports and not config.coap_port:
         return None
     for port, setting in ports.items():
         _free(config.host, port, setting)
+    if config.coap_port:
+        _free(config.host, config.coap_port, "coap_port", socket.SOCK_DGRAM)
     child = Child(
         "gateway", [sys.executable, "-m", "tulou.access.gateway"],
         env={**os.environ, "TULOU_GATEWAY": config.to_json(), "TULOU_LOG_LEVEL": house.settings.log_level},
@@ -95,9 +111,14 @@ async def start_gateway(house: House) -> Child | None:
     house.children.append(child)
     deadline = asyncio.get_running_loop().time() + START
     host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
+    if config.coap_port:
+        ports[config.coap_port] = "coap_port"
     for port, setting in ports.items():
         while True:
             try:
+                if setting == "coap_port":
+                    await coap_ping(host, port)
+                    break
                 _, writer = await asyncio.open_connection(host, port)
             except OSError:
                 if child.restarts or asyncio.get_running_loop().time() > deadline:
@@ -112,10 +133,21 @@ async def start_gateway(house: House) -> Child | None:
     return child
 
 
-def _free(host: str, port: int, setting: str) -> None:
+async def coap_ping(host: str, port: int) -> None:
+    """Wait for the reset that answers an empty confirmable message (RFC 7252, 4.3). Raises `OSError`."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        probe.connect((host, port))
+        probe.send(b"\x40\0\0\1")
+        await asyncio.wait_for(loop.sock_recv(probe, 16), 0.5)
+
+
+def _free(host: str, port: int, setting: str, kind: int = socket.SOCK_STREAM) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, kind) as probe:
+        if kind == socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:

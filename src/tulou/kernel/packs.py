@@ -38,7 +38,8 @@ class Threshold(_Strict):
 
 
 class Property(_Strict):
-    """A property of a model. `unit` is a UN/CEFACT code, `symbol` what people read."""
+    """A property of a model. `unit` is a UN/CEFACT code, `symbol` what people read, `lwm2m` the path of the LwM2M
+    resource that says it (3303/0/5700)."""
 
     kind: Literal["number", "boolean", "string", "json"] = "number"
     label: Text
@@ -48,6 +49,7 @@ class Property(_Strict):
     max: float | None = None
     iri: str = ""
     alarm: Threshold | None = None
+    lwm2m: str = Field(default="", pattern=r"^(\d{1,5}/\d{1,5}/\d{1,5}(/\d{1,5})?)?$")
 
 
 class Command(_Strict):

@@ -50,6 +50,11 @@ class Settings:
         "", "现场协议端口，如 hj212=5212,jt808=6808；未列出者关闭",
         "ports of field protocols over TCP, as hj212=5212,jt808=6808; what is not named is closed",
     )
+    coap_port: int = _entry(0, "CoAP 端口（UDP）", "CoAP port (UDP); 0 closes the listener")
+    lwm2m: str = _entry(
+        "", "在 CoAP 端口接受 LwM2M 注册：空为不接受；nosec 为不加密，仅限封闭网络",
+        "accept LwM2M registrations on the CoAP port: empty: no; nosec: unencrypted, for closed networks only",
+    )
     field_tls_ports: str = _entry("", "现场协议 TLS 端口，写法同上", "ports of field protocols over TLS, written alike")
     tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
@@ -174,7 +179,7 @@ class Settings:
     @property
     def listening(self) -> list[int]:
         """Every port that is open for devices and people."""
-        ports = [self.http_port, self.mqtt_port, self.mqtts_port, *(p for pair in self.fields.values() for p in pair)]
+        ports = [self.http_port, self.mqtt_port, self.mqtts_port, self.coap_port, *(p for pair in self.fields.values() for p in pair)]
         return [port for port in ports if port]
 
     @property

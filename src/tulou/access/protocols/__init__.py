@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -126,19 +126,12 @@ class Session(Protocol):
 
 
 class Codec(Protocol):
-    """A field protocol. `idle` and `first` are seconds without a known device's message after which a connection is
-    closed: later, and at its beginning. `passwords`: whether the protocol carries one. `methods`: the commands that its
+    """The kept messages of a protocol. `passwords`: whether the protocol carries one; `methods`: the commands that its
     devices take, by name."""
 
     name: str
-    idle: float
-    first: float
     passwords: bool
     methods: Mapping[str, Method]
-
-    def session(self) -> Session:
-        """The state of a new connection."""
-        ...
 
     def identity(self, text: str) -> bytes:
         """The identity as frames are compared by it. Raises `Invalid`."""
@@ -154,6 +147,19 @@ class Codec(Protocol):
 
     def masked(self, raw: bytes) -> bytes:
         """The message as people may see it: without credentials."""
+        ...
+
+
+@runtime_checkable
+class FieldCodec(Codec, Protocol):
+    """A field protocol over TCP. `idle` and `first` are seconds without a known device's message after which a
+    connection is closed: later, and at its beginning."""
+
+    idle: float
+    first: float
+
+    def session(self) -> Session:
+        """The state of a new connection."""
         ...
 
 

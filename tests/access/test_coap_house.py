@@ -1,0 +1,116 @@
+"""CoAP and LwM2M in a whole house: from what a person registers to what a person reads, and who may ask what."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import aiocoap
+import httpx
+import pytest
+
+from tests.access.conftest import Estate, eventually
+from tests.access.test_gateway import command
+from tests.access.test_lwm2m import Client
+from tulou.access.live import Hub
+from tulou.access.supervise import gateway_config
+from tulou.kernel.errors import Invalid
+from tulou.kernel.house import House
+from tulou.kernel.settings import Settings
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+async def aiocoap_client(estate: Estate, token: str, payload: str, content_format: str) -> str:
+    _, out = await command(
+        sys.executable, "-W", "ignore", "-m", "aiocoap.cli.client", "-m", "POST", "--payload", payload, "--content-format", content_format,
+        f"coap://127.0.0.1:{estate.house.settings.coap_port}/api/v1/{token}/telemetry",
+    )
+    return out
+
+
+@pytest.mark.conformance
+async def test_from_a_datagram_to_a_value_that_is_read(estate: Estate, lin: httpx.AsyncClient) -> None:
+    device = await estate.device(lin, "fuzhou", "coap", type="Device")
+    assert await aiocoap_client(estate, device["token"], '{"temperature": 21.5}', "application/json") == ""
+    await estate.latest(lin, device, "temperature", 21.5)
+    assert await aiocoap_client(estate, device["token"], '[{"n":"humidity","v":60}]', "application/senml+json") == ""
+    await estate.latest(lin, device, "humidity", 60)
+    frames = (await lin.get(f"/things/{device['no']}/frames")).json()["items"]
+    assert {frame["protocol"] for frame in frames} == {"coap"}
+    assert (await lin.post(f"/devices/{device['id']}/disable")).status_code == 200
+
+    async def refused() -> bool:
+        return "4.01" in await aiocoap_client(estate, device["token"], '{"temperature": 1}', "application/json")
+
+    await eventually(refused)
+
+
+async def test_a_dead_letter_is_replayed_through_its_codec(estate: Estate, lin: httpx.AsyncClient) -> None:
+    device = await estate.device(lin, "fuzhou", "letters", type="Device")
+    assert "4.00" in await aiocoap_client(estate, device["token"], '[{"n":"a b","v":1}]', "application/senml+json")
+
+    async def found() -> Any:
+        items = (await lin.get("/dead-letters")).json()["items"]
+        return [item for item in items if item["entity"] == device["no"] and not item["replayed_at"]]
+
+    (letter,) = await eventually(found)
+    assert (letter["protocol"], letter["topic"], letter["field"]) == ("coap", "telemetry", "[0].n")
+    (line,) = (await lin.post("/dead-letters/replay", json={"ids": [letter["id"]]})).json()["items"]
+    assert line["ok"] is True  # it is put through the same codec, refused again, and is a letter again
+    await eventually(found)
+
+
+class Door:
+    """Where a client finds the house."""
+
+    def __init__(self, port: int) -> None:
+        self.ports = [port]
+
+
+async def client_of(estate: Estate, endpoint: str) -> Client:
+    client = await Client(Door(estate.house.settings.coap_port)).open()  # type: ignore[arg-type]
+    assert (await client.register(endpoint)).code == aiocoap.CREATED
+    return client
+
+
+async def test_lwm2m_from_registration_to_readings_and_back(estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient, yang: httpx.AsyncClient) -> None:
+    device = await estate.device(lin, "fuzhou", "lwm2m", type="Device", protocol="lwm2m", identity="urn:imei:350001230000009")
+    base = f"/devices/{device['id']}/lwm2m"
+    assert (await lin.get(base)).status_code == 409
+    client = await client_of(estate, "urn:imei:350001230000009")
+    await estate.latest(lin, device, "3303/0/5700", 21.5)
+    client.temperature.say(22.5)
+    await estate.latest(lin, device, "3303/0/5700", 22.5)
+    state = (await lin.get(base)).json()
+    assert (state["endpoint"], state["observed"]) == ("urn:imei:350001230000009", ["3303/0"])
+    read = await yang.get(f"{base}/3303/0")
+    assert (read.status_code, read.json()["values"]["3303/0/5701"]) == (200, "Cel")
+    assert (await lin.put(f"{base}/3303/0/5700", json={"value": 4})).json()["code"] == "2.04"
+    assert (await lin.post(f"{base}/3/0/4", json={})).json()["code"] == "2.04"
+    assert [told[0] for told in client.single.told] == ["put", "post"]
+    assert (await lin.post(f"{base}/3303/0/5700?observe=1")).status_code == 200
+    assert (await lin.delete(f"{base}/3303/0/5700")).status_code == 200
+    gone = await lin.get(f"{base}/9/9/9")
+    assert (gone.status_code, gone.json()["rule"]) == (400, "CoAP 4.04")
+    wrong = await lin.put(f"{base}/3303/0/5700", json={"value": "warm"})
+    assert (wrong.status_code, wrong.json()["field"]) == (400, "3303/0/5700")
+    # another organisation does not see it, and who may look may not change
+    assert [(await chen.get(base)).status_code, (await chen.put(f"{base}/3/0/1", json={"value": 1})).status_code] == [404, 404]
+    assert (await yang.put(f"{base}/3303/0/5700", json={"value": 4})).status_code == 403
+    assert (await yang.post(f"{base}/3303/0?observe=1")).status_code == 403
+    (figures,) = estate.house.service(Hub).told("gateway")
+    assert {"coap", "lwm2m"} <= set(figures["fields"])
+    assert figures["connections"] >= 2
+    await client.close()
+
+
+@pytest.mark.parametrize(("settings", "field"), [
+    ({"lwm2m": "open", "coap_port": 5683}, "lwm2m"), ({"lwm2m": "nosec"}, "lwm2m"), ({"field_ports": "coap=5683"}, "field_ports"),
+])
+async def test_wrong_settings_are_named(estate: Estate, settings: dict[str, Any], field: str) -> None:
+    house = House(Settings(home=estate.house.settings.home, **settings))
+    house.bus = estate.house.bus
+    with pytest.raises(Invalid) as refused:
+        gateway_config(house)
+    assert refused.value.field == field
