@@ -291,8 +291,8 @@ def test_what_is_no_frame_is_named_and_costs_only_itself(change: Any, rule: str)
     assert broken[0].raw[8:10] == b"\0\0"
 
 
-def test_published_wrong_frames_are_refused() -> None:
-    """A simulator's frame in the toolkit's tests, whose F5 has a wrong definition: twelve values are read all the same."""
+def test_a_series_has_twelve_values_whatever_its_definition_says() -> None:
+    """A frame in the toolkit's tests, whose F5 has a wrong definition."""
     sent = raw("7E7E100012345678123434003A020003140612020000F1F1001234567848F0F01406120200F55C0AAA0AAA" + "FF" * 20
                + "391A0027303812129003ADF7")
     samples, refusals = codec.decode(one(sent).raw)
