@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.access.test_gateway import command
 from tests.access.test_lwm2m import Client
 from tulou.access.live import Hub
 from tulou.access.supervise import gateway_config
+from tulou.kernel.bus import free_port
 from tulou.kernel.errors import Invalid
 from tulou.kernel.house import House
 from tulou.kernel.settings import Settings
@@ -103,6 +106,40 @@ async def test_lwm2m_from_registration_to_readings_and_back(estate: Estate, lin:
     assert {"coap", "lwm2m"} <= set(figures["fields"])
     assert figures["connections"] >= 2
     await client.close()
+
+
+@pytest.mark.conformance
+@pytest.mark.skipif("WAKAAMA_CLIENT" not in os.environ, reason="WAKAAMA_CLIENT is the path of wakaama's lwm2mclient")
+@pytest.mark.parametrize("block", ["1024", "64"])
+async def test_wakaama(estate: Estate, lin: httpx.AsyncClient, block: str) -> None:
+    endpoint = f"wakaama-{block}"
+    device = await estate.device(lin, "fuzhou", endpoint, type="Device", protocol="lwm2m", identity=endpoint)
+    base = f"/devices/{device['id']}/lwm2m"
+    process = await asyncio.create_subprocess_exec(
+        os.environ["WAKAAMA_CLIENT"], "-4", "-n", endpoint, "-h", "127.0.0.1", "-p", str(estate.house.settings.coap_port), "-l", str(free_port()),
+        "-S", block, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    try:
+        await estate.latest(lin, device, "3/0/9", 100)
+        state = (await lin.get(base)).json()
+        assert (state["version"], state["observed"]) == ("1.1", ["3/0", "4/0", "6/0"])
+        assert (await lin.get(f"{base}/3/0")).json()["values"]["3/0/0"] == "Open Mobile Alliance"
+        assert (await lin.get(f"{base}/3/0/7")).json()["values"] == {"3/0/7/0": 3800, "3/0/7/1": 5000}
+        assert (await lin.put(f"{base}/3/0/14", json={"value": "+08:00"})).json()["code"] == "2.04"
+        assert (await lin.get(f"{base}/3/0/14")).json()["values"] == {"3/0/14": "+08:00"}
+        assert (await lin.put(f"{base}/31024/10", json={"value": {"1": 7, "3": 1.5}})).json()["code"] == "2.04"
+        assert (await lin.post(f"{base}/3/0/12", json={})).json()["code"] == "2.04"
+        assert [(await lin.get(f"{base}/9/9/9")).json()["rule"], (await lin.put(f"{base}/3/0/9", json={"value": 1})).json()["rule"]] == [
+            "CoAP 4.04", "CoAP 4.05"]
+        process.stdin.write(b"change /3/0/9 33\n")
+        await process.stdin.drain()
+        await estate.latest(lin, device, "3/0/9", 33)
+        assert (await lin.post(f"{base}/31024/10?observe=1")).status_code == 200
+        assert (await lin.delete(f"{base}/31024/10")).status_code == 200
+    finally:
+        process.kill()
+        await process.wait()
 
 
 @pytest.mark.parametrize(("settings", "field"), [

@@ -178,8 +178,8 @@ class Settings:
 
     @property
     def listening(self) -> list[int]:
-        """Every port that is open for devices and people."""
-        ports = [self.http_port, self.mqtt_port, self.mqtts_port, self.coap_port, *(p for pair in self.fields.values() for p in pair)]
+        """Every TCP port that is open for devices and people."""
+        ports = [self.http_port, self.mqtt_port, self.mqtts_port, *(p for pair in self.fields.values() for p in pair)]
         return [port for port in ports if port]
 
     @property

@@ -299,9 +299,11 @@ def chdb_opens(settings: Settings) -> Finding:
 def ports_free(settings: Settings) -> Finding:
     """The ports that listeners want are free."""
     taken = []
-    for port in settings.listening:
-        with socket.socket(socket.AF_INET6 if ":" in settings.bind else socket.AF_INET) as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    udp = [(settings.coap_port, socket.SOCK_DGRAM)] if settings.coap_port else []
+    for port, kind in [*((port, socket.SOCK_STREAM) for port in settings.listening), *udp]:
+        with socket.socket(socket.AF_INET6 if ":" in settings.bind else socket.AF_INET, kind) as s:
+            if kind == socket.SOCK_STREAM:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 s.bind((settings.bind, port))
             except OSError as error:

@@ -378,7 +378,7 @@ class Endpoint(asyncio.DatagramProtocol):
             return start
         number, size, body = block.number + 1, block.szx, bytearray(start.payload)
         base = [option for option in options if option[0] not in (m.OBSERVE, m.BLOCK1)]
-        if said is not None and start.uint(m.OBSERVE) is not None:
+        if said is not None and (start.uint(m.OBSERVE) is not None or len(base) < len(options)):
             base.append((m.ACCEPT, m.uint(said)))
         while True:
             part = await self._ask(peer, code, [*base, (m.BLOCK2, Block(number, False, size).value())], b"", b"")
