@@ -108,6 +108,34 @@ async def test_lwm2m_from_registration_to_readings_and_back(estate: Estate, lin:
     await client.close()
 
 
+async def test_commands_over_lwm2m_wait_for_the_device(estate: Estate, lin: httpx.AsyncClient) -> None:
+    endpoint = "urn:imei:350001230000010"
+    device = await estate.device(lin, "fuzhou", "lwm2m-commands", type="Device", protocol="lwm2m", identity=endpoint)
+    path = f"/devices/{device['id']}/commands"
+
+    async def send(method: str, wait: int = 20, **params: Any) -> dict[str, Any]:
+        answer = await lin.post(path, params={"wait": wait}, json={"method": method, "params": params, "expires_s": 600})
+        assert answer.status_code == 201, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    waiting = await send("write", 0, path="3303/0/5700", value=4)
+    assert (waiting["state"], waiting["bearer"]) == ("waiting", "lwm2m")
+    client = await client_of(estate, endpoint)
+    done = (await lin.get(f"/commands/{waiting['no']}", params={"wait": 20})).json()
+    assert (done["state"], [told[0] for told in client.single.told]) == ("done", ["put"])
+    told = await send("read", path="3303/0")
+    assert told["state"] == "done", told
+    assert told["result"]["3303/0/5701"] == "Cel"
+    assert (await send("execute", path="3/0/4"))["state"] == "done"
+    failed = await send("read", path="9/9/9")
+    assert (failed["state"], failed["error"][:4]) == ("failed", "4.04")
+    assert (await send("execute", path="3303/0"))["error"] == "只有资源可执行 (only a resource can be executed)"
+    bad = await lin.post(path, json={"method": "write", "params": {"path": "a/b", "value": 1}})
+    assert (bad.status_code, bad.json()["field"]) == (400, "params.path")
+    await client.close()
+
+
 @pytest.mark.conformance
 @pytest.mark.skipif("WAKAAMA_CLIENT" not in os.environ, reason="WAKAAMA_CLIENT is the path of wakaama's lwm2mclient")
 @pytest.mark.parametrize("block", ["1024", "64"])

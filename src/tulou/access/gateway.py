@@ -517,13 +517,13 @@ class Gateway:
             for name, of in config.fields.items() if db is not None and name != "dtu"
         ]
         self.attributes = Attributes(bus)
-        self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
         if config.coap_port:
             coap = CoapDoor(self, config.coap_port)
             self.doors.append(coap)
             if config.lwm2m and db is not None:
                 self.doors.append(Lwm2mDoor(self, coap, Identities(db, "lwm2m", self.class_of)))
+        self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from tulou.access.coap import Unreadable
 from tulou.access.coap.message import CONTENT_FORMAT, URI_PATH, URI_QUERY, Message, parse
 from tulou.access.coap.payload import micros, queried, received, stored
 from tulou.access.lwm2m.content import decode, path_of, text_of
-from tulou.access.protocols import Method, Sample
+from tulou.access.protocols import Method, Sample, labelled
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
@@ -22,12 +25,37 @@ ENDPOINT = re.compile(r"[!-.0-~]{1,64}", re.ASCII)
 """Endpoint names (V1_0, 5.3.1, 6.3): printable, here without spaces and slashes."""
 
 
+def _path(text: str) -> str:
+    if not path_of(text):
+        raise ValueError("a path of numbers")
+    return text
+
+
+class Where(BaseModel):
+    """A path, such as 3/0/13."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, AfterValidator(_path)] = labelled("路径", "path", description="3/0/13")
+
+
+class Write(Where):
+    value: float | bool | str = labelled("值", "value")
+
+
+class Execute(Where):
+    value: str = labelled("参数", "arguments", default="", max_length=500)
+
+
 class Lwm2mMessages:
     """The codec (`protocols.Codec`)."""
 
     name = "lwm2m"
     passwords = False
-    methods: Mapping[str, Method] = {}
+    methods: Mapping[str, Method] = {
+        "read": Method("读取", "read", Where), "write": Method("写入资源", "write a resource", Write),
+        "execute": Method("执行", "execute", Execute),
+    }
 
     def identity(self, text: str) -> bytes:
         if not ENDPOINT.fullmatch(text):

@@ -13,6 +13,7 @@ import base64
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,10 +28,12 @@ from tulou.access.coap.door import CoapDoor
 from tulou.access.coap.endpoint import Address, Lost, Observation, Request, diagnosis, told
 from tulou.access.coap.message import Message
 from tulou.access.coap.payload import kept
+from tulou.access.courier import RETURNED, Call
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.lwm2m import content, links, objects
 from tulou.access.lwm2m.kept import codec
 from tulou.access.peer import HELD
+from tulou.access.protocols import ANSWERED, REFUSED
 from tulou.access.telemetry import Chunk
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ class Registration:
     held: int = 0
     gone: bool = False
     watching: bool = False
+    target: Lwm2mTarget | None = None
 
     def document(self) -> dict[str, Any]:
         """As people see it."""
@@ -92,6 +96,40 @@ class Registration:
     def writes(self) -> int:
         """The content format to write in: TLV unless the device announced others."""
         return next((one for one in FORMATS if one in self.formats), m.TLV) if self.formats else m.TLV
+
+
+class Lwm2mTarget:
+    """A registered device that takes commands, one at a time; one that sleeps takes them when it is awake."""
+
+    def __init__(self, door: Lwm2mDoor, registration: Registration) -> None:
+        self.door, self.registration = door, registration
+        self.entity, self.bearer = registration.speaker.device.entity, door.name
+        self.busy: Call | None = None
+
+    def room(self) -> int:
+        return 0 if self.busy is not None or self.registration.gone else 1
+
+    def deliver(self, call: Call) -> None:
+        self.busy = call
+        self.door.gateway.spawn(self._carry_out(call))
+
+    async def _carry_out(self, call: Call) -> None:
+        courier = self.door.gateway.courier
+        question = {"device": self.registration.speaker.device.device_id, "op": call.method, **orjson.loads(call.params)}
+        try:
+            answer = await self.door.ask({**question, "wait": max(0.0, call.expires / 1000 - time.time())})
+        except Lost:  # it may have come, or not
+            courier.report(call.no, call.entity, RETURNED, attempt=call.attempt)
+        except Unreadable as error:
+            courier.report(call.no, call.entity, REFUSED, error=f"{error.refusal.zh} ({error.refusal.en})")
+        else:
+            if answer["code"].startswith("2."):
+                courier.report(call.no, call.entity, ANSWERED, result=orjson.dumps(answer.get("values", {})).decode())
+            else:
+                courier.report(call.no, call.entity, REFUSED, error=f"{answer['code']} {answer['told']}".strip())
+        finally:
+            self.busy = None
+            courier.want(self)
 
 
 class Lwm2mDoor:
@@ -217,6 +255,8 @@ class Lwm2mDoor:
         self.registrations[made.id] = self.of_device[device.device_id] = made
         self.registered += 1
         self.gateway.present(device, True)
+        made.target = Lwm2mTarget(self, made)
+        self.gateway.courier.ready(made.target)
         request.answer(m.CREATED, b"", *m.path_options(("rd", made.id), m.LOCATION_PATH), *options)
         self._heard(made)
 
@@ -247,6 +287,8 @@ class Lwm2mDoor:
         """End a registration; what it observes is forgotten."""
         registration.gone = True
         registration.spoke.set()
+        if registration.target is not None:
+            self.gateway.courier.gone(registration.target, ())
         self._unwatch(registration)
         self.registrations.pop(registration.id, None)
         device = registration.speaker.device
