@@ -17,6 +17,8 @@ from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.ota.firmware import Firmwares
+from tulou.access.ota.rollouts import Rollouts
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.shadow import Shadows
@@ -74,28 +76,32 @@ def services(house: House) -> Sequence[object]:
     things = Things(house, directory, devices)
     calls = Commands(house, devices)
     shadows = Shadows(house, devices)
-    door = HttpDoor(house, calls, shadows)
+    firmwares = Firmwares(house)
+    door = HttpDoor(house, calls, shadows, firmwares)
     return [
         devices, directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory, alarms), door,
-        DeadLetters(house), Applications(house), SensorThings(house, directory, door),
+        DeadLetters(house), Applications(house), SensorThings(house, directory, door), firmwares,
+        Rollouts(house, firmwares, shadows),
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
-    """`/api/v1`: devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    """`/api/v1`: firmware, roll-outs, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*access_routes(house), *sensorthings_routes(house)]
+    return [*ota_routes(house), *access_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device` and `tulou readings`."""
+    """`tulou device`, `tulou readings`, `tulou firmware` and `tulou rollout`."""
     from tulou.access.commands import device, readings
+    from tulou.access.ota.commands import firmware, rollout
 
-    return [device, readings]
+    return [device, readings, firmware, rollout]
 
 
 @hookimpl
@@ -105,6 +111,7 @@ async def started(house: House) -> None:
         await house.service(Applications).open()
         await house.service(Commands).open()
         await house.service(Shadows).open()
+        await house.service(Firmwares).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)
@@ -131,6 +138,7 @@ def tasks(house: House) -> Sequence[Task]:
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
         Task("access.dead-letters", "worker", deadletters.run),
         Task("access.alarms", "rules", house.service(Alarms).run), Task("access.commands", "worker", house.service(Commands).keep),
+        Task("access.rollouts", "worker", house.service(Rollouts).run),
     ]
     role = _mirrors(house)
     if role:
