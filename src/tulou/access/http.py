@@ -190,10 +190,10 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
         return None
     if found[1] == "":
         return (max(0, size - int(found[2])), size) if int(found[2]) else (0, 0)
-    first, last = int(found[1]), int(found[2]) if found[2] else size - 1
-    if last < first:
+    first = int(found[1])
+    if found[2] and int(found[2]) < first:
         return None
-    return (first, min(last + 1, size)) if first < size else (0, 0)
+    return (first, min(int(found[2] or size) + 1, size)) if first < size else (0, 0)
 
 
 def _timeout(request: Request) -> float:

@@ -310,10 +310,10 @@ class Rollouts:
     async def _document(self, row: Any) -> dict[str, Any]:
         stages = _stages(row)
         counts = await self.db.read(lambda c: self._counts(c, row, len(stages)))
-        withdrawn = sa.select(_of.stage, sa.func.count()).where(
+        withdrawn = sa.select(_of.stage, sa.func.count().label("devices")).where(
             _of.rollout_no == row.no, _of.state == WITHDRAWN
         ).group_by(_of.stage)
-        gone: dict[int, int] = dict(await self.db.read(lambda c: c.execute(withdrawn).tuples().all()))
+        gone = {row.stage: row.devices for row in await self.db.read(lambda c: c.execute(withdrawn).all())}
         return {**_summary(row), "selection": orjson.loads(row.selection), "device_s": row.device_s, "stages": [
             {**stage.model_dump(), "waiting": count.waiting, "told": count.told, "updated": count.updated,
              "failed": count.failed, "withdrawn": gone.get(number, 0), "silent": count.silent}
