@@ -32,6 +32,7 @@ PAGES = {
     "tokens": "/tokens",
     "alarms": "/alarms",
     "dead-letters": "/dead-letters",
+    "rollouts": "/rollouts",
     "jobs": "/jobs",
     "audit": "/audit",
     "system": "/system",
