@@ -62,12 +62,12 @@ export default function Rollouts() {
           loading={rollouts.isLoading}
           dataSource={rollouts.items}
           pagination={false}
-          scroll={{ x: 1000 }}
+          scroll={{ x: 1240 }}
           expandable={{ expandedRowRender: ({ no }) => <Stages no={no} /> }}
           locale={{ emptyText: <Nothing title={text.noRollouts} hint={text.hint} /> }}
           columns={[
             { title: "#", dataIndex: "no", width: 60 },
-            { title: text.name, dataIndex: "name", ellipsis: true },
+            { title: text.name, dataIndex: "name", width: 200, ellipsis: true },
             { title: text.firmware, key: "firmware", width: 170, render: (_: unknown, one) => `${one.title ?? "—"} ${one.version ?? ""}` },
             { title: text.org, dataIndex: "org", width: 130, render: (id: string) => org(id) },
             {
@@ -113,11 +113,11 @@ export default function Rollouts() {
           loading={packages.isLoading}
           dataSource={packages.items}
           pagination={false}
-          scroll={{ x: 900 }}
+          scroll={{ x: 1100 }}
           locale={{ emptyText: <Nothing title={text.noPackages} /> }}
           columns={[
             { title: "#", dataIndex: "no", width: 60 },
-            { title: text.name, dataIndex: "title", ellipsis: true },
+            { title: text.name, dataIndex: "title", width: 200, ellipsis: true },
             { title: text.version, dataIndex: "version", width: 110 },
             { title: text.type, dataIndex: "type", width: 170 },
             { title: text.org, dataIndex: "org", width: 130, render: (id: string) => org(id) },

@@ -151,8 +151,8 @@ def judge(
 
 
 def staged(devices: Iterable[str], seed: str, stages: Sequence[Stage]) -> dict[str, int]:
-    """The stage of each device: the order is that of a hash of the seed and its id, and every stage that is not empty by
-    its percent has one device at least."""
+    """The stage of each device: the order is that of a hash of the seed and its id. Percents are rounded up, so the first
+    stage has one device at least; a later one may have none."""
     order = sorted(devices, key=lambda device: hashlib.sha256(f"{seed}:{device}".encode()).digest())
     ends = [math.ceil(len(order) * stage.percent / 100) for stage in stages]
     found: dict[str, int] = {}
