@@ -24,6 +24,7 @@ const Rules = lazy(() => import("./pages/rules.tsx"));
 const DeadLetters = lazy(() => import("./pages/dead-letters.tsx"));
 const Audit = lazy(() => import("./pages/audit.tsx"));
 const System = lazy(() => import("./pages/system.tsx"));
+const Rollouts = lazy(() => import("./pages/rollouts.tsx"));
 const Jobs = lazy(() => import("./pages/jobs.tsx"));
 
 function Waiting() {
@@ -68,6 +69,7 @@ export function App() {
             <Route path="dead-letters" element={<DeadLetters />} />
             <Route path="audit" element={<Audit />} />
             <Route path="system" element={<System />} />
+            <Route path="rollouts" element={<Rollouts />} />
             <Route path="jobs" element={<Jobs />} />
             <Route path="*" element={<NotFoundPage />} />
           </Route>

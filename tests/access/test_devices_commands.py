@@ -1,4 +1,4 @@
-"""`tulou device` and `tulou readings` as a user types them, against a running house."""
+"""`tulou device`, `tulou readings`, `tulou firmware` and `tulou rollout` as a user types them, against a running house."""
 
 from __future__ import annotations
 
@@ -116,3 +116,27 @@ async def test_readings_from_the_command_line(estate: Estate, lin: Any, tulou: T
         assert len(rows) == 60
         assert (made[7]["no"], "voltage", 221.5, "") in rows or (made[7]["no"], "voltage", 221.5, None) in rows
     await tulou("readings", "export", str(tmp_path / "r.txt"), *span, code=2)
+
+
+async def test_firmware_and_a_rollout_from_the_command_line(estate: Estate, lin: Any, tulou: Tulou, tmp_path: Path) -> None:
+    device = await estate.device(lin, "fuzhou", "u-1", type="Manhole")
+    file = tmp_path / "lid.bin"
+    file.write_bytes(os.urandom(3 << 20))
+    where = ("--org", "fuzhou", "--type", "Manhole", "--title", "lid", "--version", "2")
+    package = await tulou("firmware", "upload", str(file), *where)
+    assert package["size"] == 3 << 20
+    assert (await tulou("firmware", "upload", str(file), *where))["created"] is False
+    assert [one["no"] for one in (await tulou("firmware", "list", "--type", "Manhole"))["items"]] == [package["no"]]
+    assert (await tulou("firmware", "show", str(package["no"])))["sha256"] == package["sha256"]
+    await tulou("rollout", "create", str(package["no"]), "--name", "x", "--stages", "50", code=1)
+    rollout = await tulou("rollout", "create", str(package["no"]), "--name", "lids", "--device", device["id"], "--wait", "0",
+                          "--stages", "50,100", "--start")
+    no = str(rollout["no"])
+    assert (rollout["state"], len(rollout["stages"])) == ("running", 2)
+    assert (await tulou("rollout", "pause", no))["state"] == "paused"
+    assert (await tulou("rollout", "resume", no))["state"] == "running"
+    await tulou("firmware", "delete", str(package["no"]), code=1)
+    assert (await tulou("rollout", "abort", no))["state"] == "aborted"
+    assert [one["device"] for one in (await tulou("rollout", "devices", no, "--state", "withdrawn"))["items"]] == [device["id"]]
+    assert (await tulou("rollout", "list", "--state", "aborted"))["items"][0]["no"] == rollout["no"]
+    assert (await tulou("rollout", "show", no))["stages"][0]["withdrawn"] == 1

@@ -51,7 +51,8 @@ def value_of(kind: Any, name: str) -> Any:
         return value_of(next(a for a in arguments if a is not type(None)), name)
     if origin is typing.Literal:
         return arguments[0]
-    if origin in (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection):
+    if origin in (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection,
+                  collections.abc.AsyncIterable):
         return [value_of(arguments[0] if arguments else str, name)]
     if origin in (set, frozenset):
         return {value_of(arguments[0], name)}

@@ -59,13 +59,13 @@ async function request<T>(
 ): Promise<T> {
   const headers: Record<string, string> = { Accept: "application/json", ...more };
   if (method !== "GET") headers["X-Tulou"] = "1";
-  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (body !== undefined) headers["Content-Type"] = body instanceof Blob ? "application/octet-stream" : "application/json";
   let response: Response;
   try {
     response = await fetch(url, {
       method,
       headers,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: body === undefined || body instanceof Blob ? body : JSON.stringify(body),
       credentials: "same-origin",
       signal,
     });
@@ -97,6 +97,9 @@ export const getNgsi = <T>(endpoint: string, query: Query, tenant: string | null
   request<T>("GET", addressed(NGSI + endpoint, query), undefined, signal, tenant === null ? {} : { "NGSILD-Tenant": tenant });
 export const post = <T>(endpoint: string, body?: unknown): Promise<T> =>
   request<T>("POST", path(endpoint), body);
+/** Send a file as it is. */
+export const upload = <T>(endpoint: string, query: Query, file: Blob): Promise<T> =>
+  request<T>("POST", path(endpoint, query), file);
 export const put = <T>(endpoint: string, body?: unknown): Promise<T> =>
   request<T>("PUT", path(endpoint), body);
 export const patch = <T>(endpoint: string, body?: unknown): Promise<T> =>

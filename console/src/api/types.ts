@@ -501,3 +501,48 @@ export interface AuditAbout {
   created_at: string;
   modified_at: string;
 }
+
+export interface Firmware {
+  no: number;
+  org: string;
+  type: string;
+  title: string;
+  version: string;
+  size: number;
+  sha256: string;
+  created_at: string;
+  created_by: string;
+}
+
+export interface Rollout {
+  no: number;
+  org: string;
+  name: string;
+  state: "draft" | "running" | "paused" | "aborted" | "done";
+  /** From 1. */
+  stage: number;
+  reason: string | null;
+  firmware: number;
+  title: string | null;
+  version: string | null;
+  started_at: string | null;
+  ended_at: string | null;
+  /** Devices by state. */
+  counts: Record<string, number>;
+}
+
+export interface RolloutDetail extends Omit<Rollout, "counts"> {
+  stages: {
+    percent: number;
+    wait_s: number;
+    updated_min: number;
+    failed_max: number;
+    silent_max: number;
+    waiting: number;
+    told: number;
+    updated: number;
+    failed: number;
+    withdrawn: number;
+    silent: number;
+  }[];
+}

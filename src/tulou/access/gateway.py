@@ -6,7 +6,8 @@ bytes are parsed into runs, runs wait in the `Ingestor`, and a durable batch ans
 Devices and applications come in by the same port and part at CONNECT. Applications have sessions and a topic space:
 `broker.py`. What devices do not have, and are told: no session outlives its connection (CONNACK never says "session
 present"); retained messages are stored as readings, never replayed; a will is stored when its topic is telemetry or
-attributes. They may subscribe to their own `v1/devices/me/` topics only; commands come on one of them (`courier.py`). Of 5.0 the packets are understood; session
+attributes. They may subscribe to their own `v1/devices/me/` topics and chunks of their firmware (`ota/door.py`) only; commands come on
+one of the former (`courier.py`). Of 5.0 the packets are understood; session
 expiry, topic aliases, subscription identifiers and shared subscriptions are declined in CONNACK.
 
 Run as `python -m tulou.access.gateway '<settings JSON>'`, or with the JSON in `TULOU_GATEWAY`; see `Config`.
@@ -48,6 +49,7 @@ from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.lwm2m.server import Lwm2mDoor
 from tulou.access.mqtt_commands import MqttTarget
+from tulou.access.ota import door as ota
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.poll_door import PollDoor
 from tulou.access.protocols import ANSWERED, FieldCodec, load
@@ -64,7 +66,7 @@ TOPICS = {b"v1/devices/me/telemetry": TELEMETRY, b"v1/devices/me/attributes": AT
 REQUEST_ATTRIBUTES = b"v1/devices/me/attributes/request/"
 REQUEST_RPC = b"v1/devices/me/rpc/request/"
 RESPONSE_RPC = b"v1/devices/me/rpc/response/"
-GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/request|rpc/response)/[^/#]+)")
+GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS)
 """Topic filters that a device may subscribe to."""
 COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
@@ -415,7 +417,7 @@ class Connection(Peer):
         kind = TOPICS.get(run.topic)
         topic = ""
         if kind is None:
-            if run.topic.startswith((REQUEST_ATTRIBUTES, REQUEST_RPC)):
+            if run.topic.startswith((REQUEST_ATTRIBUTES, REQUEST_RPC, ota.REQUEST)):
                 for payload in run.payloads:
                     self._answer(run.topic, payload)
                 run = mqtt.Publish(run.topic, run.qos, run.dup, run.retain, run.ids, [])  # acknowledged in its turn
@@ -453,6 +455,9 @@ class Connection(Peer):
 
     def _answer(self, topic: bytes, payload: bytes) -> None:
         """Requests that a device may make of the door itself."""
+        if topic.startswith(ota.REQUEST):
+            self.gateway.firmware.asked(self, cast(DeviceIdentity, self.identity).entity, topic, payload)
+            return
         if topic.startswith(REQUEST_ATTRIBUTES):
             self.hold(attributes.ROOM)
             self.gateway.spawn(self.gateway.attributes.answer(
@@ -517,6 +522,7 @@ class Gateway:
             for name, of in config.fields.items() if db is not None and name != "dtu"
         ]
         self.attributes = Attributes(bus)
+        self.firmware = ota.FirmwareDoor(bus)
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
         if config.coap_port:
             coap = CoapDoor(self, config.coap_port)

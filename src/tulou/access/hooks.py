@@ -19,6 +19,8 @@ from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
+from tulou.access.ota.firmware import Firmwares
+from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
 from tulou.access.redecode import Redecodes
 from tulou.access.rules.engine import Engine
@@ -85,31 +87,35 @@ def services(house: House) -> Sequence[object]:
     things = Things(house, directory, devices)
     calls = Commands(house, devices)
     shadows = Shadows(house, devices)
-    door = HttpDoor(house, calls, shadows)
+    firmwares = Firmwares(house)
+    door = HttpDoor(house, calls, shadows, firmwares)
     return [
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
+        firmwares, Rollouts(house, firmwares, shadows),
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
-    """`/api/v1`: devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    """`/api/v1`: firmware, roll-outs, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
+    from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
+    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `tulou readings`, `tulou frames` and `tulou rule`."""
+    """`tulou device`, `tulou readings`, `tulou frames`, `tulou rule`, `tulou firmware` and `tulou rollout`."""
     from tulou.access.commands import device, frames, readings
+    from tulou.access.ota.commands import firmware, rollout
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule]
+    return [device, readings, frames, rule, firmware, rollout]
 
 
 @hookimpl
@@ -119,6 +125,7 @@ async def started(house: House) -> None:
         await house.service(Applications).open()
         await house.service(Commands).open()
         await house.service(Shadows).open()
+        await house.service(Firmwares).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)
@@ -151,6 +158,7 @@ def tasks(house: House) -> Sequence[Task]:
         Task("access.rules", "rules", house.service(Engine).run),
         Task("access.alarm-events", "rules", house.service(Alarms).announcing),
         Task("access.notify", "worker", house.service(Channels).run),
+        Task("access.rollouts", "worker", house.service(Rollouts).run),
     ]
     role = _mirrors(house)
     if role:

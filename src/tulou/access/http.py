@@ -1,5 +1,5 @@
 """Devices over HTTP: `POST /api/v1/{token}/telemetry` and `/attributes`, commands by `GET` and `POST /rpc`, desired
-attributes by `GET /attributes`: the convention that integrators know.
+attributes by `GET /attributes`, firmware by `GET /firmware`: the convention that integrators know.
 
 Law: 2xx is sent after the batch that carries the message is synced in JetStream, like an MQTT acknowledgement. What was
 refused is answered with 400 naming the field, and kept as a dead letter; what could be read beside it is stored. A
@@ -9,22 +9,24 @@ command is delivered with the response that carries it, and not repeated.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
 from tulou.access.downlink import Commands, number
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.ota.firmware import Firmwares
 from tulou.access.shadow import Shadows, names
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
-from tulou.kernel.errors import Invalid, Throttled, TulouError, Unauthenticated, Unavailable
+from tulou.kernel.errors import Invalid, NotFound, Throttled, TulouError, Unauthenticated, Unavailable
 from tulou.kernel.http import API, body_bytes, defect_response, json_response, problem_response
 
 if TYPE_CHECKING:
@@ -36,12 +38,14 @@ log = logging.getLogger("tulou.access.http")
 LONGEST_POLL = 300.0
 """Seconds that a request for a command may wait."""
 NOT_STORED = {"cache-control": "no-store"}
+RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII | re.IGNORECASE)
+
 
 class HttpDoor:
     """The door for devices that speak HTTP."""
 
-    def __init__(self, house: House, commands: Commands, shadows: Shadows) -> None:
-        self.house, self.commands, self.shadows = house, commands, shadows
+    def __init__(self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares) -> None:
+        self.house, self.commands, self.shadows, self.firmwares = house, commands, shadows, firmwares
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
         self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
@@ -122,6 +126,29 @@ class HttpDoor:
         change = await self.shadows.poll(device, _timeout(request))
         return json_response(change) if change is not None else Response(status_code=408, headers=NOT_STORED)
 
+    async def firmware(self, request: Request) -> Response:
+        """The firmware that is assigned to the device: whole, the `chunk` of this number in chunks of `size` bytes, or
+        the part that the header Range asks for. `title` and `version` are those of its attributes."""
+        device, query = await self.identify(request), request.query_params
+        row = await self.firmwares.assigned(device.entity)
+        for name, value in (("title", row.title), ("version", row.version)):
+            if query.get(name, value) != value:
+                raise NotFound(f"分配给此设备的固件不是 {query[name]}", f"the firmware {query[name]} is not assigned to the device",
+                               field=name, value=query[name])
+        size, number = (_count(query.get(name), name) for name in ("size", "chunk"))
+        if size:
+            return Response(await self.firmwares.chunk(row, size, number), headers=NOT_STORED,
+                            media_type="application/octet-stream")
+        start, end, status = 0, row.size, 200
+        headers = {"accept-ranges": "bytes", "etag": f'"{row.sha256}"', "cache-control": "private, no-cache"}
+        asked = _range(request.headers.get("range", ""), row.size)
+        if asked is not None and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
+            start, end = asked
+            status = 206 if start < end else 416
+            headers["content-range"] = f"bytes {start}-{end - 1}/{row.size}" if start < end else f"bytes */{row.size}"
+        headers["content-length"] = str(max(0, end - start))
+        return StreamingResponse(self.firmwares.part(row, start, end), status, headers, "application/octet-stream")
+
     def route(self, method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
         """A route without an actor: the token in the path says which device speaks."""
 
@@ -144,7 +171,29 @@ class HttpDoor:
             self.route("GET", "rpc", self.next_command), self.route("POST", "rpc/{no}", self.answer),
             self.route("GET", ATTRIBUTES, self.attributes),
             self.route("GET", f"{ATTRIBUTES}/updates", self.next_attributes),
+            self.route("GET", "firmware", self.firmware),
         ]
+
+
+def _count(text: str | None, name: str) -> int:
+    """A number from 0; 0 without one. Raises `Invalid`."""
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Invalid(f"{name} 应为非负整数", f"{name} is a number from 0", field=name, value=text, rule=">= 0")
+    return int(text or 0)
+
+
+def _range(header: str, size: int) -> tuple[int, int] | None:
+    """The bytes that a header Range asks for, first and behind the last (RFC 9110, 14.1.2); none of them where it cannot
+    be satisfied, None where it asks for all, for several parts or in another unit."""
+    found = RANGE.fullmatch(header)
+    if found is None or found[1] == found[2] == "":
+        return None
+    if found[1] == "":
+        return (max(0, size - int(found[2])), size) if int(found[2]) else (0, 0)
+    first = int(found[1])
+    if found[2] and int(found[2]) < first:
+        return None
+    return (first, min(int(found[2] or size) + 1, size)) if first < size else (0, 0)
 
 
 def _timeout(request: Request) -> float:

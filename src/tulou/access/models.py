@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tulou.access.ota.tables import rollout_devices
 from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
 
 ACTIVE, DISABLED, SUSPENDED = "active", "disabled", "suspended"
@@ -250,6 +251,7 @@ def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
     connection.execute(device_polls.delete().where(device_polls.c.entity_no.in_(entities)))
     connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
+    connection.execute(rollout_devices.delete().where(rollout_devices.c.entity_no.in_(entities)))
     connection.execute(
         commands.update().where(commands.c.entity_no.in_(entities), commands.c.ended_at.is_(None))
         .values(state="cancelled", ended_at=utcnow(), error="设备已删除 (the device is deleted)")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
@@ -102,6 +102,18 @@ class Shadows:
             with contextlib.suppress(nats.errors.Error, OSError):  # the device is told the delta when it is back
                 await self.house.bus.nc.publish(CHANGED, orjson.dumps(body))
         return await self._document(no)
+
+    # -- for the house itself
+
+    async def announce(self, numbers: Collection[int], names: Collection[str]) -> None:
+        """Tell these devices what their shadows say of these names now. Raises what the bus does; may be repeated."""
+        rows = await self._rows(numbers)
+        for no in numbers:
+            desired = orjson.loads(rows[no].desired) if no in rows else {}
+            body = {"entity": no, "set": {name: desired[name] for name in names if name in desired},
+                    "deleted": sorted(name for name in names if name not in desired)}
+            await self.house.bus.nc.publish(CHANGED, orjson.dumps(body))
+        await self.house.bus.nc.flush(10)
 
     # -- of operations
 
@@ -204,6 +216,35 @@ class Shadows:
         for future in self._polls.get(body["entity"], ()):
             if not future.done():
                 future.set_result(told(body))
+
+
+def impose(
+    connection: sa.Connection, actor: Actor, org: str, subject: str, changes: Mapping[int, Mapping[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Within a write: change the desired state of many devices of an organisation for the house itself, by entity; null
+    removes. `subject` names in the audit what it is done for. Returns what they were to be before, of the same names;
+    what is missing is null. They hear of it by `announce`, or when they are back."""
+    query = sa.select(shadows).where(shadows.c.entity_no.in_(changes)).with_for_update()
+    rows = {row.entity_no: row for row in connection.execute(query)}
+    now = utcnow()
+    before: dict[int, dict[str, Any]] = {}
+    for no, change in changes.items():
+        row = rows.get(no)
+        desired = orjson.loads(row.desired) if row else {}
+        before[no] = {name: desired.get(name) for name in change}
+        if before[no] == change:
+            continue
+        after = {name: value for name, value in {**desired, **change}.items() if value is not None}
+        values = {"desired": _text(after), "version": (row.version if row else 0) + 1, "changed_at": now,
+                  "changed_by": actor.id}
+        if row:
+            connection.execute(shadows.update().where(shadows.c.entity_no == no).values(values))
+        else:
+            connection.execute(shadows.insert().values(entity_no=no, **values))
+    audit.record(connection, actor, WRITE, org, subject, {
+        "entities": sorted(changes), "names": sorted({name for change in changes.values() for name in change}),
+    })
+    return before
 
 
 def names(text: str | None) -> list[str] | None:

@@ -72,6 +72,10 @@ class Model(Protocol):
     def properties(self) -> Mapping[str, Any]: ...
 
 
+UPDATES = ("fw_state", "fw_error", "current_fw_title", "current_fw_version")
+"""What every device may say of its firmware, whatever its model."""
+
+
 class Rules:
     """What readings of one entity type must keep to, with the shapes of objects already judged against it.
 
@@ -83,7 +87,7 @@ class Rules:
     def __init__(
         self, properties: Mapping[str, tuple[str, float | None, float | None]] | None = None, *, open: bool = True
     ) -> None:
-        self.properties = dict(properties or {})
+        self.properties = {**dict.fromkeys(UPDATES, ("", None, None)), **(properties or {})}
         self.open = open
         self.shapes: dict[tuple[str, ...], _Shape] = {}
 

@@ -1,7 +1,7 @@
 """Context: the NGSI-LD engine, the spine for entities and their current state (ETSI GS CIM 009 v1.9.1).
 
 Face: `ContextService` (operations on entities, `ensure_entities` of `NewEntity`s, `project`), `Update` (a last value for `project`),
-`current_values` (what the documents hold), the tables `entities` and `removed` (deleted entities whose readings are still there), `Subscriptions`, `Temporal` (what an entity was, asked for by a `Span`), and
+`current_values` and `current_observations` (what the documents hold), the tables `entities` and `removed` (deleted entities whose readings are still there), `Subscriptions`, `Temporal` (what an entity was, asked for by a `Span`), and
 `Neighbours` (what points to an entity and what looks at it). They are imported when they are named: `batch_reader` needs none of them.
 """
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tulou.context.current import current_values
+    from tulou.context.current import current_observations, current_values
     from tulou.context.evolution import Span
     from tulou.context.models import entities, removed
     from tulou.context.neighbours import Neighbours
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from tulou.context.temporal import Temporal
 
 __all__ = [
-    "ContextService", "Neighbours", "NewEntity", "Span", "Subscriptions", "Temporal", "Update", "current_values", "entities",
+    "ContextService", "Neighbours", "NewEntity", "Span", "Subscriptions", "Temporal", "Update", "current_observations", "current_values", "entities",
     "removed",
 ]
 
 _HOME = {
     "ContextService": "service", "Neighbours": "neighbours", "NewEntity": "service", "Span": "evolution", "Subscriptions": "subscriptions",
-    "Temporal": "temporal", "Update": "service", "current_values": "current", "entities": "models", "removed": "models",
+    "Temporal": "temporal", "Update": "service", "current_observations": "current", "current_values": "current", "entities": "models", "removed": "models",
 }
 
 
