@@ -249,9 +249,9 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "bench/things.py",
         ),
         "N2.5": (
-            "partial", "设备开通、停用、换令牌、批量导入、在线状态、告警、死信重放；SensorThings 1.1 读取与写入读数（frost 客户端）；"
+            "partial", "设备开通、停用、换令牌、批量导入、在线状态、告警、死信重放、固件分阶段发布；SensorThings 1.1 读取与写入读数（frost 客户端）；"
             "LwM2M 尚未做",
-            "devices: provision, disable, rotate tokens, bulk import, presence, alarms, dead letters with replay; "
+            "devices: provision, disable, rotate tokens, bulk import, presence, alarms, dead letters with replay, firmware in stages; "
             "SensorThings 1.1 to read and to write Observations (frost client); no LwM2M",
             "tests/access/test_sensorthings_client.py",
         ),
