@@ -183,7 +183,7 @@ async def test_what_a_source_does_wrong_is_a_warning_for_readers(world: World) -
 async def test_a_slow_source_is_given_up_and_left_alone_for_its_cooldown(world: World) -> None:
     """5.2.34: timeout and cooldown in milliseconds; within the cooldown 'a timeout error response is returned'."""
     world.source.pause = 30.0
-    await world.register(to="source", management={"timeout": 100, "cooldown": 60_000})
+    await world.register(to="source", management={"timeout": 1000, "cooldown": 60_000})
     for _ in range(3):
         answer = await world.near.get(f"/entities/{V1}")
         assert answer.status_code == 404

@@ -117,7 +117,7 @@ def test_the_spine_over_three_processes(parts: Parts) -> None:
         assert client.get("/api/v1/jobs").status_code == 200
         checks = {c["name"]: c for c in client.get("/api/v1/system").json()["checks"]}
         assert checks["kernel.bus"]["ok"], checks
-        assert client.get("/api/v1/system").json()["ingest"]["accepted"] >= 4
+        eventually(lambda: client.get("/api/v1/system").json()["ingest"]["accepted"] >= 4)
         eventually(lambda: client.get("/api/v1/things", params={"q": "新井盖"}).json()["items"][0]["state"] == "ok")
 
 

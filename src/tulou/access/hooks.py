@@ -282,10 +282,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "bench/things.py",
         ),
         "N2.5": (
-            "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、规则与告警、死信重放、编解码器修正后重读历史；"
+            "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、规则与告警、死信重放、编解码器修正后重读历史、固件分阶段发布；"
             "SensorThings 1.1 读取与写入读数（frost 客户端）；LwM2M 注册、观察、读写与执行",
             "devices: provision, disable, rotate tokens, bulk import, presence, commands and shadow, rules and alarms, dead "
-            "letters with replay, history read again after a codec was mended; "
+            "letters with replay, history read again after a codec was mended, firmware in stages; "
             "SensorThings 1.1 to read and to write Observations (frost client); LwM2M: register, observe, read, write, execute",
             "tests/access/test_sensorthings_client.py",
         ),

@@ -224,10 +224,14 @@ def impose(
     """Within a write: change the desired state of many devices of an organisation for the house itself, by entity; null
     removes. `subject` names in the audit what it is done for. Returns what they were to be before, of the same names;
     what is missing is null. They hear of it by `announce`, or when they are back."""
+    if not changes:
+        return {}
     query = sa.select(shadows).where(shadows.c.entity_no.in_(changes)).with_for_update()
     rows = {row.entity_no: row for row in connection.execute(query)}
     now = utcnow()
     before: dict[int, dict[str, Any]] = {}
+    new: list[dict[str, Any]] = []
+    other: list[dict[str, Any]] = []
     for no, change in changes.items():
         row = rows.get(no)
         desired = orjson.loads(row.desired) if row else {}
@@ -238,9 +242,13 @@ def impose(
         values = {"desired": _text(after), "version": (row.version if row else 0) + 1, "changed_at": now,
                   "changed_by": actor.id}
         if row:
-            connection.execute(shadows.update().where(shadows.c.entity_no == no).values(values))
+            other.append({"no": no, **values})
         else:
-            connection.execute(shadows.insert().values(entity_no=no, **values))
+            new.append({"entity_no": no, **values})
+    if new:
+        connection.execute(shadows.insert(), new)
+    if other:
+        connection.execute(shadows.update().where(shadows.c.entity_no == sa.bindparam("no")), other)
     audit.record(connection, actor, WRITE, org, subject, {
         "entities": sorted(changes), "names": sorted({name for change in changes.values() for name in change}),
     })

@@ -432,15 +432,17 @@ class Rollouts:
             ).all()
             before = impose(connection, WORKER, row.org, f"rollout {row.no}",
                             {device.entity_no: attributes(package) for device in waiting})
-            told_at = utcnow()
-            for device in waiting:
-                previous = device.previous if device.desired else orjson.dumps(before[device.entity_no]).decode()
+            each = [{
+                "no": device.entity_no, "online": device.seen_at is not None and device.seen_at >= since,
+                "previous": device.previous if device.desired else orjson.dumps(before[device.entity_no]).decode(),
+                "mark": reports.get(device.entity_no, Report()).mark,
+            } for device in waiting]
+            if each:
                 connection.execute(
-                    rollout_devices.update().where(_of.rollout_no == row.no, _of.entity_no == device.entity_no).values(
-                        state=TOLD, desired=True, announced=False, told_at=told_at, attempts=_of.attempts + 1,
-                        online=device.seen_at is not None and device.seen_at >= since, previous=previous,
-                        mark=reports.get(device.entity_no, Report()).mark,
-                    )
+                    rollout_devices.update().where(_of.rollout_no == row.no, _of.entity_no == sa.bindparam("no")).values(
+                        state=TOLD, desired=True, announced=False, told_at=utcnow(), attempts=_of.attempts + 1,
+                        **{name: sa.bindparam(name) for name in ("online", "previous", "mark")},
+                    ), each,
                 )
 
         await self.db.write(write)
@@ -554,16 +556,20 @@ def _desired(connection: sa.Connection, numbers: Collection[int]) -> dict[int, d
 
 
 def _end(connection: sa.Connection, ended: Sequence[tuple[Any, str, str]], now: dt.datetime) -> None:
-    for device, state, error in ended:
-        connection.execute(rollout_devices.update().where(
-            _of.rollout_no == device.rollout_no, _of.entity_no == device.entity_no, _of.state == TOLD,
-            _of.attempts == device.attempts,
-        ).values(state=state, error=error, ended_at=now))
+    connection.execute(rollout_devices.update().where(
+        _of.rollout_no == sa.bindparam("rollout"), _of.entity_no == sa.bindparam("no"), _of.state == TOLD,
+        _of.attempts == sa.bindparam("told"),
+    ).values(state=sa.bindparam("now"), error=sa.bindparam("why"), ended_at=now), [
+        {"rollout": device.rollout_no, "no": device.entity_no, "told": device.attempts, "now": state, "why": error}
+        for device, state, error in ended
+    ])
 
 
 def _announced(connection: sa.Connection, rows: Sequence[Any]) -> None:
-    for row in rows:  # one that was told something else meanwhile is told again
-        connection.execute(rollout_devices.update().where(
-            _of.rollout_no == row.rollout_no, _of.entity_no == row.entity_no, _of.attempts == row.attempts,
-            _of.desired == row.desired,
-        ).values(announced=True))
+    """One that was told something else meanwhile is told again."""
+    connection.execute(rollout_devices.update().where(
+        _of.rollout_no == sa.bindparam("rollout"), _of.entity_no == sa.bindparam("no"),
+        _of.attempts == sa.bindparam("told"), _of.desired == sa.bindparam("wanted"),
+    ).values(announced=True), [
+        {"rollout": row.rollout_no, "no": row.entity_no, "told": row.attempts, "wanted": row.desired} for row in rows
+    ])
