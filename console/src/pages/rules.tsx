@@ -1,7 +1,7 @@
 /** Rules: when an alarm is raised. Organisations' own are edited here; packs' are shown. */
 import { PlusOutlined } from "@ant-design/icons";
 import { useQueryClient } from "@tanstack/react-query";
-import { App, Button, Space, Table, Tag, type TableColumnsType } from "antd";
+import { App, Button, Skeleton, Space, Table, Tag, type TableColumnsType } from "antd";
 import { useState } from "react";
 import { del, post } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
@@ -128,6 +128,7 @@ export default function Rules() {
     },
   ];
 
+  if (rules.isLoading) return <Skeleton active className="page" paragraph={{ rows: 10 }} />;
   return (
     <div className="page">
       <PageHead title={text.rules.title}>
@@ -144,7 +145,6 @@ export default function Rules() {
           size="middle"
           rowKey="id"
           title={() => text.rules.own}
-          loading={rules.isLoading}
           columns={own}
           dataSource={rules.items}
           pagination={false}
@@ -153,19 +153,18 @@ export default function Rules() {
         />
         <More {...rules} />
       </div>
-      {can("access.channel.read") && <Channels />}
-      <div className="panel table-wrap" data-testid="declared">
+      <div className="panel table-wrap gap-below" data-testid="declared">
         <Table<DeclaredRule>
           size="middle"
           rowKey={(rule) => `${rule.type} ${rule.key} ${JSON.stringify(rule.condition)}`}
           title={() => text.rules.declared}
-          loading={rules.isLoading}
           columns={shared}
           dataSource={declared}
           pagination={false}
           scroll={{ x: 550 }}
         />
       </div>
+      {can("access.channel.read") && <Channels />}
       {editing && (
         <RuleForm
           rule={editing === "new" ? null : editing}
