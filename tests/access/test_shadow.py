@@ -98,7 +98,7 @@ async def test_a_device_that_was_away_is_told_the_difference(
     async with Client(estate, device["token"]) as there:
         await desire(lin, device, valve="open")
         await there.hears(TOPIC, {"valve": "open"})
-    assert there.heard == [(TOPIC, {"valve": "open"})]
+    assert {json.dumps(said) for _, said in there.heard} == {'{"valve": "open"}'}, "it may hear the same twice"
 
 
 async def test_over_http(estate: Estate, lin: httpx.AsyncClient, device: dict[str, Any]) -> None:
