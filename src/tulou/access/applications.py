@@ -7,13 +7,12 @@ read the telemetry of the organisations of `access.thing.read`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from nats.aio.msg import Msg
 
 from tulou.access.admission import ADMIT, LATER, REFUSED, RIGHTS
 from tulou.kernel.errors import Throttled, TulouError, Unauthenticated
@@ -36,29 +35,11 @@ class Applications:
     def __init__(self, house: House) -> None:
         self.house = house
         self.policy = house.policy
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen on the bus; several processes share the questions."""
         for subject, answer in ((ADMIT, self._admit), (RIGHTS, self._rights)):
-            await self.house.bus.nc.subscribe(subject, queue="applications", cb=self._answering(answer))
-
-    def _answering(self, answer: Any) -> Any:
-        async def handle(message: Msg) -> None:
-            task = asyncio.get_running_loop().create_task(reply(message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        async def reply(message: Msg) -> None:
-            try:
-                body = await answer(orjson.loads(message.data))
-            except Exception:
-                log.exception("an application could not be looked up")
-                body = {"error": LATER, "why": "现在无法验证身份 (authentication is not possible now)"}
-            with contextlib.suppress(Exception):
-                await message.respond(orjson.dumps(body))
-
-        return handle
+            await self.house.bus.answer(subject, "applications", _answering(answer))
 
     async def _admit(self, asked: dict[str, str]) -> dict[str, Any]:
         try:
@@ -119,3 +100,15 @@ class Applications:
             "actor": actor.id, "owner": actor.person or actor.id, "space": actor.org, "read": read, "write": write,
             "orgs": None if telemetry.all else sorted(telemetry.ids),
         }
+
+
+def _answering(answer: Callable[[Any], Awaitable[Any]]) -> Callable[[bytes], Awaitable[bytes]]:
+    async def handle(asked: bytes) -> bytes:
+        try:
+            body = await answer(orjson.loads(asked))
+        except Exception:
+            log.exception("an application could not be looked up")
+            body = {"error": LATER, "why": "现在无法验证身份 (authentication is not possible now)"}
+        return orjson.dumps(body)
+
+    return handle

@@ -94,7 +94,6 @@ class Commands:
         self._ends: dict[int, set[asyncio.Future[None]]] = {}
         self._polls: dict[int, set[asyncio.Event]] = {}
         self._runs: dict[str, str] = {}
-        self._answers: set[asyncio.Task[None]] = set()
         self._unannounced = asyncio.Event()
         self._me = f"http:{secrets.token_hex(6)}"
 
@@ -302,8 +301,8 @@ class Commands:
 
     async def open(self) -> None:
         """Answer gateways (several processes share the questions), and hear what ended and what is new."""
+        await self.house.bus.answer(CLAIM, "commands", self._claim)
         nc = self.house.bus.nc
-        await nc.subscribe(CLAIM, queue="commands", cb=self._claimed)
         await nc.subscribe(ENDED, cb=self._ended)
         await nc.subscribe(RING, cb=self._rung)
 
@@ -317,21 +316,8 @@ class Commands:
             for event in self._polls.get(int(number), ()):
                 event.set()
 
-    async def _claimed(self, message: Msg) -> None:
-        async def reply() -> None:
-            try:
-                body = await self._claim(orjson.loads(message.data))
-            except Exception:
-                log.exception("commands could not be claimed")
-                return
-            with contextlib.suppress(Exception):
-                await message.respond(orjson.dumps(body))
-
-        task = asyncio.get_running_loop().create_task(reply())
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
-
-    async def _claim(self, asked: dict[str, Any]) -> dict[str, Any]:
+    async def _claim(self, question: bytes) -> bytes:
+        asked = orjson.loads(question)
         name, run = asked["name"], asked["run"]
         by = f"{name}:{run}"
         if self._runs.get(name) != run:
@@ -339,14 +325,14 @@ class Commands:
             self._runs[name] = run
         room = {(entity, bearer): limit for entity, bearer, limit in asked["asks"]}
         rows, more = await self.claim(by, room)
-        return {
+        return orjson.dumps({
             "calls": [{
                 "no": row.no, "entity": row.entity_no, "bearer": row.bearer, "method": row.method,
                 "params": row.params, "answer": row.answer, "expires": int(row.expires_at.timestamp() * 1000),
                 "attempt": row.attempts,
             } for row in rows],
             "more": more,
-        }
+        })
 
     async def claim(
         self, by: str, room: dict[tuple[int, str], int], delivered: bool = False

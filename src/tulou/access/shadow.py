@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
@@ -57,7 +57,6 @@ class Shadows:
         self.house, self.devices = house, devices
         self.policy, self.db = house.policy, house.db
         self._polls: dict[int, set[asyncio.Future[dict[str, Any]]]] = {}
-        self._answers: set[asyncio.Task[None]] = set()
 
     # -- operations
 
@@ -140,40 +139,22 @@ class Shadows:
 
     async def open(self) -> None:
         """Answer gateways (several processes share the questions), and hear of changes."""
-        nc = self.house.bus.nc
-        for subject, answer in ((DELTA, self._deltas), (ASK, self._asked)):
-            await nc.subscribe(subject, queue="shadows", cb=self._answering(answer))
-        await nc.subscribe(CHANGED, cb=self._changed)
+        bus = self.house.bus
+        await bus.answer(DELTA, "shadows", self._deltas)
+        await bus.answer(ASK, "shadows", self._asked)
+        await bus.nc.subscribe(CHANGED, cb=self._changed)
 
-    def _answering(self, answer: Callable[[Any], Awaitable[Any]]) -> Callable[[Msg], Awaitable[None]]:
-        async def reply(message: Msg) -> None:
-            try:
-                body = orjson.dumps(await answer(orjson.loads(message.data)), option=orjson.OPT_NON_STR_KEYS)
-            except Exception:
-                log.exception("a shadow could not be read")
-                return
-            with contextlib.suppress(Exception):
-                await message.respond(body)
-
-        async def handle(message: Msg) -> None:
-            task = asyncio.get_running_loop().create_task(reply(message))
-            self._answers.add(task)
-            task.add_done_callback(self._answers.discard)
-
-        return handle
-
-    async def _deltas(self, asked: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    async def _deltas(self, question: bytes) -> bytes:
         """By entity, what these devices are to be and are not."""
-        rows = await self._rows(asked["entities"])
-        if not rows:
-            return {}
+        rows = await self._rows(orjson.loads(question)["entities"])
         desired = {no: orjson.loads(row.desired) for no, row in rows.items()}
         reported = await self._reported(list(desired), {name for wanted in desired.values() for name in wanted})
         deltas = {no: _delta(wanted, reported.get(no, {})) for no, wanted in desired.items()}
-        return {no: delta for no, delta in deltas.items() if delta}
+        return orjson.dumps({no: delta for no, delta in deltas.items() if delta}, option=orjson.OPT_NON_STR_KEYS)
 
-    async def _asked(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return await self.attributes(asked["entity"], asked["client"], asked["shared"])
+    async def _asked(self, question: bytes) -> bytes:
+        asked = orjson.loads(question)
+        return orjson.dumps(await self.attributes(asked["entity"], asked["client"], asked["shared"]))
 
     async def attributes(
         self, no: int, client: list[str] | None, shared: list[str] | None

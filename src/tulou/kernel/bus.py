@@ -26,6 +26,7 @@ from typing import Any
 import nats
 import orjson
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
@@ -235,6 +236,7 @@ class Bus:
         self.url = url
         self.replicas = replicas
         self.name = name
+        self._answers: set[asyncio.Task[None]] = set()
         self.nc = Client()
         self.js: JetStreamContext
 
@@ -288,6 +290,25 @@ class Bus:
                 await result
 
         await self.nc.subscribe(f"tulou.changed.{what}", cb=handle)
+
+    async def answer(self, subject: str, queue: str, handle: Callable[[bytes], Awaitable[bytes]]) -> None:
+        """Answer requests on `subject` with what `handle` gives, many at once; processes of one `queue` share them. What
+        `handle` raises is a defect: it is logged, and the request is not answered."""
+        async def reply(message: Msg) -> None:
+            try:
+                body = await handle(message.data)
+            except Exception:
+                log.exception("a request on %s could not be answered", subject)
+                return
+            with contextlib.suppress(Exception):
+                await message.respond(body)
+
+        async def take(message: Msg) -> None:
+            task = asyncio.get_running_loop().create_task(reply(message))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+        await self.nc.subscribe(subject, queue=queue, cb=take)
 
     async def close(self) -> None:
         """Send what was published, then close. Not `drain`: it waits for pulled messages that nobody reads any more."""

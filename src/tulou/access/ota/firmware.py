@@ -8,7 +8,6 @@ is shared by all who download it, in so many blocks at most.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import secrets
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import sqlalchemy as sa
-from nats.aio.msg import Msg
 
 from tulou.access.models import devices, shadows
 from tulou.access.ota.door import ASK, BAD, GOOD, LARGEST_CHUNK
@@ -72,7 +70,6 @@ class Firmwares:
         self.policy, self.db = house.policy, house.db
         self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._room = asyncio.Semaphore(TOGETHER)
-        self._answers: set[asyncio.Task[None]] = set()
 
     @functools.cached_property
     def objects(self) -> Objects:
@@ -249,25 +246,18 @@ class Firmwares:
 
     async def open(self) -> None:
         """Answer gateways; several processes share the questions."""
-        await self.house.bus.nc.subscribe(ASK, queue="firmware", cb=self._asked)
+        await self.house.bus.answer(ASK, "firmware", self._asked)
 
-    async def _asked(self, message: Msg) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer(message))
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
-
-    async def _answer(self, message: Msg) -> None:
-        asked = orjson.loads(message.data)
+    async def _asked(self, question: bytes) -> bytes:
+        asked = orjson.loads(question)
         async with self._room:
             try:
-                body = GOOD + await self.chunk(await self.assigned(asked["entity"]), asked["size"], asked["chunk"])
+                return GOOD + await self.chunk(await self.assigned(asked["entity"]), asked["size"], asked["chunk"])
             except TulouError as error:
-                body = BAD + f"{error.zh} ({error.en})".encode()
+                return BAD + f"{error.zh} ({error.en})".encode()
             except Exception:
                 log.exception("a chunk of firmware could not be read")
-                body = BAD + "暂时不可用 (not available now)".encode()
-        with contextlib.suppress(Exception):
-            await message.respond(body)
+                return BAD + "暂时不可用 (not available now)".encode()
 
 
 async def _bounded(data: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
