@@ -500,3 +500,8 @@ async def test_queries_of_sl651(estate: Estate, lin: httpx.AsyncClient) -> None:
         "method": "read_elements", "params": {"elements": [{"name": "nothing", "size": 4, "decimals": 3}]},
     })
     assert bad.json()["field"] == "params.elements.0.name"
+
+
+@pytest.mark.parametrize("path", ["/commands/²", "/things/²", "/rules/²", "/alarms/²", "/redecodes/²", "/rollouts/²", "/firmware/²"])
+async def test_digits_that_are_no_number_are_not_found(lin: httpx.AsyncClient, path: str) -> None:
+    assert (await lin.get(path)).status_code == 404

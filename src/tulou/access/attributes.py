@@ -97,7 +97,7 @@ class Attributes:
         try:
             asked = orjson.loads(payload or b"{}")
             wanted = {
-                name: None if asked.get(key) is None else [one for one in str(asked[key]).split(",") if one][:200]
+                name: names(None if asked.get(key) is None else str(asked[key]))
                 for name, key in (("client", "clientKeys"), ("shared", "sharedKeys"))
             }
             reply = (await self.bus.nc.request(ASK, orjson.dumps({"entity": entity, **wanted}), timeout=10)).data
@@ -112,3 +112,8 @@ class Attributes:
 def told(change: dict[str, Any]) -> dict[str, Any]:
     """A change as devices are told it: the new values, and the names of what is gone under `deleted`."""
     return {**change["set"], **({"deleted": change["deleted"]} if change["deleted"] else {})}
+
+
+def names(text: str | None) -> list[str] | None:
+    """A list of names with commas between, as devices ask for values."""
+    return None if text is None else [name for name in text.split(",") if name][:200]

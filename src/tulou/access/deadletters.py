@@ -25,7 +25,7 @@ from tulou.access.service import Devices
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Rules
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, NotFound, TulouError
-from tulou.kernel.http import cursor, from_cursor
+from tulou.kernel.http import page
 from tulou.kernel.policy import Actor, Orgs, operation
 from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
 
@@ -150,16 +150,12 @@ class DeadLetters:
     ) -> dict[str, Any]:
         """Letters of the organisations that the actor may see, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        last = from_cursor(after, 1)
         conditions = _within(orgs)
-        page = sa.select(dead_letters).where(*conditions).order_by(dead_letters.c.id.desc()).limit(limit + 1)
-        if last:
-            page = page.where(dead_letters.c.id < int(last[0]))
-        rows = await self.db.read(lambda c: c.execute(page).all())
+        query = sa.select(dead_letters).where(*conditions)
+        rows, more = await page(self.db, query, dead_letters.c.id, limit, after, newest=True)
         shown = self.house.service(Devices).shown
         answer: dict[str, Any] = {
-            "items": [document(row, shown(row.protocol, row.raw)) for row in rows[:limit]],
-            "next": cursor([rows[limit - 1].id]) if len(rows) > limit else None,
+            "items": [document(row, shown(row.protocol, row.raw)) for row in rows], "next": more,
         }
         if count:
             number = sa.select(sa.func.count()).select_from(dead_letters).where(*conditions)

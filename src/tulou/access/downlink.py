@@ -34,8 +34,8 @@ from tulou.access.models import NewCommand, commands, device_identities
 from tulou.access.protocols import ANSWERED, DELIVERED, REFUSED
 from tulou.access.service import Devices
 from tulou.kernel import audit
-from tulou.kernel.errors import Conflict, Invalid, NotFound, Throttled, TooLarge
-from tulou.kernel.http import cursor, from_cursor
+from tulou.kernel.errors import Conflict, Invalid, NotFound, Throttled
+from tulou.kernel.http import checked, json_text, page
 from tulou.kernel.packs import Command, Property
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow
@@ -66,11 +66,9 @@ UNKNOWN_ARRIVAL = "不知是否送达，且不可重发 (unknown whether it arri
 _is_open = commands.c.ended_at.is_(None)
 
 
-def number(text: str) -> int:
-    """The number of a command in a path. Raises `NotFound` for what is none."""
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise NotFound(f"没有命令 {text}", f"no command {text}", field="no", value=text)
-    return int(text)
+def no_such_command(number: object) -> NotFound:
+    """The one error for a command that is not there or must not be known."""
+    return NotFound(f"没有命令 {number}", f"no command {number}", field="no", value=number)
 
 
 def document(row: Any) -> dict[str, Any]:
@@ -109,7 +107,7 @@ class Commands:
         device = await self.devices.mine(actor, WRITE, device_id)
         bearer = await self._bearer(device, new)
         spec = self._checked(device.type, bearer, new)
-        text = _text(new.params)
+        text = json_text(new.params, "params", LARGEST)
         now = utcnow()
         expires = new.expires_s if new.expires_s is not None else spec.expires_s if spec else EXPIRES_S
         values = {
@@ -154,21 +152,15 @@ class Commands:
     ) -> dict[str, Any]:
         """Commands, newest first; `state` is one of theirs, or `open`. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        query = sa.select(commands).order_by(commands.c.no.desc()).limit(limit + 1)
+        query = sa.select(commands)
         if not orgs.all:
             query = query.where(commands.c.org.in_(sorted(orgs.ids)))
         if device is not None:
             query = query.where(commands.c.entity_no == (await self.devices.mine(actor, READ, device)).entity_no)
         if state is not None:
             query = query.where(_is_open if state == "open" else commands.c.state == state)
-        last = from_cursor(after, 1)
-        if last:
-            query = query.where(commands.c.no < int(last[0]))
-        rows = await self.db.read(lambda c: c.execute(query).all())
-        return {
-            "items": [document(row) for row in rows[:limit]],
-            "next": cursor([rows[limit - 1].no]) if len(rows) > limit else None,
-        }
+        rows, more = await page(self.db, query, commands.c.no, limit, after, newest=True)
+        return {"items": [document(row) for row in rows], "next": more}
 
     @operation(READ)
     async def get(self, actor: Actor, no: int, wait: float = 0) -> dict[str, Any]:
@@ -221,7 +213,7 @@ class Commands:
         query = sa.select(commands).where(commands.c.no == no)
         row = await self.db.read(lambda c: c.execute(query).first())
         if row is None or row.org not in visible:
-            raise NotFound(f"没有命令 {no}", f"no command {no}", field="no", value=no)
+            raise no_such_command(no)
         self.policy.require(actor, action, row.org)
         return row
 
@@ -250,10 +242,7 @@ class Commands:
             method = methods.get(new.method)
             if method is None:
                 raise _no_method(new.method, methods)
-            try:
-                method.params.model_validate(new.params)
-            except ValidationError as error:
-                raise _bad_params(error) from None
+            checked(method.params, new.params, "params")
             return None
         model = self.house.packs.models.get(kind)
         if model is None or not model.commands:
@@ -427,7 +416,7 @@ class Commands:
 
         known, ended = await self.db.write(write)
         if not known:
-            raise NotFound(f"没有命令 {no}", f"no command {no}", field="no", value=no)
+            raise no_such_command(no)
         await self._told(ended)
 
     # -- tasks
@@ -550,28 +539,10 @@ def _either(chosen: bool | None, otherwise: bool) -> bool:
     return otherwise if chosen is None else chosen
 
 
-def _text(params: Any) -> str:
-    try:
-        text = orjson.dumps(params)
-    except TypeError as error:
-        raise Invalid(f"params 不能存为 JSON：{error}", f"params: {error}", field="params", rule="JSON") from None
-    if len(text) > LARGEST:
-        raise TooLarge(f"params 超过 {LARGEST} 字节", f"params has more than {LARGEST} bytes", field="params",
-                       rule=f"<= {LARGEST}")
-    return text.decode()
-
-
 def _no_method(method: str, known: Iterable[str]) -> Invalid:
     names = sorted(known)
     return Invalid(f"设备没有方法 {method}，可用 {'、'.join(names)}", f"the device has no method {method}, but {', '.join(names)}",
                    field="method", value=method, rule=" | ".join(names))
-
-
-def _bad_params(error: ValidationError) -> Invalid:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(["params", *(str(part) for part in first["loc"])])
-    return Invalid(f"{place} 不合规则：{first['msg']}", f"{place}: {first['msg']}", field=place, value=first.get("input"),
-                   rule=first["type"])
 
 
 _KINDS = {"number": "number", "boolean": "boolean", "string": "string"}

@@ -19,7 +19,7 @@ from tulou.access.things import READ, Things, no_such_thing
 from tulou.context import ContextService, Neighbours, entities
 from tulou.kernel.audit import Audit
 from tulou.kernel.errors import Invalid
-from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, route
+from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, path_number, route
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, operation
 
@@ -110,10 +110,7 @@ def routes(house: House) -> list[BaseRoute]:
         return found
 
     def number(request: Request) -> int:
-        raw = request.path_params["no"]
-        if not raw.isdigit() or len(raw) > 18:
-            raise no_such_thing(raw)
-        return int(raw)
+        return path_number(request, "no", no_such_thing)
 
     async def named(request: Request, actor: Actor) -> Response:
         return json_response({"items": await pages.named(actor, request.query_params.getlist("id"))})

@@ -19,15 +19,16 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from tulou.access.attributes import names
 from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
-from tulou.access.downlink import Commands, number
+from tulou.access.downlink import Commands, no_such_command
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.ota.firmware import Firmwares
-from tulou.access.shadow import Shadows, names
+from tulou.access.shadow import Shadows
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
 from tulou.kernel.errors import Invalid, NotFound, Throttled, TulouError, Unauthenticated, Unavailable
-from tulou.kernel.http import API, body_bytes, defect_response, json_response, problem_response
+from tulou.kernel.http import API, body_bytes, defect_response, json_response, path_number, problem_response
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -109,7 +110,7 @@ class HttpDoor:
         """The device's answer to a command: 200 once it is durable."""
         device = await self.identify(request)
         await self.commands.answered(
-            device, number(request.path_params["no"]), await body_bytes(request, self.house.settings.max_payload)
+            device, path_number(request, "no", no_such_command), await body_bytes(request, self.house.settings.max_payload)
         )
         return json_response({})
 

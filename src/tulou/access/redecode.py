@@ -30,7 +30,7 @@ from tulou.access.writer import HOUR, Gate
 from tulou.context import ContextService, Update, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
-from tulou.kernel.http import cursor, from_cursor
+from tulou.kernel.http import page
 from tulou.kernel.policy import ROOT, Actor, Orgs, operation
 from tulou.kernel.readings import KeptFrame, Reading, Readings, Touched
 from tulou.kernel.readings.amend import content, identity
@@ -430,15 +430,9 @@ class Redecodes:
     async def find(self, actor: Actor, *, limit: int = 50, after: str | None = None) -> dict[str, Any]:
         """Runs that the actor may see, newest first. Keyset-paged."""
         visible = self.policy.require_any(actor, READ)
-        last = from_cursor(after, 1)
-        query = sa.select(redecodes).where(*_seen(visible)).order_by(redecodes.c.id.desc()).limit(limit + 1)
-        if last:
-            query = query.where(redecodes.c.id < int(last[0]))
-        rows = await self.db.read(lambda c: c.execute(query).all())
-        return {
-            "items": [document(row) for row in rows[:limit]],
-            "next": cursor([rows[limit - 1].id]) if len(rows) > limit else None,
-        }
+        query = sa.select(redecodes).where(*_seen(visible))
+        rows, more = await page(self.db, query, redecodes.c.id, limit, after, newest=True)
+        return {"items": [document(row) for row in rows], "next": more}
 
     @operation(READ)
     async def get(self, actor: Actor, number: int) -> dict[str, Any]:
@@ -466,7 +460,7 @@ class Redecodes:
         query = sa.select(redecodes).where(redecodes.c.id == number, *_seen(visible))
         row = await self.db.read(lambda c: c.execute(query).first())
         if row is None:
-            raise NotFound(f"没有重读 {number}", f"no run {number}", field="id", value=number)
+            raise no_such_run(number)
         return row
 
     # -- the task
@@ -514,6 +508,11 @@ class Redecodes:
         await self.house.service(ContextService).project([
             Update(r.entity, r.property, r.ts, r.value, r.text or None, r.quality, r.origin) for r in latest
         ], amended)
+
+
+def no_such_run(number: object) -> NotFound:
+    """The one error for a run that is not there or must not be known."""
+    return NotFound(f"没有重读 {number}", f"no run {number}", field="id", value=number)
 
 
 def _seen(orgs: Orgs) -> list[sa.ColumnElement[bool]]:

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 
 from tulou.access import entity_page, redecode
 from tulou.access.deadletters import DeadLetters
-from tulou.access.downlink import Commands, number
+from tulou.access.downlink import Commands, no_such_command
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.models import Bulk, Identity, NewCommand, NewDevice
@@ -25,8 +25,19 @@ from tulou.access.rules.routes import routes as rule_routes
 from tulou.access.service import Devices
 from tulou.access.shadow import Desire, Shadows
 from tulou.access.things import READ, Things, micros, no_such_thing
-from tulou.kernel.errors import Invalid, NotFound
-from tulou.kernel.http import API, Handler, body_json, body_model, checked, flag, json_response, limit_of, route
+from tulou.kernel.errors import Invalid
+from tulou.kernel.http import (
+    API,
+    Handler,
+    body_json,
+    body_model,
+    checked,
+    flag,
+    json_response,
+    limit_of,
+    path_number,
+    route,
+)
 from tulou.kernel.policy import Actor
 
 if TYPE_CHECKING:
@@ -72,10 +83,7 @@ def _text(request: Request, name: str) -> str | None:
 
 
 def _no(request: Request) -> int:
-    raw = request.path_params["no"]
-    if not raw.isdigit() or len(raw) > 18:
-        raise no_such_thing(raw)
-    return int(raw)
+    return path_number(request, "no", no_such_thing)
 
 
 def _wait(request: Request) -> float:
@@ -84,13 +92,6 @@ def _wait(request: Request) -> float:
     if not (raw.isascii() and raw.isdigit() and len(raw) < 4 and int(raw) <= MOST_WAIT):
         raise Invalid(f"wait 应为 0 至 {MOST_WAIT} 秒", f"wait is 0 to {MOST_WAIT} seconds", field="wait", value=raw,
                       rule=f"0..{MOST_WAIT}")
-    return int(raw)
-
-
-def _number(request: Request) -> int:
-    raw = request.path_params["id"]
-    if not raw.isdigit() or len(raw) > 18:
-        raise NotFound(f"没有重读 {raw}", f"no run {raw}", field="id", value=raw)
     return int(raw)
 
 
@@ -157,10 +158,10 @@ def routes(house: House) -> list[BaseRoute]:
         ))
 
     async def command_get(request: Request, actor: Actor) -> Response:
-        return json_response(await calls.get(actor, number(request.path_params["no"]), _wait(request)))
+        return json_response(await calls.get(actor, path_number(request, "no", no_such_command), _wait(request)))
 
     async def command_cancel(request: Request, actor: Actor) -> Response:
-        return json_response(await calls.cancel(actor, number(request.path_params["no"])))
+        return json_response(await calls.cancel(actor, path_number(request, "no", no_such_command)))
 
     async def shadow_get(request: Request, actor: Actor) -> Response:
         return json_response(await shadows.get(actor, request.path_params["id"]))
@@ -259,10 +260,10 @@ def routes(house: House) -> list[BaseRoute]:
         return json_response(await redecodes.find(actor, limit=limit_of(request), after=_text(request, "after")))
 
     async def redecode_get(request: Request, actor: Actor) -> Response:
-        return json_response(await redecodes.get(actor, _number(request)))
+        return json_response(await redecodes.get(actor, path_number(request, "id", redecode.no_such_run)))
 
     async def redecode_cancel(request: Request, actor: Actor) -> Response:
-        return json_response(await redecodes.cancel(actor, _number(request)))
+        return json_response(await redecodes.cancel(actor, path_number(request, "id", redecode.no_such_run)))
 
     async def readings_sql(request: Request, actor: Actor) -> Response:
         query = await body_model(request, Query)

@@ -38,7 +38,7 @@ from tulou.access.protocols import load
 from tulou.context import ContextService, NewEntity, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
-from tulou.kernel.http import checked, cursor, from_cursor
+from tulou.kernel.http import checked, page
 from tulou.kernel.organisations import Organisations, passwords
 from tulou.kernel.policy import Actor, Orgs, operation, system
 from tulou.kernel.sql import utcnow
@@ -291,7 +291,6 @@ class Devices:
     ) -> dict[str, Any]:
         """Devices in the order of their entities; `q` is a part of id or name. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        last = from_cursor(after, 1)
         conditions = _within(orgs)
         if kind:
             conditions.append(devices.c.type == kind)
@@ -302,15 +301,8 @@ class Devices:
             conditions.append(
                 sa.or_(devices.c.id.ilike(like, escape="\\"), devices.c.name.ilike(like, escape="\\"))
             )
-        page = (
-            sa.select(devices).where(*conditions, devices.c.entity_no > int(last[0] if last else 0))
-            .order_by(devices.c.entity_no).limit(limit + 1)
-        )
-        rows = await self.db.read(lambda c: c.execute(page).all())
-        answer: dict[str, Any] = {
-            "items": [device_document(row) for row in rows[:limit]],
-            "next": cursor([rows[limit - 1].entity_no]) if len(rows) > limit else None,
-        }
+        rows, more = await page(self.db, sa.select(devices).where(*conditions), devices.c.entity_no, limit, after)
+        answer: dict[str, Any] = {"items": [device_document(row) for row in rows], "next": more}
         if count:
             number = sa.select(sa.func.count()).select_from(devices).where(*conditions)
             answer["count"] = await self.db.read(lambda c: c.execute(number).scalar_one())

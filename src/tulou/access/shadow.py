@@ -25,7 +25,8 @@ from tulou.access.models import shadows
 from tulou.access.service import Devices
 from tulou.context import ContextService, current_values
 from tulou.kernel import audit
-from tulou.kernel.errors import Conflict, Invalid, Throttled, TooLarge
+from tulou.kernel.errors import Conflict, Throttled
+from tulou.kernel.http import json_text
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow
 
@@ -73,14 +74,14 @@ class Shadows:
         no = device.entity_no
 
         def write(connection: sa.Connection) -> tuple[dict[str, Any], list[str]]:
-            row = connection.execute(sa.select(shadows).where(shadows.c.entity_no == no)).first()
+            row = connection.execute(sa.select(shadows).where(shadows.c.entity_no == no).with_for_update()).first()
             version = row.version if row else 0
             if desire.version is not None and desire.version != version:
                 raise Conflict(f"影子已是版本 {version}", f"the shadow is at version {version}", field="version",
                                value=desire.version, rule=f"{version}")
             before = orjson.loads(row.desired) if row else {}
-            after = {k: v for k, v in {**before, **desire.desired}.items() if v is not None}
-            text = _text(after)
+            after = _merged(before, desire.desired)
+            text = json_text(after, "desired", LARGEST)
             put = {k: v for k, v in after.items() if k not in before or before[k] != v}
             gone = sorted(before.keys() - after.keys())
             if not put and not gone:
@@ -219,9 +220,8 @@ def impose(
         before[no] = {name: desired.get(name) for name in change}
         if before[no] == change:
             continue
-        after = {name: value for name, value in {**desired, **change}.items() if value is not None}
-        values = {"desired": _text(after), "version": (row.version if row else 0) + 1, "changed_at": now,
-                  "changed_by": actor.id}
+        values = {"desired": json_text(_merged(desired, change), "desired", LARGEST),
+                  "version": (row.version if row else 0) + 1, "changed_at": now, "changed_by": actor.id}
         if row:
             other.append({"no": no, **values})
         else:
@@ -236,9 +236,9 @@ def impose(
     return before
 
 
-def names(text: str | None) -> list[str] | None:
-    """A list of names with commas between."""
-    return None if text is None else [name for name in text.split(",") if name][:200]
+def _merged(desired: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A desired state after a change of it; null removes."""
+    return {name: value for name, value in {**desired, **change}.items() if value is not None}
 
 
 def _delta(desired: dict[str, Any], reported: dict[str, Any]) -> dict[str, Any]:
@@ -253,14 +253,3 @@ def _same(wanted: Any, said: Any) -> bool:
         except orjson.JSONDecodeError:
             return False
     return bool(wanted == said)
-
-
-def _text(desired: dict[str, Any]) -> str:
-    try:
-        text = orjson.dumps(desired)
-    except TypeError as error:
-        raise Invalid(f"desired 不能存为 JSON：{error}", f"desired: {error}", field="desired", rule="JSON") from None
-    if len(text) > LARGEST:
-        raise TooLarge(f"desired 超过 {LARGEST} 字节", f"desired has more than {LARGEST} bytes", field="desired",
-                       rule=f"<= {LARGEST}")
-    return text.decode()

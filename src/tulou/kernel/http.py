@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
+import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +24,7 @@ from tulou.kernel.policy import Actor
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
+    from tulou.kernel.sql import Database
 
 log = logging.getLogger("tulou.http")
 
@@ -99,17 +101,28 @@ async def body_model(request: Request, model: type[M]) -> M:
     return checked(model, await body_json(request))
 
 
-def checked(model: type[M], data: Any) -> M:
-    """Validate `data`. Raises `Invalid` naming the first field that breaks a rule."""
+def checked(model: type[M], data: Any, within: str = "") -> M:
+    """Validate `data`. Raises `Invalid` naming the first field that breaks a rule; `within` is the field that holds it."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "body"
+        place = ".".join([*([within] if within else []), *(str(part) for part in first["loc"])]) or "body"
         raise Invalid(
             f"{place} 不合规则：{first['msg']}", f"{place}: {first['msg']}",
             field=place, value=first.get("input"), rule=first["type"],
         ) from None
+
+
+def json_text(value: Any, field: str, most: int) -> str:
+    """`value` as the text of JSON, as it is stored. Raises `Invalid`, or `TooLarge` beyond `most` bytes."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError as error:
+        raise Invalid(f"{field} 不能存为 JSON：{error}", f"{field}: {error}", field=field, rule="JSON") from None
+    if len(text) > most:
+        raise TooLarge(f"{field} 超过 {most} 字节", f"{field} has more than {most} bytes", field=field, rule=f"<= {most}")
+    return text.decode()
 
 
 def limit_of(request: Request, default: int = 50, most: int = 1000) -> int:
@@ -148,6 +161,28 @@ def from_cursor(text: str | None, parts: int) -> list[Any] | None:
     if not isinstance(values, list) or len(values) != parts:
         raise Invalid("after 不是有效的游标", "after is not a cursor of this list", field="after", value=text, rule="cursor")
     return values
+
+
+async def page(
+    db: Database, query: sa.Select[Any], key: sa.ColumnElement[int], limit: int, after: str | None, *, newest: bool = False
+) -> tuple[Sequence[Any], str | None]:
+    """The rows of `query` behind the cursor `after` in the order of `key`, `newest` first or last, and the cursor of the
+    next page. Raises `Invalid` for what is no cursor."""
+    last = from_cursor(after, 1)
+    if last:
+        query = query.where(key < int(last[0]) if newest else key > int(last[0]))
+    query = query.order_by(key.desc() if newest else key).limit(limit + 1)
+    rows = await db.read(lambda c: c.execute(query).all())
+    shown = rows[:limit]
+    return shown, cursor([getattr(shown[-1], key.key or "")]) if len(rows) > limit else None
+
+
+def path_number(request: Request, name: str, missing: Callable[[str], TulouError]) -> int:
+    """An integer of the path; for what is none, raises what `missing` makes of it."""
+    raw: str = request.path_params[name]
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+        raise missing(raw)
+    return int(raw)
 
 
 def route(house: House, method: str, path: str, handler: Handler) -> Route:

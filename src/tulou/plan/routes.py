@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tulou.kernel.errors import Invalid, NotFound
-from tulou.kernel.http import API, body_json, body_model, checked, json_response, route
+from tulou.kernel.http import API, body_json, body_model, checked, json_response, path_number, route
 from tulou.kernel.policy import Actor
 from tulou.plan.models import Decision, NewDefinition, NewReport
 from tulou.plan.service import Plans
@@ -89,10 +89,9 @@ async def _body(request: Request) -> object:
 
 
 def _report_id(request: Request) -> int:
-    text = request.path_params["id"]
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise NotFound(f"没有上报 {text}", f"there is no report {text}", field="report", value=text)
-    return int(text)
+    return path_number(request, "id", lambda text: NotFound(
+        f"没有上报 {text}", f"there is no report {text}", field="report", value=text
+    ))
 
 
 def _as_of(request: Request) -> dt.datetime | None:

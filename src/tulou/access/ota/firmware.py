@@ -24,7 +24,7 @@ from tulou.access.ota.engine import ABORTED, DONE
 from tulou.access.ota.tables import firmware, rollouts
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TooLarge, TulouError
-from tulou.kernel.http import cursor, from_cursor
+from tulou.kernel.http import page
 from tulou.kernel.objects import Objects
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow
@@ -138,19 +138,13 @@ class Firmwares:
     ) -> dict[str, Any]:
         """Packages, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        query = sa.select(firmware).order_by(firmware.c.no.desc()).limit(limit + 1)
+        query = sa.select(firmware)
         if not orgs.all:
             query = query.where(firmware.c.org.in_(sorted(orgs.ids)))
         if kind:
             query = query.where(firmware.c.type == kind)
-        last = from_cursor(after, 1)
-        if last:
-            query = query.where(firmware.c.no < int(last[0]))
-        rows = await self.db.read(lambda c: c.execute(query).all())
-        return {
-            "items": [document(row) for row in rows[:limit]],
-            "next": cursor([rows[limit - 1].no]) if len(rows) > limit else None,
-        }
+        rows, more = await page(self.db, query, firmware.c.no, limit, after, newest=True)
+        return {"items": [document(row) for row in rows], "next": more}
 
     @operation(READ)
     async def get(self, actor: Actor, no: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from tulou.access.shadow import Shadows, impose
 from tulou.context import ContextService, current_observations
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
-from tulou.kernel.http import cursor, from_cursor
+from tulou.kernel.http import page
 from tulou.kernel.policy import Actor, operation, system
 from tulou.kernel.sql import utcnow
 
@@ -117,16 +117,12 @@ class Rollouts:
     ) -> dict[str, Any]:
         """Roll-outs, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        query = _rows().order_by(rollouts.c.no.desc()).limit(limit + 1)
+        query = _rows()
         if not orgs.all:
             query = query.where(rollouts.c.org.in_(sorted(orgs.ids)))
         if state:
             query = query.where(rollouts.c.state == state)
-        last = from_cursor(after, 1)
-        if last:
-            query = query.where(rollouts.c.no < int(last[0]))
-        rows = await self.db.read(lambda c: c.execute(query).all())
-        shown = rows[:limit]
+        shown, more = await page(self.db, query, rollouts.c.no, limit, after, newest=True)
         counts = sa.select(_of.rollout_no, _of.state, sa.func.count()).where(
             _of.rollout_no.in_([row.no for row in shown])
         ).group_by(_of.rollout_no, _of.state)
@@ -134,8 +130,7 @@ class Rollouts:
         for no, name, count in await self.db.read(lambda c: c.execute(counts).all()):
             by_no[no][name] = count
         return {
-            "items": [{**_summary(row), "counts": by_no[row.no]} for row in shown],
-            "next": cursor([rows[limit - 1].no]) if len(rows) > limit else None,
+            "items": [{**_summary(row), "counts": by_no[row.no]} for row in shown], "next": more,
         }
 
     @operation(READ)
@@ -150,21 +145,18 @@ class Rollouts:
     ) -> dict[str, Any]:
         """The devices of a roll-out, in the order of their entities. Keyset-paged."""
         await self._mine(actor, READ, no)
-        last = from_cursor(after, 1)
-        query = sa.select(rollout_devices).where(
-            _of.rollout_no == no, _of.entity_no > int(last[0] if last else 0)
-        ).order_by(_of.entity_no).limit(limit + 1)
+        query = sa.select(rollout_devices).where(_of.rollout_no == no)
         if state:
             query = query.where(_of.state == state)
         if stage is not None:
             query = query.where(_of.stage == stage - 1)
-        rows = await self.db.read(lambda c: c.execute(query).all())
+        rows, more = await page(self.db, query, _of.entity_no, limit, after)
         return {
             "items": [{
                 "device": row.device_id, "entity_no": row.entity_no, "stage": row.stage + 1, "state": row.state,
                 "attempts": row.attempts, "told_at": row.told_at, "ended_at": row.ended_at, "error": row.error or None,
-            } for row in rows[:limit]],
-            "next": cursor([rows[limit - 1].entity_no]) if len(rows) > limit else None,
+            } for row in rows],
+            "next": more,
         }
 
     @operation(WRITE)

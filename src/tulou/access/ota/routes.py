@@ -15,19 +15,12 @@ from starlette.routing import BaseRoute
 from tulou.access.ota.firmware import Firmwares, no_such_firmware
 from tulou.access.ota.rollouts import Rollouts, no_such_rollout
 from tulou.access.ota.tables import NewRollout
-from tulou.kernel.errors import Invalid, NotFound
-from tulou.kernel.http import API, Handler, body_model, json_response, limit_of, route
+from tulou.kernel.errors import Invalid
+from tulou.kernel.http import API, Handler, body_model, json_response, limit_of, path_number, route
 from tulou.kernel.policy import Actor
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
-
-
-def _no(request: Request, missing: Callable[[object], NotFound]) -> int:
-    raw = request.path_params["no"]
-    if not (raw.isascii() and raw.isdigit()) or len(raw) > 18:
-        raise missing(raw)
-    return int(raw)
 
 
 def _text(request: Request, name: str) -> str | None:
@@ -62,10 +55,10 @@ def routes(house: House) -> list[BaseRoute]:
         ))
 
     async def firmware_get(request: Request, actor: Actor) -> Response:
-        return json_response(await firmwares.get(actor, _no(request, no_such_firmware)))
+        return json_response(await firmwares.get(actor, path_number(request, "no", no_such_firmware)))
 
     async def firmware_delete(request: Request, actor: Actor) -> Response:
-        await firmwares.delete(actor, _no(request, no_such_firmware))
+        await firmwares.delete(actor, path_number(request, "no", no_such_firmware))
         return Response(status_code=204)
 
     async def rollout_create(request: Request, actor: Actor) -> Response:
@@ -78,17 +71,17 @@ def routes(house: House) -> list[BaseRoute]:
         ))
 
     async def rollout_get(request: Request, actor: Actor) -> Response:
-        return json_response(await rollouts.get(actor, _no(request, no_such_rollout)))
+        return json_response(await rollouts.get(actor, path_number(request, "no", no_such_rollout)))
 
     async def rollout_devices(request: Request, actor: Actor) -> Response:
         return json_response(await rollouts.devices(
-            actor, _no(request, no_such_rollout), state=_text(request, "state"), stage=_stage(request),
+            actor, path_number(request, "no", no_such_rollout), state=_text(request, "state"), stage=_stage(request),
             limit=limit_of(request), after=_text(request, "after"),
         ))
 
     def steer(operation: Callable[[Actor, int], Awaitable[dict[str, Any]]]) -> Handler:
         async def handler(request: Request, actor: Actor) -> Response:
-            return json_response(await operation(actor, _no(request, no_such_rollout)))
+            return json_response(await operation(actor, path_number(request, "no", no_such_rollout)))
 
         return handler
 

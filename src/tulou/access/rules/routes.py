@@ -18,7 +18,7 @@ from tulou.access.notify import Channels, NewChannel
 from tulou.access.rules.models import NewRule
 from tulou.access.rules.service import Rules
 from tulou.kernel.errors import NotFound
-from tulou.kernel.http import API, Handler, body_model, flag, json_response, limit_of, route
+from tulou.kernel.http import API, Handler, body_model, flag, json_response, limit_of, path_number, route
 from tulou.kernel.policy import Actor
 
 if TYPE_CHECKING:
@@ -41,10 +41,7 @@ class Trial(Times):
 
 
 def _id(request: Request, zh: str, en: str) -> int:
-    raw = request.path_params["id"]
-    if not raw.isdigit() or len(raw) > 18:
-        raise NotFound(f"没有{zh} {raw}", f"no {en} {raw}", field="id", value=raw)
-    return int(raw)
+    return path_number(request, "id", lambda raw: NotFound(f"没有{zh} {raw}", f"no {en} {raw}", field="id", value=raw))
 
 
 def _rule(request: Request) -> int:
@@ -61,7 +58,7 @@ def _channel(request: Request) -> int:
 
 def _number(request: Request, name: str) -> int | None:
     raw = request.query_params.get(name, "")
-    return int(raw) if raw.isdigit() and len(raw) <= 18 else None
+    return int(raw) if raw.isascii() and raw.isdigit() and len(raw) <= 18 else None
 
 
 def routes(house: House) -> list[BaseRoute]:

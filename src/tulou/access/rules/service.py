@@ -23,7 +23,7 @@ from tulou.access.rules.models import Condition, Declared, NewRule, PackRule, Ru
 from tulou.context import entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
-from tulou.kernel.http import checked, cursor, from_cursor
+from tulou.kernel.http import checked, page
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow
 
@@ -57,18 +57,15 @@ class Rules:
     ) -> dict[str, Any]:
         """Rules of organisations, newest first. Keyset-paged. `declared` are those of packs, which apply to everyone."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        last = from_cursor(after, 1)
-        query = sa.select(rules).order_by(rules.c.id.desc()).limit(limit + 1)
+        query = sa.select(rules)
         if not orgs.all:
             query = query.where(rules.c.org.in_(sorted(orgs.ids)))
         if kind is not None:
             query = query.where(rules.c.type == kind)
-        if last:
-            query = query.where(rules.c.id < int(last[0]))
-        rows = await self.house.db.read(lambda c: c.execute(query).all())
+        rows, more = await page(self.house.db, query, rules.c.id, limit, after, newest=True)
         return {
-            "items": [_document(row) for row in rows[:limit]],
-            "next": cursor([rows[limit - 1].id]) if len(rows) > limit else None,
+            "items": [_document(row) for row in rows],
+            "next": more,
             "declared": [
                 {"key": rule.key, "name": rule.title, "type": rule.type, "severity": rule.severity,
                  "condition": rule.condition.model_dump(exclude_none=True)}

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 
 from tulou.kernel.errors import Invalid
 from tulou.kernel.hookspecs import hookimpl
-from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, route
+from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, path_number, route
 from tulou.kernel.jobs.process import Cancelled, JobContext
 from tulou.kernel.jobs.service import Jobs
 from tulou.kernel.jobs.worker import Worker
@@ -59,10 +59,9 @@ def routes(house: House) -> Sequence[BaseRoute]:
     jobs = house.service(Jobs)
 
     def number(request: Request) -> int:
-        raw: str = request.path_params["id"]
-        if not raw.isdigit() or len(raw) > 18:
-            raise Invalid("id 应为整数", "id must be an integer", field="id", value=raw, rule="integer")
-        return int(raw)
+        return path_number(request, "id", lambda raw: Invalid(
+            "id 应为整数", "id must be an integer", field="id", value=raw, rule="integer"
+        ))
 
     async def search(request: Request, actor: Actor) -> Response:
         query, limit = request.query_params, limit_of(request)

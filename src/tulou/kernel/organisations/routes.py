@@ -25,6 +25,7 @@ from tulou.kernel.http import (
     json_response,
     limit_of,
     parsed,
+    path_number,
     problem_response,
     route,
 )
@@ -79,10 +80,9 @@ def open_route(house: House, method: str, path: str, handler: Handler) -> Route:
 
 def number(request: Request, name: str = "id") -> int:
     """An integer path parameter. Raises `Invalid`."""
-    raw: str = request.path_params[name]
-    if not raw.isdigit() or len(raw) > 18:
-        raise Invalid(f"{name} 应为整数", f"{name} must be an integer", field=name, value=raw, rule="integer")
-    return int(raw)
+    return path_number(request, name, lambda raw: Invalid(
+        f"{name} 应为整数", f"{name} must be an integer", field=name, value=raw, rule="integer"
+    ))
 
 
 def after_number(request: Request) -> int | None:
