@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from tulou.access.protocols import crc_16
 from tulou.access.protocols.cjt188 import codec as cjt188
 from tulou.access.protocols.dlt645 import codec as dlt645
 from tulou.access.protocols.dlt645 import frame
 from tulou.access.protocols.modbus import codec as modbus
 from tulou.access.protocols.polled import Ask, Meter, Point, sealed
-from tulou.access.protocols.sl651 import crc
 from tulou.kernel.errors import Invalid
 
 
@@ -109,10 +109,10 @@ def test_answers_that_are_not_to_the_question_are_told_apart() -> None:
 
 def test_modbus_as_its_documents_have_it() -> None:
     (ask,) = modbus.asks("rtu:17", [Point("a", "holding:107")])
-    assert ask.request == hexes("11 03 00 6B 00 01") + crc(hexes("11 03 00 6B 00 01")).to_bytes(2, "little")
+    assert ask.request == hexes("11 03 00 6B 00 01") + crc_16(hexes("11 03 00 6B 00 01")).to_bytes(2, "little")
     assert modbus.asks("rtu:1", [Point("a", "holding:0", "float32")])[0].request == hexes("01 03 00 00 00 02 C4 0B")
     answer = hexes("11 03 02 02 2B")
-    assert read(modbus, ask, answer + crc(answer).to_bytes(2, "little")) == {"a": 555.0}  # 6.3
+    assert read(modbus, ask, answer + crc_16(answer).to_bytes(2, "little")) == {"a": 555.0}  # 6.3
     (ask,) = modbus.asks("tcp:1", [Point("b", "input:8")])
     assert ask.request == hexes("0001 0000 0006 01 04 0008 0001")
     assert read(modbus, ask, hexes("0001 0000 0005 01 04 02 000A")) == {"b": 10.0}  # 6.4
@@ -131,7 +131,7 @@ def test_modbus_types(kind: str, value: float) -> None:
         data = data[2:] + data[:2]
     (ask,) = modbus.asks("rtu:1", [Point("x", "holding:1", kind, 2.0)])
     answer = bytes((1, 3, len(data))) + data
-    assert read(modbus, ask, answer + crc(answer).to_bytes(2, "little")) == {"x": value * 2}
+    assert read(modbus, ask, answer + crc_16(answer).to_bytes(2, "little")) == {"x": value * 2}
 
 
 @pytest.mark.parametrize(("meter", "address", "point", "field"), [

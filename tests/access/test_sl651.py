@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tulou.access.protocols import Broken, Message, beijing, sl651
-from tulou.access.protocols.sl651 import ACK, ESC, NAK, codec, crc, frame, identifiers, query, span, stamp
+from tulou.access.protocols import Broken, Message, beijing, crc_16, sl651
+from tulou.access.protocols.sl651 import ACK, ESC, NAK, codec, frame, identifiers, query, span, stamp
 from tulou.kernel.errors import Invalid
 
 UPLINKS = {
@@ -197,7 +197,7 @@ def test_a_report_is_confirmed() -> None:
     assert isinstance(message, Message)
     answer = session.accept(message, beijing("20170718110016"))
     expected = raw(DOWNLINKS["ARTICLE 32"])[:-3] + b"\x04"
-    assert answer == expected + crc(expected).to_bytes(2)
+    assert answer == expected + crc_16(expected).to_bytes(2)
     assert ESC == 0x1B
     (link,) = session.feed(raw(UPLINKS["MAKER 2F"]))
     assert isinstance(link, Message)
@@ -280,7 +280,7 @@ def test_ascii_series() -> None:
     (lambda f: f[:-1] + bytes((f[-1] ^ 1,)), "crc"),
     (lambda f: f[:12] + b"\x21" + f[13:], "length"),
     (lambda f: f[:13] + b"\x07" + f[14:], "start"),
-    (lambda f: f[:-3] + b"\x05" + crc(f[:-3] + b"\x05").to_bytes(2), "end"),
+    (lambda f: f[:-3] + b"\x05" + crc_16(f[:-3] + b"\x05").to_bytes(2), "end"),
 ])
 def test_what_is_no_frame_is_named_and_costs_only_itself(change: Any, rule: str) -> None:
     good = raw(UPLINKS["ARTICLE 30"])

@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
 
 from tulou.access.coap import Unreadable
 from tulou.access.coap.message import CONTENT_FORMAT, URI_PATH, URI_QUERY, Message, parse
 from tulou.access.coap.payload import micros, queried, received, stored
 from tulou.access.lwm2m.content import decode, path_of, text_of
-from tulou.access.protocols import Method, Sample, labelled
+from tulou.access.protocols import Method, Params, Sample, labelled
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
@@ -31,10 +31,8 @@ def _path(text: str) -> str:
     return text
 
 
-class Where(BaseModel):
+class Where(Params):
     """A path, such as 3/0/13."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: Annotated[str, AfterValidator(_path)] = labelled("路径", "path", description="3/0/13")
 

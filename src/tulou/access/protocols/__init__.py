@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tulou.access.telemetry import Refusal
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 BEIJING = timezone(timedelta(hours=8))
 DELIVERED, ANSWERED, REFUSED = "delivered", "answered", "refused"
@@ -55,10 +58,14 @@ def labelled(zh: str, en: str, **more: Any) -> Any:
     return Field(title=zh, json_schema_extra={"title_en": en}, **more)
 
 
-class NoParams(BaseModel):
-    """A command without parameters."""
+class Params(BaseModel):
+    """Parameters of a command; those that a frame names otherwise have that name as their alias."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class NoParams(Params):
+    """A command without parameters."""
 
 
 @dataclass(slots=True)
@@ -194,3 +201,32 @@ def xor(data: bytes) -> int:
         folded = folded >> 8 * half ^ folded & (1 << 8 * half) - 1
         size = half
     return folded
+
+
+def remember(held: dict[K, V], key: K, value: V, most: int) -> None:
+    """Put an entry at the end of what a session holds, and drop the oldest beyond so many."""
+    held.pop(key, None)
+    held[key] = value
+    if len(held) > most:
+        del held[next(iter(held))]
+
+
+def _crc_16() -> list[int]:
+    out = []
+    for register in range(256):
+        for _ in range(8):
+            register = register >> 1 ^ (0xA001 if register & 1 else 0)
+        out.append(register)
+    return out
+
+
+CRC_16 = _crc_16()
+"""The register after each byte, of the polynomial x16+x15+x2+1 with the lowest bit first."""
+
+
+def crc_16(data: bytes) -> int:
+    """The check of Modbus (V1.02, 6.2.2) and of SL 651-2014 (table 11)."""
+    register = 0xFFFF
+    for byte in data:
+        register = register >> 8 ^ CRC_16[(register ^ byte) & 0xFF]
+    return register

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tulou.access.batch import BAD
 from tulou.access.protocols import (
@@ -28,10 +28,12 @@ from tulou.access.protocols import (
     Message,
     Method,
     NoParams,
+    Params,
     Reply,
     Sample,
     beijing,
     labelled,
+    remember,
     xor,
 )
 from tulou.access.telemetry import NAN, Refusal
@@ -63,10 +65,6 @@ _IDS = {name: number for number, (name, _) in PARAMETERS.items()}
 CONTROLS = {"upgrade": 1, "power_off": 2, "reset": 3, "factory_settings": 4, "disconnect": 5, "alarm": 6, "sample": 7}
 
 
-class _Params(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 def _known(name: str) -> str:
     if name not in _IDS:
         raise ValueError(" | ".join(_IDS))
@@ -76,15 +74,15 @@ def _known(name: str) -> str:
 Name = Annotated[str, AfterValidator(_known)]
 
 
-class Names(_Params):
+class Names(Params):
     names: list[Name] = Field(min_length=1, max_length=16)
 
 
-class Values(_Params):
+class Values(Params):
     values: dict[Name, int | Annotated[str, Field(max_length=255)]] = Field(min_length=1)
 
 
-class ControlParams(_Params):
+class ControlParams(Params):
     """`level` is that of an alarm; `parameters` are those of an upgrade, as the standard joins them with `;`."""
 
     control: Literal["upgrade", "power_off", "reset", "factory_settings", "disconnect", "alarm", "sample"] = labelled(
@@ -214,9 +212,7 @@ class Session:
                 at = stop
                 continue
             message = _message(data[at:end])
-            self._peers[message.identity] = message.receipt.modern
-            if len(self._peers) > HELD_PEERS:
-                del self._peers[next(iter(self._peers))]
+            remember(self._peers, message.identity, message.receipt.modern, HELD_PEERS)
             out.append(message)
             at = end
         self._rest = data[at:]

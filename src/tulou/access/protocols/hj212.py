@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tulou.access.batch import BAD, UNCERTAIN
 from tulou.access.protocols import (
     ANSWERED,
     BEIJING,
+    CRC_16,
     DELIVERED,
     REFUSED,
     UNKNOWN,
@@ -28,10 +29,12 @@ from tulou.access.protocols import (
     Message,
     Method,
     NoParams,
+    Params,
     Reply,
     Sample,
     beijing,
     labelled,
+    remember,
 )
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
@@ -91,26 +94,20 @@ Word = Annotated[str, AfterValidator(_word)]
 Moment = Annotated[str, AfterValidator(_moment)]
 
 
-class _Params(BaseModel):
-    """Parameters, named as in the frame by their aliases."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-
-class Timeouts(_Params):
+class Timeouts(Params):
     seconds: int = labelled("超时时间（秒）", "timeout (s)", alias="OverTime", ge=1, le=99999)
     repeats: int = labelled("重发次数", "repeats", alias="ReCount", ge=0, le=99)
 
 
-class Seconds(_Params):
+class Seconds(Params):
     seconds: int = labelled("间隔（秒）", "interval (s)", alias="RtdInterval", ge=1, le=9999)
 
 
-class Minutes(_Params):
+class Minutes(Params):
     minutes: int = labelled("间隔（分钟）", "interval (min)", alias="MinInterval", ge=1, le=99)
 
 
-class Pollutant(_Params):
+class Pollutant(Params):
     pollutant: Word | None = labelled("污染物编码", "pollutant code", default=None, alias="PolId")
 
 
@@ -118,23 +115,23 @@ class Clock(Pollutant):
     time: Moment = labelled("时间", "time", alias="SystemTime", description="YYYYMMDDhhmmss")
 
 
-class Span(_Params):
+class Span(Params):
     begin: Moment = labelled("开始时间", "begin", alias="BeginTime", description="YYYYMMDDhhmmss")
     end: Moment = labelled("结束时间", "end", alias="EndTime", description="YYYYMMDDhhmmss")
 
 
-class Sampling(_Params):
+class Sampling(Params):
     pollutant: Word = labelled("污染物编码", "pollutant code", alias="PolId")
     start: Word = labelled("开始时间", "start", alias="CstartTime", description="hhmmss")
     hours: int = labelled("周期（小时）", "cycle (h)", alias="Ctime", ge=1, le=24)
 
 
-class Information(_Params):
+class Information(Params):
     pollutant: Word = labelled("污染物编码", "pollutant code", alias="PolId")
     information: Word = labelled("信息编码", "information code", alias="InfoId")
 
 
-class Other(_Params):
+class Other(Params):
     """Any command of the standard, or of a maker."""
 
     cn: int = Field(ge=1000, le=9999)
@@ -167,17 +164,7 @@ COMMANDS: dict[str, tuple[int, str, str, type[BaseModel]]] = {
 """Commands of the centre (table 9): CN, what people read, parameters."""
 
 
-def _table() -> list[int]:
-    out = []
-    for register in range(256):
-        for _ in range(8):
-            register = register >> 1 ^ (0xA001 if register & 1 else 0)
-        out.append(register)
-    return out
-
-
-_TABLE = _table()
-_STEPS = [bytes(high >> 8 for high in _TABLE)]
+_STEPS = [bytes(high >> 8 for high in CRC_16)]
 while len(_STEPS) < 14:
     _STEPS.append(_STEPS[-1].translate(_STEPS[-1]))
 """`_STEPS[k]` maps the register's high byte over 2**k zero bytes."""
@@ -206,7 +193,7 @@ def crc(segment: bytes) -> int:
     step, high = _STEPS[0], 0
     for byte in folded[:-1]:
         high = step[high ^ byte]
-    return _TABLE[high ^ folded[-1]]
+    return CRC_16[high ^ folded[-1]]
 
 
 def frame(segment: bytes) -> bytes:
@@ -313,9 +300,7 @@ class Session:
                 "header", "缺少 CN 或 MN，或 Flag 不是数", "no CN or MN, or Flag is no number", "CN"
             ))
         password = get(b"PW", b"")
-        self._peers[identity] = get(b"ST", b""), password, flag & 0xFC
-        if len(self._peers) > HELD_PEERS:
-            del self._peers[next(iter(self._peers))]
+        remember(self._peers, identity, (get(b"ST", b""), password, flag & 0xFC), HELD_PEERS)
         raw = raw.replace(b"PW=" + password, b"PW=" + b"*" * len(password), 1)
         if flag & 2 and get(b"PNO") and number in STAMPED:
             raw = self._part(raw, fields, values)
@@ -333,9 +318,7 @@ class Session:
             number, values = COMMANDS[method][0], params.model_dump(by_alias=True, exclude_none=True)
         st, password, edition = self._peers[identity]
         text = ";".join(f"{name}={value}" for name, value in values.items()).encode("gb18030")
-        self._asked[qn] = {}
-        if len(self._asked) > HELD_PARTS:
-            del self._asked[next(iter(self._asked))]
+        remember(self._asked, qn, {}, HELD_PARTS)
         return command(number, qn=qn, st=st, mn=identity, password=password, flag=edition | 1, values=text), qn
 
     def _reply(self, number: int, qn: bytes, values: bytes) -> Reply | None:
@@ -371,9 +354,7 @@ class Session:
         key = fields.get(b"MN", b""), fields.get(b"QN", b"")
         if b"DataTime=" in values:
             if fields[b"PNO"].lstrip(b"0") == b"1":
-                self._firsts[key] = raw
-                if len(self._firsts) > HELD_PARTS:
-                    del self._firsts[next(iter(self._firsts))]
+                remember(self._firsts, key, raw, HELD_PARTS)
             return raw
         return self._firsts.get(key, b"") + raw
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from tulou.access.batch import BAD
 from tulou.access.protocols import (
@@ -29,11 +29,13 @@ from tulou.access.protocols import (
     Message,
     Method,
     NoParams,
+    Params,
     Reply,
     Sample,
     beijing,
     identity_in,
     labelled,
+    remember,
     xor,
 )
 from tulou.access.telemetry import Refusal
@@ -99,11 +101,7 @@ def _hex(value: str) -> str:
 ParameterId = Annotated[int, BeforeValidator(_number), Field(ge=0, le=0xFFFFFFFF, description="0x0029")]
 
 
-class _Params(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Parameter(_Params):
+class Parameter(Params):
     """A parameter (table 12): a number of `size` bytes, a text, or bytes as `hex`."""
 
     id: ParameterId
@@ -120,29 +118,29 @@ class Parameter(_Params):
         return (self.value or "").encode("gb18030")
 
 
-class SetParameters(_Params):
+class SetParameters(Params):
     parameters: list[Parameter] = Field(min_length=1, max_length=60)
 
 
-class Parameters(_Params):
+class Parameters(Params):
     ids: list[ParameterId] = Field(min_length=1, max_length=120)
 
 
-class Control(_Params):
+class Control(Params):
     """8.9: 1 upgrade, 2 connect to a server, 3 off, 4 reset, 5 factory settings, 6 no data, 7 no radio."""
 
     word: int = labelled("命令字", "command word", ge=1, le=255)
     parameters: str = labelled("命令参数", "parameters", default="", max_length=500)
 
 
-class Track(_Params):
+class Track(Params):
     """8.20: an interval of 0 s ends it."""
 
     seconds: int = labelled("间隔（秒）", "interval (s)", ge=0, le=0xFFFF)
     duration: int = labelled("有效期（秒）", "for (s)", default=0, ge=0, le=0xFFFFFFFF)
 
 
-class Words(_Params):
+class Words(Params):
     """8.26: `flags` bit 0 urgent, 2 on the display, 3 read out; `kind` is of 2019: 1 notice, 2 service."""
 
     text: str = labelled("文本", "text", min_length=1, max_length=500)
@@ -150,11 +148,11 @@ class Words(_Params):
     kind: int = labelled("类型（2019）", "kind (2019)", default=1, ge=1, le=2)
 
 
-class Doors(_Params):
+class Doors(Params):
     locked: bool = labelled("加锁", "locked")
 
 
-class Other(_Params):
+class Other(Params):
     """Any message of the platform: its body as `hex`; the terminal's general reply is awaited."""
 
     message: Annotated[int, BeforeValidator(_number), Field(ge=0x8000, le=0xFFFF)]
@@ -309,9 +307,7 @@ class Session:
 
     def _message(self, raw: bytes, header: Header, body: bytes) -> Message:
         number = header.number
-        self._peers[header.identity] = header
-        if len(self._peers) > HELD_PEERS:
-            del self._peers[next(iter(self._peers))]
+        remember(self._peers, header.identity, header, HELD_PEERS)
         if number == AUTHENTICATE:
             return Message(header.identity, number, _without_code(raw), header, False, _code(header, body))
         if header.total and number in SPOKEN:
@@ -327,9 +323,7 @@ class Session:
             raw = self._send(header, number, body)
         except (OverflowError, ValueError) as error:
             raise Invalid(f"参数写不进消息：{error}", f"the parameters do not fit: {error}", field="params") from None
-        self._asked[self._serial] = number
-        if len(self._asked) > HELD_COMMANDS:
-            del self._asked[next(iter(self._asked))]
+        remember(self._asked, self._serial, number, HELD_COMMANDS)
         return raw, self._serial
 
     def _reply(self, number: int, body: bytes) -> Reply | None:

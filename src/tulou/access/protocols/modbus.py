@@ -15,8 +15,8 @@ import re
 import struct
 from collections.abc import Sequence
 
+from tulou.access.protocols import crc_16
 from tulou.access.protocols.polled import Ask, Meter, Point, Unreadable, wrong
-from tulou.access.protocols.sl651 import crc
 from tulou.access.telemetry import Refusal
 
 FUNCTIONS = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
@@ -59,7 +59,7 @@ class Modbus(Meter):
             count = 1 if bits else struct.calcsize(_layout(point)[0]) // 2
             inside = struct.pack(">BBHH", int(found[2]), FUNCTIONS[item[1]], int(item[2]), count)
             if found[1] == "rtu":
-                request = inside + crc(inside).to_bytes(2, "little")
+                request = inside + crc_16(inside).to_bytes(2, "little")
             else:
                 request = struct.pack(">HHH", number & 0xFFFF, 0, len(inside)) + inside
             asks.append(Ask(request, (point,)))
@@ -76,7 +76,7 @@ class Modbus(Meter):
             return None
         for at in range(len(data) - 4):
             size = 5 if data[at + 1] & 0x80 else 5 + data[at + 2]
-            if at + size <= len(data) and crc(data[at : at + size - 2]) == int.from_bytes(
+            if at + size <= len(data) and crc_16(data[at : at + size - 2]) == int.from_bytes(
                 data[at + size - 2 : at + size], "little"
             ):
                 return at, at + size

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tulou.access.batch import BAD
 from tulou.access.protocols import (
@@ -30,10 +30,13 @@ from tulou.access.protocols import (
     Message,
     Method,
     NoParams,
+    Params,
     Reply,
     Sample,
     beijing,
+    crc_16,
     labelled,
+    remember,
 )
 from tulou.access.telemetry import NAN, Refusal
 from tulou.kernel.errors import Invalid
@@ -62,26 +65,6 @@ SERIES = {0xF4: ("DRP", 1, 10.0), **{0xF4 + n: (f"DRZ{n}", 2, 100.0) for n in ra
 """Identifiers of twelve values at five minutes: name, bytes of a value, divisor (table C.1, 5 to 13)."""
 _SERIES = {name: (width, divisor) for name, width, divisor in SERIES.values()}
 FIVE_MINUTES = 300_000_000
-
-
-def _table() -> list[int]:
-    out = []
-    for register in range(256):
-        for _ in range(8):
-            register = register >> 1 ^ (0xA001 if register & 1 else 0)
-        out.append(register)
-    return out
-
-
-_TABLE = _table()
-
-
-def crc(data: bytes) -> int:
-    """The check code (table 11): that of Modbus."""
-    register = 0xFFFF
-    for byte in data:
-        register = register >> 8 ^ _TABLE[(register ^ byte) & 0xFF]
-    return register
 
 
 @dataclass(slots=True)
@@ -129,9 +112,9 @@ def frame(
     head = b"".join([*(address if up else address[::-1]), password, bytes((function,)), size.to_bytes(2)])
     if text:
         whole = SOH + head.hex().upper().encode() + start + parts + body + bytes((end,))
-        return whole + b"%04X" % crc(whole)
+        return whole + b"%04X" % crc_16(whole)
     whole = HEX + head + start + parts + body + bytes((end,))
-    return whole + crc(whole).to_bytes(2)
+    return whole + crc_16(whole).to_bytes(2)
 
 
 def stamp(serial: int, us: int, text: bool = False) -> bytes:
@@ -168,11 +151,7 @@ def _hour(value: str) -> str:
     return value
 
 
-class _Params(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Element(_Params):
+class Element(Params):
     """An element of annex C, with the bytes and decimals of its value."""
 
     name: Annotated[str, AfterValidator(_element)] = labelled("要素", "element")
@@ -180,7 +159,7 @@ class Element(_Params):
     decimals: int = labelled("小数位", "decimals", ge=0, le=7)
 
 
-class Elements(_Params):
+class Elements(Params):
     elements: list[Element] = Field(min_length=1, max_length=50)
 
 
@@ -256,7 +235,7 @@ def _wrong(data: bytes, at: int, start: int, end: int, text: bool) -> Refusal | 
     if data[start - 1] not in (STX, SYN):
         return Refusal("start", "报文起始符不是 STX 或 SYN", "the body does not begin with STX or SYN", "start", data[start - 1])
     tail = end - (4 if text else 2)
-    check = crc(data[at:tail])
+    check = crc_16(data[at:tail])
     told = data[tail:end].upper() if text else int.from_bytes(data[tail:end])
     if told != (b"%04X" % check if text else check):
         if data[tail - 1] not in (ETX, ETB):
@@ -345,9 +324,7 @@ class Session:
         if header.total:
             raw = self._part(raw, header)
         identity = header.station.encode()
-        self._peers[identity] = header
-        if len(self._peers) > HELD_PEERS:
-            del self._peers[next(iter(self._peers))]
+        remember(self._peers, identity, header, HELD_PEERS)
         reply = None
         asked = identity, header.function
         if asked in self._asked and (not header.total or (self._whole or ())[:3] == (
