@@ -249,7 +249,7 @@ class Line(Peer):
         else:
             door.answered += 1
             station.failures = 0
-        door.hand_in(station, [sealed(job.ask, answer)])
+        door.hand_in(station, sealed(job.ask, answer))
 
     def _answered(self, job: Job) -> None:
         """Look for the answer in what was heard; frames that are not the answer are dead letters."""
@@ -451,26 +451,20 @@ class PollDoor:
 
     # -- what was answered
 
-    def hand_in(self, station: Station, raws: list[bytes]) -> None:
-        """Give what is kept of answers to the ingestor."""
-        name = station.meter.name
+    def hand_in(self, station: Station, raw: bytes, refusal: Refusal | None = None) -> None:
+        """Give what is kept of an answer to the ingestor; with a `refusal` it is a dead letter."""
+        name, rules = station.meter.name, station.rules if refusal is None else ANY
         ingestor = self.ingestors[name]
         ingestor.add(
-            Chunk(name, station.device.entity, station.of, station.rules, raws, ingestor.stamp(len(raws)), False, name,
-                  station.meter), None, sum(map(len, raws)) + ROOM,
+            Chunk(name, station.device.entity, station.of, rules, [raw], ingestor.stamp(1), False, name, station.meter, refusal),
+            None, len(raw) + ROOM,
         )
 
     def bury(self, line: Line, station: Station, raw: bytes, refusal: Refusal) -> None:
         """Keep what is no answer as a dead letter; beyond a burst of an address it is only counted."""
-        if self.throttle.wait(line.peer) > 0:
-            return
-        self.throttle.failed(line.peer)
-        name = station.meter.name
-        ingestor = self.ingestors[name]
-        ingestor.add(
-            Chunk(name, station.device.entity, station.of, ANY, [raw], ingestor.stamp(1), False, name, station.meter, refusal),
-            None, len(raw) + ROOM,
-        )
+        if self.throttle.wait(line.peer) <= 0:
+            self.throttle.failed(line.peer)
+            self.hand_in(station, raw, refusal)
 
     def sweep(self) -> None:
         """Once a second: close lines that do not say who they are, or are silent."""

@@ -93,15 +93,15 @@ async def start_gateway(house: House) -> Child | None:
     Raises `Unavailable` if a port is taken or the gateway does not come up.
     """
     config = gateway_config(house)
-    ports = {port: name for name, port in (("mqtt_port", config.port), ("mqtts_port", config.tls_port)) if port}
-    for of in config.fields.values():
-        ports.update({of[key]: f"field_{key}s" for key in ("port", "tls_port") if of[key]})
-    if not ports and not config.coap_port:
-        return None
-    for port, setting in ports.items():
-        _free(config.host, port, setting)
+    ports = [(config.port, "mqtt_port"), (config.tls_port, "mqtts_port")]
+    ports += [(of[key], f"field_{key}s") for of in config.fields.values() for key in ("port", "tls_port")]
+    listens = [(port, setting, socket.SOCK_STREAM) for port, setting in ports if port]
     if config.coap_port:
-        _free(config.host, config.coap_port, "coap_port", socket.SOCK_DGRAM)
+        listens.append((config.coap_port, "coap_port", socket.SOCK_DGRAM))
+    if not listens:
+        return None
+    for port, setting, kind in listens:
+        _free(config.host, port, setting, kind)
     child = Child(
         "gateway", [sys.executable, "-m", "tulou.access.gateway"],
         env={**os.environ, "TULOU_GATEWAY": config.to_json(), "TULOU_LOG_LEVEL": house.settings.log_level},
@@ -111,15 +111,11 @@ async def start_gateway(house: House) -> Child | None:
     house.children.append(child)
     deadline = asyncio.get_running_loop().time() + START
     host = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host  # noqa: S104
-    if config.coap_port:
-        ports[config.coap_port] = "coap_port"
-    for port, setting in ports.items():
+    for port, setting, kind in listens:
         while True:
             try:
-                if setting == "coap_port":
-                    await coap_ping(host, port)
-                    break
-                _, writer = await asyncio.open_connection(host, port)
+                await (tcp_ping if kind == socket.SOCK_STREAM else coap_ping)(host, port)
+                break
             except OSError:
                 if child.restarts or asyncio.get_running_loop().time() > deadline:
                     raise Unavailable(
@@ -127,10 +123,13 @@ async def start_gateway(house: House) -> Child | None:
                         field=setting, value=port,
                     ) from None
                 await asyncio.sleep(0.02)
-                continue
-            writer.close()
-            break
     return child
+
+
+async def tcp_ping(host: str, port: int) -> None:
+    """Connect, and leave. Raises `OSError`."""
+    _, writer = await asyncio.open_connection(host, port)
+    writer.close()
 
 
 async def coap_ping(host: str, port: int) -> None:
@@ -143,7 +142,7 @@ async def coap_ping(host: str, port: int) -> None:
         await asyncio.wait_for(loop.sock_recv(probe, 16), 0.5)
 
 
-def _free(host: str, port: int, setting: str, kind: int = socket.SOCK_STREAM) -> None:
+def _free(host: str, port: int, setting: str, kind: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, kind) as probe:
         if kind == socket.SOCK_STREAM:

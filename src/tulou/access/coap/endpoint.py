@@ -227,7 +227,6 @@ class Observation:
 
     peer: Address
     path: tuple[str, ...]
-    accept: int | None
     take: Callable[[Observation, Message], None]
     token: bytes = b""
 
@@ -428,12 +427,9 @@ class Endpoint(asyncio.DatagramProtocol):
         Raises `Lost`."""
         token = observation.token = secrets.token_bytes(4)
         key = (observation.peer, token)
-        options = [(m.OBSERVE, b"")]
-        if observation.accept is not None:
-            options.append((m.ACCEPT, m.uint(observation.accept)))
         self.observations[key] = observation
         try:
-            answer = await self.request(observation.peer, m.GET, observation.path, options=options, token=token)
+            answer = await self.request(observation.peer, m.GET, observation.path, options=[(m.OBSERVE, b"")], token=token)
         except BaseException:
             self.observations.pop(key, None)
             raise
@@ -445,10 +441,10 @@ class Endpoint(asyncio.DatagramProtocol):
         """Forget an observation; its next notification is answered with a reset, which ends it (RFC 7641, 3.6)."""
         self.observations.pop((observation.peer, observation.token), None)
 
-    def sweep(self) -> list[str]:
-        """Once in a while: drop what is too old; the owners that fell silent."""
+    def sweep(self) -> None:
+        """Once in a while: drop what is too old."""
         self.transfers.sweep()
-        return self.recent.sweep()
+        self.recent.sweep()
 
 
 def diagnosis(error: Unreadable) -> bytes:

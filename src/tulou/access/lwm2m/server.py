@@ -334,7 +334,7 @@ class Lwm2mDoor:
         def take(observation: Observation, message: Message) -> None:
             self._notified(registration, path, observation, message)
 
-        observation = Observation(registration.peer, tuple(map(str, path)), None, take)
+        observation = Observation(registration.peer, tuple(map(str, path)), take)
         answer = await self.endpoint.observe(observation)
         if answer.code == m.CONTENT:
             if answer.uint(m.OBSERVE) is not None:
