@@ -16,7 +16,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from pydantic import ValidationError
 
 from tulou.access.authenticate import Identities, Speaker, Throttle
 from tulou.access.courier import Call
@@ -65,6 +64,8 @@ class FieldTarget:
         return 1 - len(self.inflight)
 
     def deliver(self, call: Call) -> None:
+        from pydantic import ValidationError
+
         door, session = self.connection.door, self.connection.session
         assert session is not None
         try:

@@ -43,11 +43,9 @@ from tulou.access.application import Application
 from tulou.access.attributes import Attributes
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
 from tulou.access.broker import Broker
-from tulou.access.coap.door import CoapDoor
 from tulou.access.courier import Courier, answer_of
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
-from tulou.access.lwm2m.server import Lwm2mDoor
 from tulou.access.mqtt_commands import MqttTarget
 from tulou.access.ota import door as ota
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
@@ -525,10 +523,7 @@ class Gateway:
         self.firmware = ota.FirmwareDoor(bus)
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
         if config.coap_port:
-            coap = CoapDoor(self, config.coap_port)
-            self.doors.append(coap)
-            if config.lwm2m and db is not None:
-                self.doors.append(Lwm2mDoor(self, coap, Identities(db, "lwm2m", self.class_of)))
+            self.doors += _coap_doors(self, db, config)
         self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
 
     async def start(self) -> None:
@@ -776,6 +771,16 @@ class Gateway:
             "applications": self.broker.stats(), "commands": self.courier.stats(),
             "turned_away": self.turned_away, "rss": rss(), "fields": spoken,
         }
+
+
+def _coap_doors(gateway: Gateway, db: Database | None, config: Config) -> list[Door]:
+    from tulou.access.coap.door import CoapDoor
+    from tulou.access.lwm2m.server import Lwm2mDoor
+
+    coap = CoapDoor(gateway, config.coap_port)
+    if not config.lwm2m or db is None:
+        return [coap]
+    return [coap, Lwm2mDoor(gateway, coap, Identities(db, "lwm2m", gateway.class_of))]
 
 
 def _poll_door(gateway: Gateway, db: Database, config: Config) -> PollDoor:

@@ -17,7 +17,8 @@ from tulou.access.coap import Unreadable
 from tulou.access.coap.message import CONTENT_FORMAT, URI_PATH, URI_QUERY, Message, parse
 from tulou.access.coap.payload import micros, queried, received, stored
 from tulou.access.lwm2m.content import decode, path_of, text_of
-from tulou.access.protocols import Method, Params, Sample, labelled
+from tulou.access.protocols import Method, Sample
+from tulou.access.protocols.params import Params, labelled
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib import import_module
-from typing import Any, Protocol, TypeVar, runtime_checkable
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from tulou.access.telemetry import Refusal
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -51,21 +52,6 @@ class Method:
     def schema(self) -> dict[str, Any]:
         """A JSON Schema of the parameters."""
         return self.params.model_json_schema()
-
-
-def labelled(zh: str, en: str, **more: Any) -> Any:
-    """A field of parameters with its label in two languages."""
-    return Field(title=zh, json_schema_extra={"title_en": en}, **more)
-
-
-class Params(BaseModel):
-    """Parameters of a command; those that a frame names otherwise have that name as their alias."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-
-class NoParams(Params):
-    """A command without parameters."""
 
 
 @dataclass(slots=True)

@@ -28,14 +28,12 @@ from tulou.access.protocols import (
     Broken,
     Message,
     Method,
-    NoParams,
-    Params,
     Reply,
     Sample,
     beijing,
-    labelled,
     remember,
 )
+from tulou.access.protocols.params import NoParams, Params, labelled
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 

@@ -28,16 +28,14 @@ from tulou.access.protocols import (
     Broken,
     Message,
     Method,
-    NoParams,
-    Params,
     Reply,
     Sample,
     beijing,
     identity_in,
-    labelled,
     remember,
     xor,
 )
+from tulou.access.protocols.params import NoParams, Params, labelled
 from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 

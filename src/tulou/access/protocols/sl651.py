@@ -29,15 +29,13 @@ from tulou.access.protocols import (
     Broken,
     Message,
     Method,
-    NoParams,
-    Params,
     Reply,
     Sample,
     beijing,
     crc_16,
-    labelled,
     remember,
 )
+from tulou.access.protocols.params import NoParams, Params, labelled
 from tulou.access.telemetry import NAN, Refusal
 from tulou.kernel.errors import Invalid
 
