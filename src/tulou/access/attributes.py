@@ -6,7 +6,6 @@ it is not yet; after that, what changes. Questions are put together: a storm of 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import orjson
 from nats.aio.msg import Msg
 
 from tulou.access import mqtt
+from tulou.access.gathering import Gathering
 from tulou.kernel.bus import Bus
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ DELTA, ASK, CHANGED = "tulou.shadow.delta", "tulou.shadow.ask", "tulou.shadow.ch
 """Subjects: what devices are not yet; what one asks for; what is desired anew."""
 TOPIC = b"v1/devices/me/attributes"
 RESPONSE = b"v1/devices/me/attributes/response/"
-ASKS = 500
-LINGER = 0.005
 ROOM = 1024
 """Bytes that a question of a device holds until it is answered."""
 
@@ -38,8 +36,8 @@ class Attributes:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self._listening: dict[int, dict[Connection, int]] = {}
-        self._new: dict[int, None] = {}
-        self._work = asyncio.Event()
+        self.new: Gathering[int] = Gathering(self._ask)
+        """The entities whose devices are to be told; its `run` is to be a task."""
 
     async def open(self) -> None:
         """Hear of changes."""
@@ -48,8 +46,7 @@ class Attributes:
     def listen(self, connection: Connection, entity: int, qos: int) -> None:
         """The device subscribed: it is told what it is not yet."""
         self._listening.setdefault(entity, {})[connection] = qos
-        self._new[entity] = None
-        self._work.set()
+        self.new.add([entity])
 
     def leave(self, connection: Connection, entity: int) -> None:
         """The device listens here no more."""
@@ -59,28 +56,15 @@ class Attributes:
 
     def again(self) -> None:
         """What the house said may have been lost: ask for every device."""
-        self._new.update(dict.fromkeys(self._listening))
-        self._work.set()
+        self.new.add(self._listening)
 
-    async def run(self) -> None:
-        """Tell devices that are new what they are not yet, for ever."""
-        while True:
-            await self._work.wait()
-            await asyncio.sleep(LINGER)
-            new, self._new = [no for no in self._new if no in self._listening], {}
-            self._work.clear()
-            for start in range(0, len(new), ASKS):
-                some = new[start : start + ASKS]
-                try:
-                    reply = await self.bus.nc.request(DELTA, orjson.dumps({"entities": some}), timeout=10)
-                except (nats.errors.Error, TimeoutError, OSError) as error:
-                    log.debug("no attributes can be fetched now: %r", error)
-                    self._new.update(dict.fromkeys(new[start:]))
-                    await asyncio.sleep(1)
-                    self._work.set()
-                    break
-                for no, delta in orjson.loads(reply.data).items():
-                    self._tell(int(no), delta)
+    async def _ask(self, entities: list[int]) -> None:
+        """Tell devices that are new what they are not yet."""
+        here = [no for no in entities if no in self._listening]
+        if here:
+            reply = await self.bus.nc.request(DELTA, orjson.dumps({"entities": here}), timeout=10)
+            for no, delta in orjson.loads(reply.data).items():
+                self._tell(int(no), delta)
 
     async def _changed(self, message: Msg) -> None:
         change = orjson.loads(message.data)

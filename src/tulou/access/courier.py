@@ -23,6 +23,7 @@ import nats.errors
 import orjson
 from nats.aio.msg import Msg
 
+from tulou.access.gathering import Gathering
 from tulou.access.protocols import ANSWERED, DELIVERED, REFUSED
 from tulou.kernel.errors import TulouError
 
@@ -38,11 +39,8 @@ JSON = "json"
 RETURNED = "returned"
 """What a report says beside `DELIVERED`, `ANSWERED` and `REFUSED`: it is unknown whether the command came."""
 LARGEST_ANSWER = 64 << 10
-ASKS = 500
-"""Devices asked for in one request."""
 BATCH = 200
 """Reports in one message."""
-LINGER = 0.005
 
 
 @dataclass(slots=True)
@@ -89,10 +87,10 @@ class Courier:
         self.sent = self.delivered = self.answered = self.returned = self.failed = 0
         self._released = released
         self._targets: dict[tuple[int, str], list[Target]] = {}
-        self._wanting: dict[tuple[int, str], None] = {}
         self._full: dict[tuple[int, str], None] = {}
         self._reports: deque[tuple[dict[str, Any], Any]] = deque()
-        self._work = asyncio.Event()
+        self.claims: Gathering[tuple[int, str]] = Gathering(self._ask)
+        """The devices, by bearer, that there may be commands for; its `run` is to be a task."""
         self._told = asyncio.Event()
         self._publishing = asyncio.Lock()
 
@@ -120,8 +118,7 @@ class Courier:
 
     def want(self, target: Target) -> None:
         """The device takes more now: ask whether there is any."""
-        self._wanting[target.entity, target.bearer] = None
-        self._work.set()
+        self.claims.add([(target.entity, target.bearer)])
 
     def report(self, no: int, entity: int, what: str, *, receipt: Any = None, **more: Any) -> None:
         """Say what became of a command. `more`: the `result` of an answer, the `error` of a refusal, the `attempt` that
@@ -139,15 +136,13 @@ class Courier:
 
     def again(self) -> None:
         """What the house said may have been lost: ask for every device."""
-        self._wanting.update(dict.fromkeys(self._targets))
-        self._work.set()
+        self.claims.add(self._targets)
 
     def tick(self) -> None:
         """Once a second: ask for devices that took no more, whose commands may have expired meanwhile."""
         if self._full:
-            self._wanting.update(self._full)
+            self.claims.add(self._full)
             self._full.clear()
-            self._work.set()
 
     def stats(self) -> dict[str, int]:
         return {"devices": len(self._targets), "sent": self.sent, "delivered": self.delivered,
@@ -155,50 +150,26 @@ class Courier:
 
     async def _rung(self, message: Msg) -> None:
         for number in message.data.split():
-            for key in ((int(number), bearer) for bearer in self.bearers):
-                if key in self._targets:
-                    self._wanting[key] = None
-                    self._work.set()
+            here = [key for bearer in self.bearers if (key := (int(number), bearer)) in self._targets]
+            if here:
+                self.claims.add(here)
 
     # Claims
-
-    async def claim(self) -> None:
-        """Fetch what devices want, for ever."""
-        pause = 0.1
-        while True:
-            await self._work.wait()
-            await asyncio.sleep(LINGER)
-            wanting, self._wanting = self._wanting, {}
-            self._work.clear()
-            keys = [key for key in wanting if key in self._targets]
-            for start in range(0, len(keys), ASKS):
-                some = keys[start : start + ASKS]
-                try:
-                    await self._ask(some)
-                    pause = 0.1
-                except (nats.errors.Error, TimeoutError, OSError) as error:
-                    log.debug("no commands can be fetched now: %r", error)
-                    self._wanting.update(dict.fromkeys(keys[start:]))
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, 5.0)
-                    self._work.set()
-                    break
 
     async def _ask(self, keys: list[tuple[int, str]]) -> None:
         asks: list[tuple[int, str, int]] = []
         for key in keys:
-            room = sum(target.room() for target in self._targets.get(key, ()))
-            if room:
+            targets = self._targets.get(key)
+            if targets and (room := sum(target.room() for target in targets)):
                 asks.append((*key, room))
-            else:
+            elif targets:
                 self._full[key] = None
         if not asks:
             return
         body = orjson.dumps({"name": self.name, "run": self.run, "asks": asks})
         reply = orjson.loads((await self.bus.nc.request(CLAIM, body, timeout=10)).data)
-        for entity, bearer in reply["more"]:
-            self._wanting[entity, bearer] = None
-            self._work.set()
+        if reply["more"]:
+            self.claims.add(map(tuple, reply["more"]))
         for fields in reply["calls"]:
             self._hand(Call(**fields))
 

@@ -30,6 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tulou.access.authenticate import DeviceIdentity
 from tulou.access.courier import CLAIM, JSON, RETURNED, RING, answer_of
+from tulou.access.longpolls import LongPolls
 from tulou.access.models import NewCommand, commands, device_identities
 from tulou.access.protocols import ANSWERED, DELIVERED, REFUSED
 from tulou.access.service import Devices
@@ -52,8 +53,6 @@ LARGEST = 64 << 10
 """Bytes of a command's parameters."""
 WAITING_MOST = 100
 """Commands that one device may have open."""
-POLLS = 4
-"""Requests of one device that may wait for a command at once."""
 EXPIRES_S = 60.0
 LOOK = 1.0
 """Seconds after which who waits for an end looks for himself."""
@@ -90,7 +89,7 @@ class Commands:
         self.house, self.devices = house, devices
         self.policy, self.db = house.policy, house.db
         self._ends: dict[int, set[asyncio.Future[None]]] = {}
-        self._polls: dict[int, set[asyncio.Event]] = {}
+        self._polls = LongPolls()
         self._runs: dict[str, str] = {}
         self._unannounced = asyncio.Event()
         self._me = f"http:{secrets.token_hex(6)}"
@@ -302,8 +301,7 @@ class Commands:
 
     async def _rung(self, message: Msg) -> None:
         for number in message.data.split():
-            for event in self._polls.get(int(number), ()):
-                event.set()
+            self._polls.tell(int(number))
 
     async def _claim(self, question: bytes) -> bytes:
         asked = orjson.loads(question)
@@ -382,27 +380,18 @@ class Commands:
 
     async def poll(self, device: DeviceIdentity, timeout: float) -> Any:
         """The next command of a device that asks by HTTP, waiting up to `timeout` seconds; None if there is none."""
-        waiting = self._polls.setdefault(device.entity, set())
-        if len(waiting) >= POLLS:
-            raise Throttled("设备的等待请求过多", "too many requests of the device wait", retry_after=timeout,
-                            rule=f"<= {POLLS}")
-        event = asyncio.Event()
-        waiting.add(event)
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    rows, _ = await self.claim(self._me, {(device.entity, JSON): 1}, delivered=True)
-                    if rows:
-                        await self._told([row for row in rows if row.ended_at is not None])
-                        return rows[0]
-                    await event.wait()
-                    event.clear()
-        except TimeoutError:
-            return None
-        finally:
-            waiting.discard(event)
-            if not waiting:
-                del self._polls[device.entity]
+        until = asyncio.get_running_loop().time() + timeout
+        with self._polls.waiting(device.entity, timeout) as news:
+            while True:
+                rows, _ = await self.claim(self._me, {(device.entity, JSON): 1}, delivered=True)
+                if rows:
+                    await self._told([row for row in rows if row.ended_at is not None])
+                    return rows[0]
+                try:
+                    async with asyncio.timeout_at(until):  # around this alone: what is claimed must be answered
+                        await news.get()
+                except TimeoutError:
+                    return None
 
     async def answered(self, device: DeviceIdentity, no: int, payload: bytes) -> None:
         """The device's answer by HTTP. Raises `NotFound` if it was not told this."""

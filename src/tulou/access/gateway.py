@@ -550,7 +550,7 @@ class Gateway:
             await self.polls.start()
         await self.courier.open()
         await self.attributes.open()
-        for work in (self._upkeep(), self.broker.open(), self.courier.claim(), self.courier.tell(), self.attributes.run()):
+        for work in (self._upkeep(), self.broker.open(), self.courier.claims.run(), self.courier.tell(), self.attributes.new.run()):
             self.spawn(work)
 
     def tls(self) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tulou.access.attributes import ASK, CHANGED, DELTA, told
 from tulou.access.authenticate import DeviceIdentity
+from tulou.access.longpolls import LongPolls
 from tulou.access.models import shadows
 from tulou.access.service import Devices
 from tulou.context import ContextService, current_values
 from tulou.kernel import audit
-from tulou.kernel.errors import Conflict, Throttled
+from tulou.kernel.errors import Conflict
 from tulou.kernel.http import json_text
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow
@@ -37,8 +38,6 @@ log = logging.getLogger("tulou.access.shadow")
 
 READ, WRITE = "access.shadow.read", "access.shadow.write"
 LARGEST = 64 << 10
-POLLS = 4
-"""Requests of one device that may wait for a change at once."""
 
 
 class Desire(BaseModel):
@@ -57,7 +56,7 @@ class Shadows:
     def __init__(self, house: House, devices: Devices) -> None:
         self.house, self.devices = house, devices
         self.policy, self.db = house.policy, house.db
-        self._polls: dict[int, set[asyncio.Future[dict[str, Any]]]] = {}
+        self._polls = LongPolls()
 
     # -- operations
 
@@ -177,27 +176,15 @@ class Shadows:
 
     async def poll(self, device: DeviceIdentity, timeout: float) -> dict[str, Any] | None:
         """The next change of the desired state, as devices are told it; None if there was none in time."""
-        waiting = self._polls.setdefault(device.entity, set())
-        if len(waiting) >= POLLS:
-            raise Throttled("设备的等待请求过多", "too many requests of the device wait", retry_after=timeout,
-                            rule=f"<= {POLLS}")
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        waiting.add(future)
-        try:
+        with self._polls.waiting(device.entity, timeout) as news, contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                return await future
-        except TimeoutError:
-            return None
-        finally:
-            waiting.discard(future)
-            if not waiting:
-                del self._polls[device.entity]
+                change: dict[str, Any] = await news.get()
+                return change
+        return None
 
     async def _changed(self, message: Msg) -> None:
         body = orjson.loads(message.data)
-        for future in self._polls.get(body["entity"], ()):
-            if not future.done():
-                future.set_result(told(body))
+        self._polls.tell(body["entity"], told(body))
 
 
 def impose(
