@@ -1,7 +1,7 @@
 /** Who is told of alarms: webhooks, e-mail, short messages. */
 import { PlusOutlined } from "@ant-design/icons";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Alert, App, Button, Form, Input, Modal, Select, Table, Tag, type TableColumnsType } from "antd";
+import { Button, Form, Input, Select, Table, Tag, type TableColumnsType } from "antd";
 import { useState } from "react";
 import { del, get, post } from "../api/client.ts";
 import { useModels, useTypeLabel } from "../api/queries.ts";
@@ -11,7 +11,7 @@ import { useCan, useSession } from "../session.tsx";
 import { useText } from "../settings.tsx";
 import { SeverityMark } from "./alarm-item.tsx";
 import { OrgSelect, useOrgName } from "./org-select.tsx";
-import { Nothing, Secret } from "./page.tsx";
+import { Nothing, OnceModal, RemoveButton } from "./page.tsx";
 import { ProblemAlert, useShowProblem } from "./problem.tsx";
 
 const SEVERITIES = ["warning", "minor", "major", "critical"];
@@ -24,7 +24,6 @@ export function Channels() {
   const orgName = useOrgName();
   const typeLabel = useTypeLabel();
   const show = useShowProblem();
-  const { modal } = App.useApp();
   const client = useQueryClient();
   const [adding, setAdding] = useState(false);
   const may = can("access.channel.manage");
@@ -80,21 +79,11 @@ export function Channels() {
       width: 80,
       align: "right",
       render: (_: unknown, channel) => (
-        <Button
-          size="small"
-          type="text"
-          danger
-          onClick={() =>
-            void modal.confirm({
-              title: `${text.rules.remove} · ${channel.name}`,
-              okText: text.rules.remove,
-              okButtonProps: { danger: true },
-              onOk: () => del(`/alarm-channels/${channel.id}`).then(refresh, show),
-            })
-          }
-        >
-          {text.rules.remove}
-        </Button>
+        <RemoveButton
+          text={text.rules.remove}
+          name={channel.name}
+          onRemove={() => del(`/alarm-channels/${channel.id}`).then(refresh, show)}
+        />
       ),
     });
 
@@ -170,62 +159,49 @@ function AddChannel({ onClose }: { onClose(): void }) {
   };
 
   return (
-    <Modal
-      open
+    <OnceModal
       title={text.channels.add}
-      onCancel={onClose}
-      onOk={() => (secret === null ? form.submit() : onClose())}
-      okText={secret === null ? text.actions.create : text.actions.close}
-      cancelButtonProps={{ hidden: secret !== null }}
-      confirmLoading={busy}
-      mask={{ closable: secret === null }}
+      secret={secret}
+      once={text.channels.once}
+      error={error}
+      busy={busy}
+      onOk={() => form.submit()}
+      onClose={onClose}
     >
-      {error !== null && (
-        <div className="gap-below">
-          <ProblemAlert error={error} />
-        </div>
-      )}
-      {secret !== null ? (
-        <>
-          <Alert type="success" showIcon title={text.channels.once} />
-          <Secret value={secret} />
-        </>
-      ) : (
-        <Form
-          form={form}
-          layout="vertical"
-          initialValues={{ org: session.user.org, kind: "webhook", least: "warning", types: [] }}
-          onFinish={(values) => void submit(values)}
-        >
-          <Form.Item name="name" label={text.rules.name} rules={[{ required: true }]}>
-            <Input maxLength={200} />
+      <Form
+        form={form}
+        layout="vertical"
+        initialValues={{ org: session.user.org, kind: "webhook", least: "warning", types: [] }}
+        onFinish={(values) => void submit(values)}
+      >
+        <Form.Item name="name" label={text.rules.name} rules={[{ required: true }]}>
+          <Input maxLength={200} />
+        </Form.Item>
+        <Form.Item name="org" label={text.rules.org} rules={[{ required: true }]}>
+          <OrgSelect />
+        </Form.Item>
+        <Form.Item name="kind" label={text.rules.kind}>
+          <Select options={KINDS.map((value) => ({ value, label: text.channels.kinds[value] }))} />
+        </Form.Item>
+        {kind === "webhook" ? (
+          <Form.Item name="url" label={text.channels.url} rules={[{ required: true }]}>
+            <Input maxLength={2000} placeholder="https://" />
           </Form.Item>
-          <Form.Item name="org" label={text.rules.org} rules={[{ required: true }]}>
-            <OrgSelect />
+        ) : (
+          <Form.Item name="to" label={text.channels.recipients} rules={[{ required: true }]}>
+            <Select mode="tags" tokenSeparators={[" ", ","]} open={false} />
           </Form.Item>
-          <Form.Item name="kind" label={text.rules.kind}>
-            <Select options={KINDS.map((value) => ({ value, label: text.channels.kinds[value] }))} />
-          </Form.Item>
-          {kind === "webhook" ? (
-            <Form.Item name="url" label={text.channels.url} rules={[{ required: true }]}>
-              <Input maxLength={2000} placeholder="https://" />
-            </Form.Item>
-          ) : (
-            <Form.Item name="to" label={text.channels.recipients} rules={[{ required: true }]}>
-              <Select mode="tags" tokenSeparators={[" ", ","]} open={false} />
-            </Form.Item>
-          )}
-          <Form.Item name="least" label={text.channels.least}>
-            <Select options={SEVERITIES.map((value) => ({ value, label: text.alarms.severities[value] }))} />
-          </Form.Item>
-          <Form.Item name="types" label={text.rules.type} extra={text.channels.typesHint}>
-            <Select
-              mode="multiple"
-              options={(models ?? []).map((model) => ({ value: model.type, label: label(model as never) || model.type }))}
-            />
-          </Form.Item>
-        </Form>
-      )}
-    </Modal>
+        )}
+        <Form.Item name="least" label={text.channels.least}>
+          <Select options={SEVERITIES.map((value) => ({ value, label: text.alarms.severities[value] }))} />
+        </Form.Item>
+        <Form.Item name="types" label={text.rules.type} extra={text.channels.typesHint}>
+          <Select
+            mode="multiple"
+            options={(models ?? []).map((model) => ({ value: model.type, label: label(model as never) || model.type }))}
+          />
+        </Form.Item>
+      </Form>
+    </OnceModal>
   );
 }

@@ -7,6 +7,7 @@ import type { AuditAbout, AuditEntry, Frame, Page, ThingDetail } from "../api/ty
 import { useFormat, useLabel } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
+import { Facts } from "./page.tsx";
 import { ProblemAlert } from "./problem.tsx";
 import { SyntheticTag } from "./tags.tsx";
 
@@ -120,16 +121,7 @@ export function EntityProvenance({ entity, thing }: Props) {
   return (
     <section className="panel box" data-testid="provenance">
       <h2>{text.entity.provenance}</h2>
-      <dl className="facts">
-        {facts
-          .filter(([, value]) => value)
-          .map(([key, value]) => (
-            <div key={key}>
-              <dt>{key}</dt>
-              <dd>{value}</dd>
-            </div>
-          ))}
-      </dl>
+      <Facts facts={facts} />
       {forbidden && <p className="muted box-note">{text.entity.auditForbidden}</p>}
       {audit.error && !forbidden && <ProblemAlert error={audit.error} retry={() => void audit.refetch()} />}
       {audit.data && <Trail about={audit.data} />}

@@ -1,7 +1,8 @@
 /** The parts that list pages share. */
-import { Button, Empty } from "antd";
+import { Alert, App, Button, Empty, Modal } from "antd";
 import { useEffect, useRef, useState, type ReactNode } from "react";
 import { useText } from "../settings.tsx";
+import { ProblemAlert } from "./problem.tsx";
 
 export function PageHead({ title, note, children }: { title: string; note?: ReactNode; children?: ReactNode }) {
   return (
@@ -75,5 +76,97 @@ export function Secret({ value }: { value: string }) {
         {copied ? text.actions.copied : text.actions.copy}
       </Button>
     </div>
+  );
+}
+
+/** Names and values; those without a value are left out. */
+export function Facts({ facts }: { facts: [string, ReactNode][] }) {
+  return (
+    <dl className="facts">
+      {facts
+        .filter(([, value]) => value)
+        .map(([key, value]) => (
+          <div key={key}>
+            <dt>{key}</dt>
+            <dd>{value}</dd>
+          </div>
+        ))}
+    </dl>
+  );
+}
+
+interface RemoveProps {
+  /** What the button and the question say. */
+  text: string;
+  /** What is removed. */
+  name: string;
+  warning?: string;
+  onRemove(): Promise<unknown>;
+}
+
+/** A quiet button that asks before it removes something. */
+export function RemoveButton({ text, name, warning, onRemove }: RemoveProps) {
+  const { modal } = App.useApp();
+  return (
+    <Button
+      size="small"
+      type="text"
+      danger
+      onClick={() =>
+        void modal.confirm({
+          title: `${text} · ${name}`,
+          content: warning,
+          okText: text,
+          okButtonProps: { danger: true },
+          onOk: onRemove,
+        })
+      }
+    >
+      {text}
+    </Button>
+  );
+}
+
+interface OnceProps {
+  title: string;
+  /** The secret, once there is one; then it alone is shown. */
+  secret: string | null;
+  once: string;
+  error: unknown;
+  busy: boolean;
+  onOk(): void;
+  onClose(): void;
+  /** The form before. */
+  children: ReactNode;
+}
+
+/** A dialog that makes something whose secret is shown once. */
+export function OnceModal({ title, secret, once, error, busy, onOk, onClose, children }: OnceProps) {
+  const text = useText();
+  return (
+    <Modal
+      open
+      title={title}
+      onCancel={onClose}
+      onOk={secret === null ? onOk : onClose}
+      okText={secret === null ? text.actions.create : text.actions.close}
+      cancelButtonProps={{ hidden: secret !== null }}
+      confirmLoading={busy}
+      mask={{ closable: secret === null }}
+    >
+      {error !== null && (
+        <div className="gap-below">
+          <ProblemAlert error={error} />
+        </div>
+      )}
+      {secret === null ? (
+        children
+      ) : (
+        <>
+          <Alert type="success" showIcon title={once} />
+          <Secret value={secret} />
+        </>
+      )}
+    </Modal>
   );
 }

@@ -8,7 +8,7 @@ import type { Command, CommandState, Device, Methods, Schema } from "../api/type
 import { useFormat } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useSettings, useText } from "../settings.tsx";
-import { More, Nothing } from "./page.tsx";
+import { Facts, More, Nothing } from "./page.tsx";
 import { ProblemAlert, useShowProblem } from "./problem.tsx";
 import { Raw } from "./raw.tsx";
 import { ThingShadow } from "./thing-shadow.tsx";
@@ -111,16 +111,7 @@ function Told({ one }: { one: Command }) {
   ];
   return (
     <div>
-      <dl className="facts">
-        {facts
-          .filter(([, value]) => value)
-          .map(([key, value]) => (
-            <div key={key}>
-              <dt>{key}</dt>
-              <dd>{value}</dd>
-            </div>
-          ))}
-      </dl>
+      <Facts facts={facts} />
       <h3 className="box-sub">{text.params}</h3>
       <Raw raw={JSON.stringify(one.params)} encoding="utf-8" />
       {one.result !== null && (

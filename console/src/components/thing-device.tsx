@@ -8,7 +8,7 @@ import type { Device, Identity, ThingDetail } from "../api/types.ts";
 import { useFormat } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
-import { Nothing, Secret } from "./page.tsx";
+import { Facts, Nothing, Secret } from "./page.tsx";
 import { ProblemAlert, useShowProblem } from "./problem.tsx";
 
 export function ThingDevice({ thing }: { thing: ThingDetail }) {
@@ -35,16 +35,7 @@ export function ThingDevice({ thing }: { thing: ThingDetail }) {
 
   return (
     <div className="panel box">
-      <dl className="facts">
-        {facts
-          .filter(([, value]) => value)
-          .map(([key, value]) => (
-            <div key={key}>
-              <dt>{key}</dt>
-              <dd>{value}</dd>
-            </div>
-          ))}
-      </dl>
+      <Facts facts={facts} />
       <Identities device={device} refresh={refresh} />
       {secret && (
         <div className="gap-above">

@@ -10,7 +10,7 @@ import type { Condition, DeclaredRule, Page, Rule, RuleTest } from "../api/types
 import { SeverityMark } from "../components/alarm-item.tsx";
 import { Channels } from "../components/channels.tsx";
 import { useOrgName } from "../components/org-select.tsx";
-import { More, Nothing, PageHead } from "../components/page.tsx";
+import { More, Nothing, PageHead, RemoveButton } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
 import { RuleForm } from "../components/rule-form.tsx";
 import { useFormat, useLabel } from "../format.ts";
@@ -49,7 +49,7 @@ export default function Rules() {
   const orgName = useOrgName();
   const typeLabel = useTypeLabel();
   const show = useShowProblem();
-  const { modal, message } = App.useApp();
+  const { message } = App.useApp();
   const client = useQueryClient();
   const rules = usePages<Rule>("/rules");
   const [editing, setEditing] = useState<Rule | "new" | null>(null);
@@ -106,22 +106,12 @@ export default function Rules() {
             </Button>
           )}
           {may && (
-            <Button
-              size="small"
-              type="text"
-              danger
-              onClick={() =>
-                void modal.confirm({
-                  title: `${text.rules.remove} · ${rule.name}`,
-                  content: text.rules.removeConfirm,
-                  okText: text.rules.remove,
-                  okButtonProps: { danger: true },
-                  onOk: () => del(`/rules/${rule.id}`).then(refresh, show),
-                })
-              }
-            >
-              {text.rules.remove}
-            </Button>
+            <RemoveButton
+              text={text.rules.remove}
+              name={rule.name}
+              warning={text.rules.removeConfirm}
+              onRemove={() => del(`/rules/${rule.id}`).then(refresh, show)}
+            />
           )}
         </Space>
       ),

@@ -1,14 +1,14 @@
 /** API tokens: scoped, with an end, shown once. */
 import { PlusOutlined } from "@ant-design/icons";
 import { useQueryClient } from "@tanstack/react-query";
-import { Alert, App, Button, DatePicker, Form, Input, Modal, Select, Table, Tag, type TableColumnsType } from "antd";
+import { Button, DatePicker, Form, Input, Select, Table, Tag, type TableColumnsType } from "antd";
 import dayjs, { type Dayjs } from "dayjs";
 import { useState } from "react";
 import { del, post } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import type { Token } from "../api/types.ts";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
-import { More, Nothing, PageHead, Secret } from "../components/page.tsx";
+import { More, Nothing, OnceModal, PageHead, RemoveButton } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
 import { useFormat } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
@@ -19,7 +19,6 @@ export default function Tokens() {
   const format = useFormat();
   const can = useCan();
   const orgName = useOrgName();
-  const { modal } = App.useApp();
   const show = useShowProblem();
   const client = useQueryClient();
   const tokens = usePages<Token>("/tokens");
@@ -83,23 +82,12 @@ export default function Tokens() {
       align: "right",
       render: (_: unknown, token) =>
         state(token).live && (
-          <Button
-            size="small"
-            type="text"
-            danger
-            onClick={() =>
-              void modal.confirm({
-                title: `${text.tokens.revoke} · ${token.name}`,
-                content: text.tokens.revokeConfirm,
-                okButtonProps: { danger: true },
-                okText: text.tokens.revoke,
-                onOk: () =>
-                  del(`/tokens/${token.id}`).then(() => client.invalidateQueries({ queryKey: ["/tokens"] }), show),
-              })
-            }
-          >
-            {text.tokens.revoke}
-          </Button>
+          <RemoveButton
+            text={text.tokens.revoke}
+            name={token.name}
+            warning={text.tokens.revokeConfirm}
+            onRemove={() => del(`/tokens/${token.id}`).then(() => client.invalidateQueries({ queryKey: ["/tokens"] }), show)}
+          />
         ),
     });
 
@@ -160,47 +148,34 @@ function AddToken({ onClose }: { onClose(): void }) {
   };
 
   return (
-    <Modal
-      open
+    <OnceModal
       title={secret === null ? text.tokens.add : text.tokens.created}
-      onCancel={onClose}
-      onOk={() => (secret === null ? form.submit() : onClose())}
-      okText={secret === null ? text.actions.create : text.actions.close}
-      cancelButtonProps={{ hidden: secret !== null }}
-      confirmLoading={busy}
-      mask={{ closable: secret === null }}
+      secret={secret}
+      once={text.tokens.once}
+      error={error}
+      busy={busy}
+      onOk={() => form.submit()}
+      onClose={onClose}
     >
-      {error !== null && (
-        <div className="gap-below">
-          <ProblemAlert error={error} />
-        </div>
-      )}
-      {secret !== null ? (
-        <>
-          <Alert type="success" showIcon title={text.tokens.once} />
-          <Secret value={secret} />
-        </>
-      ) : (
-        <Form
-          form={form}
-          layout="vertical"
-          initialValues={{ org: session.user.org, scopes: [], expires_at: dayjs().add(90, "day") }}
-          onFinish={(values) => void submit(values)}
-        >
-          <Form.Item name="name" label={text.tokens.name} rules={[{ required: true }]}>
-            <Input />
-          </Form.Item>
-          <Form.Item name="org" label={text.people.org} rules={[{ required: true }]}>
-            <OrgSelect />
-          </Form.Item>
-          <Form.Item name="scopes" label={text.tokens.scopes} extra={text.tokens.scopesHint} rules={[{ required: true }]}>
-            <Select mode="tags" tokenSeparators={[" ", ","]} options={session.can.map((value) => ({ value, label: value }))} />
-          </Form.Item>
-          <Form.Item name="expires_at" label={text.tokens.expires}>
-            <DatePicker style={{ width: "100%" }} disabledDate={(day) => day.valueOf() < Date.now() - 86_400_000} />
-          </Form.Item>
-        </Form>
-      )}
-    </Modal>
+      <Form
+        form={form}
+        layout="vertical"
+        initialValues={{ org: session.user.org, scopes: [], expires_at: dayjs().add(90, "day") }}
+        onFinish={(values) => void submit(values)}
+      >
+        <Form.Item name="name" label={text.tokens.name} rules={[{ required: true }]}>
+          <Input />
+        </Form.Item>
+        <Form.Item name="org" label={text.people.org} rules={[{ required: true }]}>
+          <OrgSelect />
+        </Form.Item>
+        <Form.Item name="scopes" label={text.tokens.scopes} extra={text.tokens.scopesHint} rules={[{ required: true }]}>
+          <Select mode="tags" tokenSeparators={[" ", ","]} options={session.can.map((value) => ({ value, label: value }))} />
+        </Form.Item>
+        <Form.Item name="expires_at" label={text.tokens.expires}>
+          <DatePicker style={{ width: "100%" }} disabledDate={(day) => day.valueOf() < Date.now() - 86_400_000} />
+        </Form.Item>
+      </Form>
+    </OnceModal>
   );
 }
