@@ -62,30 +62,30 @@ export default function Rollouts() {
           loading={rollouts.isLoading}
           dataSource={rollouts.items}
           pagination={false}
-          scroll={{ x: 1240 }}
+          scroll={{ x: 1120 }}
           expandable={{ expandedRowRender: ({ no }) => <Stages no={no} /> }}
           locale={{ emptyText: <Nothing title={text.noRollouts} hint={text.hint} /> }}
           columns={[
             { title: "#", dataIndex: "no", width: 60 },
-            { title: text.name, dataIndex: "name", width: 200, ellipsis: true },
-            { title: text.firmware, key: "firmware", width: 170, render: (_: unknown, one) => `${one.title ?? "—"} ${one.version ?? ""}` },
-            { title: text.org, dataIndex: "org", width: 130, render: (id: string) => org(id) },
+            { title: text.name, dataIndex: "name", width: 170, ellipsis: true },
+            { title: text.firmware, key: "firmware", width: 150, render: (_: unknown, one) => `${one.title ?? "—"} ${one.version ?? ""}` },
+            { title: text.org, dataIndex: "org", width: 110, render: (id: string) => org(id) },
             {
               title: text.state,
               dataIndex: "state",
-              width: 110,
+              width: 100,
               render: (state: string) => <Tag color={COLOURS[state]}>{text.states[state]}</Tag>,
             },
             {
               title: text.progress,
               key: "progress",
-              width: 150,
+              width: 140,
               render: (_: unknown, { counts }) => text.updatedOf(counts.updated ?? 0, Object.values(counts).reduce((sum, n) => sum + n, 0), counts.failed ?? 0),
             },
             { title: text.started, dataIndex: "started_at", width: 170, render: format.moment },
             {
               key: "actions",
-              width: 250,
+              width: 190,
               align: "right",
               render: (_: unknown, { no, state, counts }) =>
                 maySteer && (
