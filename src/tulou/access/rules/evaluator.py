@@ -360,13 +360,14 @@ class Evaluator:
             if not (len(b.r_val) and (kinds >= 0).any() and (names >= 0).any()):
                 continue
             of = b.f_class[b.r_frame]
-            kind, prop = kinds[of], names[b.r_prop]
-            inside = (b.r_val >= self._low[kind, prop]) & (b.r_val <= self._high[kind, prop])
-            rows = np.flatnonzero((kind >= 0) & (prop >= 0) & inside & (b.r_quality != BAD))
+            rows = np.flatnonzero((kinds[of] >= 0) & (names[b.r_prop] >= 0) & (b.r_quality != BAD))
+            kind, prop, value = kinds[of[rows]], names[b.r_prop[rows]], b.r_val[rows]
+            inside = (value >= self._low[kind, prop]) & (value <= self._high[kind, prop])
+            rows, kind, prop, value = rows[inside], kind[inside], prop[inside], value[inside]
             whose = np.array([orgs.setdefault(org, len(orgs)) for org, _, _ in b.classes], np.intp)
             frame = b.r_frame[rows]
             for part, column in zip(parts, (
-                b.r_entity[rows].astype(np.int64), kind[rows], prop[rows], whose[of[rows]], b.r_ts[rows], b.r_val[rows],
+                b.r_entity[rows].astype(np.int64), kind, prop, whose[of[rows]], b.r_ts[rows], value,
                 ticks[frame], np.add(frame, base, dtype=np.int64),
             ), strict=True):
                 part.append(column)
