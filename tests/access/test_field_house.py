@@ -13,6 +13,7 @@ from tests.access.conftest import Estate, eventually
 from tests.access.test_devices_commands import Tulou, tulou  # noqa: F401 - a fixture
 from tests.access.test_field import Station, answer
 from tests.access.test_hj212 import MN, frame
+from tulou.access.protocols import crc_16
 from tulou.kernel.errors import Invalid
 from tulou.kernel.settings import Settings
 
@@ -228,7 +229,7 @@ async def test_a_hydrological_station(estate: Estate, lin: httpx.AsyncClient) ->
     assert (await lin.get(f"/devices/{device['id']}")).json()["identities"][0]["identity"] == "0012345678"
     sent = test_sl651.raw(test_sl651.UPLINKS["MAKER 32"]).replace(b"\x04\xd2", b"\x12\x34", 1)[:-2]
     station = await Station.connect(port(estate, "sl651"))
-    station.send(sent + test_sl651.crc(sent).to_bytes(2))
+    station.send(sent + crc_16(sent).to_bytes(2))
     async with asyncio.timeout(20):
         answered = await station.reader.readexactly(25)
     assert (answered[10], answered[-3]) == (0x32, 4)

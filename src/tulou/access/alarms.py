@@ -223,13 +223,10 @@ class Alarms:
         return document
 
     async def _row(self, actor: Actor, alarm_id: int, action: str = READ) -> Any:
-        visible = self.policy.require_any(actor, READ)
         query = sa.select(alarms).where(alarms.c.id == alarm_id)
         row = await self.house.db.read(lambda c: c.execute(query).first())
-        if row is None or row.org not in visible:
-            raise NotFound(f"没有告警 {alarm_id}", f"no alarm {alarm_id}", field="id", value=alarm_id)
-        self.policy.require(actor, action, row.org)
-        return row
+        missing = NotFound(f"没有告警 {alarm_id}", f"no alarm {alarm_id}", field="id", value=alarm_id)
+        return self.policy.require_seen(actor, READ, action, row, missing)
 
     async def _do(
         self, actor: Actor, row: Any, action: str, text: str, only: sa.ColumnElement[bool] | None, **values: Any

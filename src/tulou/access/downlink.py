@@ -208,13 +208,9 @@ class Commands:
     # -- of operations
 
     async def _mine(self, actor: Actor, action: str, no: int) -> Any:
-        visible = self.policy.require_any(actor, READ)
         query = sa.select(commands).where(commands.c.no == no)
         row = await self.db.read(lambda c: c.execute(query).first())
-        if row is None or row.org not in visible:
-            raise no_such_command(no)
-        self.policy.require(actor, action, row.org)
-        return row
+        return self.policy.require_seen(actor, READ, action, row, no_such_command(no))
 
     async def _protocols(self, entity: int) -> list[str]:
         """The field protocols in which the device has an identity, of those that take commands."""

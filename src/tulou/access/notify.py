@@ -236,13 +236,10 @@ class Channels:
         await self.house.db.write(write)
 
     async def _row(self, actor: Actor, channel_id: int) -> Any:
-        visible = self.policy.require_any(actor, READ)
         query = sa.select(alarm_channels).where(alarm_channels.c.id == channel_id)
         row = await self.house.db.read(lambda c: c.execute(query).first())
-        if row is None or row.org not in visible:
-            raise NotFound(f"没有通知渠道 {channel_id}", f"no channel {channel_id}", field="id", value=channel_id)
-        self.policy.require(actor, MANAGE, row.org)
-        return row
+        missing = NotFound(f"没有通知渠道 {channel_id}", f"no channel {channel_id}", field="id", value=channel_id)
+        return self.policy.require_seen(actor, READ, MANAGE, row, missing)
 
     def _check(self, new: NewChannel) -> None:
         settings = self.house.settings

@@ -437,13 +437,12 @@ class Redecodes:
     @operation(READ)
     async def get(self, actor: Actor, number: int) -> dict[str, Any]:
         """One run. Raises `NotFound`."""
-        return document(await self._row(actor, number))
+        return document(await self._row(actor, READ, number))
 
     @operation(WRITE)
     async def cancel(self, actor: Actor, number: int) -> dict[str, Any]:
         """End a run after the slice under way; what is done stays done. Raises `Conflict` when it has ended."""
-        row = await self._row(actor, number)
-        self.policy.require(actor, WRITE, row.org)
+        row = await self._row(actor, WRITE, number)
 
         def write(connection: sa.Connection) -> Any:
             here = redecodes.update().where(redecodes.c.id == number, redecodes.c.state.in_((QUEUED, RUNNING)))
@@ -455,13 +454,10 @@ class Redecodes:
 
         return document(await self.db.write(write))
 
-    async def _row(self, actor: Actor, number: int) -> Any:
-        visible = self.policy.require_any(actor, READ)
-        query = sa.select(redecodes).where(redecodes.c.id == number, *_seen(visible))
+    async def _row(self, actor: Actor, action: str, number: int) -> Any:
+        query = sa.select(redecodes).where(redecodes.c.id == number)
         row = await self.db.read(lambda c: c.execute(query).first())
-        if row is None:
-            raise no_such_run(number)
-        return row
+        return self.policy.require_seen(actor, READ, action, row, no_such_run(number))
 
     # -- the task
 

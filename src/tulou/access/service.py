@@ -504,12 +504,7 @@ class Devices:
 
     async def mine(self, actor: Actor, action: str, device_id: str) -> Any:
         """The device's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
-        visible = self.policy.require_any(actor, READ)
-        row = await self._row(device_id)
-        if row is None or row.org not in visible:
-            raise no_such_device(device_id)
-        self.policy.require(actor, action, row.org)
-        return row
+        return self.policy.require_seen(actor, READ, action, await self._row(device_id), no_such_device(device_id))
 
 
 def _within(orgs: Orgs) -> list[sa.ColumnElement[bool]]:

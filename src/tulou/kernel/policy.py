@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import cedarpy
 
-from tulou.kernel.errors import Forbidden, Unauthenticated
+from tulou.kernel.errors import Forbidden, TulouError, Unauthenticated
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -214,6 +214,18 @@ class Policy:
         if not orgs:
             raise refusal(actor, action)
         return orgs
+
+    def require_seen(self, actor: Actor, see: str, action: str, row: Any, missing: TulouError) -> Any:
+        """`row`, in whose `org` the actor may do `see` and `action`.
+
+        Raises `missing` where there is no row, or none that he may see, so that nobody learns that it is there;
+        `Forbidden` for what he may see but not do.
+        """
+        orgs = self.require_any(actor, see)
+        if row is None or row.org not in orgs:
+            raise missing
+        self.require(actor, action, row.org)
+        return row
 
     def _known(self, *orgs: str) -> bool:
         """Whether all are organisations of the tree; everything is while there is no tree."""

@@ -174,12 +174,8 @@ class Firmwares:
 
     async def mine(self, actor: Actor, action: str, no: int) -> Any:
         """The package's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
-        visible = self.policy.require_any(actor, READ)
         row = await self.db.read(lambda c: c.execute(sa.select(firmware).where(firmware.c.no == no)).first())
-        if row is None or row.org not in visible:
-            raise no_such_firmware(no)
-        self.policy.require(actor, action, row.org)
-        return row
+        return self.policy.require_seen(actor, READ, action, row, no_such_firmware(no))
 
     # -- for devices
 

@@ -250,13 +250,7 @@ class Rollouts:
             raise _busy("", "?") from None
 
     async def _mine(self, actor: Actor, action: str, no: int) -> Any:
-        """The roll-out's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
-        visible = self.policy.require_any(actor, READ)
-        row = await self._row(no)
-        if row is None or row.org not in visible:
-            raise no_such_rollout(no)
-        self.policy.require(actor, action, row.org)
-        return row
+        return self.policy.require_seen(actor, READ, action, await self._row(no), no_such_rollout(no))
 
     async def _row(self, no: int) -> Any:
         query = _rows().where(rollouts.c.no == no)

@@ -197,13 +197,9 @@ class Rules:
     # -- checks
 
     async def _row(self, actor: Actor, rule_id: int, action: str = READ) -> Any:
-        visible = self.policy.require_any(actor, READ)
         query = sa.select(rules).where(rules.c.id == rule_id)
         row = await self.house.db.read(lambda c: c.execute(query).first())
-        if row is None or row.org not in visible:
-            raise _no_such(rule_id)
-        self.policy.require(actor, action, row.org)
-        return row
+        return self.policy.require_seen(actor, READ, action, row, _no_such(rule_id))
 
     def _properties(self, rule: Declared) -> None:
         model = self.house.packs.models.get(rule.type)
