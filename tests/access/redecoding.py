@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from tests.access.test_redecode import Mended, Wrong, frames, oracle, stored
 from tests.access.writing import CLASS, NOVEMBER, Pipe
-from tulou.access.batch import BatchBuilder
+from tulou.access.batch import Batch, BatchBuilder
 from tulou.access.redecode import Redecoder, redecodes
 from tulou.access.telemetry import ANY, Chunk, decode
 from tulou.access.writer import Decoder, Gate
@@ -38,7 +38,7 @@ async def fill(readings: Readings, db: Database) -> None:
         builder = BatchBuilder("toy")
         at = NOVEMBER + 100 * HOUR + seq
         decode([Chunk("toy", entity, CLASS, ANY, [raw], at, False, "toy", Wrong())], builder, at // 1000)  # type: ignore[arg-type]
-        decoded = Decoder().decode([(seq, builder.encode())])
+        decoded = Decoder().decode([(seq, Batch.decode(builder.encode()))])
         await readings.insert(decoded.rows, decoded.frames, f"fill-{seq}")
     await db.write(lambda c: c.execute(redecodes.insert().values(
         protocol="toy", org="house", orgs=None, start=0, end=1 << 60, dry_run=False, state="queued", cancel=False, counts={},

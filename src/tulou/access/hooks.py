@@ -178,7 +178,8 @@ def _mirrors(house: House) -> str:
 
 async def write(house: House) -> None:
     """The writer: after a group is stored, the entities' current state, which also tells `live` who was heard."""
-    await writer.run(house, on_latest(house), house.service(Redecodes).gate)
+    relay = house.service(Engine).relay if "rules" in house.roles else None
+    await writer.run(house, on_latest(house), house.service(Redecodes).gate, relay)
 
 
 def on_latest(house: House) -> Callable[[Rows], Awaitable[None]]:

@@ -38,9 +38,9 @@ from nats.js.errors import NotFoundError
 from numpy.typing import NDArray
 
 from tulou.access.batch import Batch
+from tulou.access.relay import Arrival, Relay, read
 from tulou.access.rules.models import rule_checkpoint
 from tulou.kernel.bus import Bus, end
-from tulou.kernel.errors import Invalid
 from tulou.kernel.house import asked_to_end
 from tulou.kernel.policy import ROOT
 from tulou.kernel.readings import Class, Frames, Readings, Rows, Stored, raw_column
@@ -96,20 +96,19 @@ class Letter:
 @dataclass(slots=True)
 class Decoded:
     """Columns of a group: readings in the store's order, each with the place of its frame in `frames`; which of them
-    may repeat another one of the group; messages that were no batches, with the reason."""
+    may repeat another one of the group."""
 
     rows: Rows
     frames: Frames
     place: NDArray[np.intp]
     repeated: NDArray[np.bool_]
-    bad: list[tuple[int, bytes, str]]
 
 
 @dataclass(slots=True)
 class Group:
     """Consecutive messages that are stored together."""
 
-    messages: list[Msg]
+    arrivals: list[Arrival]
     first: int
     last: int
     era: str
@@ -132,15 +131,8 @@ class Decoder:
         self._classes: dict[Class, int] = {}
         self._protocols: dict[str, int] = {}
 
-    def decode(self, messages: Sequence[tuple[int, bytes]]) -> Decoded:
-        """Columns of (sequence, body) messages."""
-        batches: list[tuple[int, Batch]] = []
-        bad: list[tuple[int, bytes, str]] = []
-        for seq, body in messages:
-            try:
-                batches.append((seq, Batch.decode(body)))
-            except Invalid as error:
-                bad.append((seq, body, f"batch: {error.zh} ({error.en})"))
+    def decode(self, batches: Sequence[tuple[int, Batch]]) -> Decoded:
+        """Columns of batches, each with its sequence in the stream."""
         if len(self._properties) > 50_000 or len(self._classes) > 50_000:
             self._properties, self._classes = {}, {}
         r_prop, r_of, f_of, f_protocol, raws, places, text, at, before = [], [], [], [], [], [], {}, 0, 0
@@ -179,7 +171,7 @@ class Decoder:
         )
         order = rows.order()
         rows, place = rows.take(order), join(places, np.intp)[order]
-        return Decoded(rows, frames, place, repeated(rows), bad)
+        return Decoded(rows, frames, place, repeated(rows))
 
 
 class Watermarks:
@@ -234,11 +226,11 @@ class Writer:
     def __init__(
         self, readings: Readings, db: Database, bus: Bus, on_latest: OnLatest | None = None, *,
         linger: float = 0.25, max_rows_bytes: int = 32 << 20, max_held_bytes: int = 64 << 20,
-        fault: Callable[[str], None] = lambda step: None, gate: Gate | None = None,
+        fault: Callable[[str], None] = lambda step: None, gate: Gate | None = None, relay: Relay | None = None,
     ) -> None:
         self.readings, self.db, self.bus, self.on_latest = readings, db, bus, on_latest
         self.counters = Counters()
-        self._gate = gate or Gate()
+        self._gate, self._relay = gate or Gate(), relay or Relay(0)
         self._linger, self._group_bytes, self._held_bytes = linger, max_rows_bytes, max_held_bytes
         self._fault = fault
         self._decoder, self._watermarks = Decoder(), self._gate.watermarks
@@ -247,7 +239,7 @@ class Writer:
         self._stated = 0
         self._intent: tuple[int, int] | None = None
         self._position = 0
-        self._messages: deque[Msg] = deque()
+        self._arrivals: deque[Arrival] = deque()
         self._oldest: Msg | None = None
         self._held = 0
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
@@ -297,6 +289,7 @@ class Writer:
             self._intent = (row.first, row.last) if row.last > row.floor else None
         self._stated = self._floor
         self._position = self._floor
+        self._relay.start(self._floor, info.state.last_seq - self._floor)
         self._watermarks.raise_to(*await self.readings.watermarks())
 
     async def _state(self, first: int, last: int) -> None:
@@ -325,6 +318,7 @@ class Writer:
         try:
             while not self._stopping.is_set():
                 if self._held >= self._held_bytes:
+                    self._relay.quiet = False
                     self._room.clear()
                     await self._room.wait()
                 try:
@@ -337,30 +331,41 @@ class Writer:
                         ))
                         subscription = await js.pull_subscribe_bind(DURABLE, STREAM)
                         expected = 1
+                    self._relay.quiet = not self._relay.pending
                     messages = await subscription.fetch(64, timeout=5)
+                    self._relay.quiet = False
                 except (nats.errors.TimeoutError, TimeoutError):
+                    self._relay.pending = 0
                     continue
                 except (nats.errors.Error, OSError) as error:
                     log.debug("fetch: %r", error)
+                    self._relay.quiet = False
                     await _drop(subscription)
                     subscription = None
                     await asyncio.sleep(0.2)
                     continue
+                following = []
                 for message in messages:
-                    place = message.metadata
-                    if place.sequence.consumer != expected:
+                    place = message.metadata.sequence
+                    if place.consumer != expected:
                         log.warning("a delivery was lost; reading the stream again from %d", self._position + 1)
                         await _drop(subscription)
                         subscription = None
                         break
                     expected += 1
-                    if place.sequence.stream > self._position:
-                        self._position = place.sequence.stream
-                        self._messages.append(message)
-                        self._held += len(message.data)
-                        self.counters.lag = place.num_pending + len(self._messages)
+                    if place.stream > self._position:
+                        following.append(message)
+                if following:
+                    arrivals = await asyncio.to_thread(read, following)
+                    pending = following[-1].metadata.num_pending
+                    self._position = arrivals[-1].seq
+                    self._arrivals.extend(arrivals)
+                    self._held += sum(arrival.size for arrival in arrivals)
+                    self.counters.lag = pending + len(self._arrivals)
+                    self._relay.put(arrivals, pending)
                 self._arrived.set()
         finally:
+            self._relay.stop()
             await _drop(subscription)
 
     async def _next(self, before: asyncio.Task[None] | None) -> Group | None:
@@ -370,17 +375,17 @@ class Writer:
         """
         if self._intent is not None:
             first, last = self._intent
-            await self._until(lambda: bool(self._messages) and self._position >= last, last)
+            await self._until(lambda: bool(self._arrivals) and self._position >= last, last)
             if self._stopping.is_set():
                 return None
             self._intent = None
             taken = []
-            while self._messages and _seq(self._messages[0]) <= last:
-                taken.append(self._messages.popleft())
+            while self._arrivals and self._arrivals[0].seq <= last:
+                taken.append(self._arrivals.popleft())
             self._release(taken)
             if taken:
                 return await self._decoded(taken, first, last, unsure=True)
-        await self._until(lambda: bool(self._messages), before=before)
+        await self._until(lambda: bool(self._arrivals), before=before)
         linger = time.monotonic() + self._linger
         while self._held < self._group_bytes and not self._stopping.is_set():
             left = linger - time.monotonic()
@@ -392,18 +397,17 @@ class Writer:
         if self._stopping.is_set():
             return None
         taken, size = [], 0
-        while self._messages and size < self._group_bytes:
-            message = self._messages.popleft()
-            size += len(message.data)
-            taken.append(message)
+        while self._arrivals and size < self._group_bytes:
+            taken.append(self._arrivals.popleft())
+            size += taken[-1].size
         self._release(taken)
-        return await self._decoded(taken, _seq(taken[0]), _seq(taken[-1]))
+        return await self._decoded(taken, taken[0].seq, taken[-1].seq)
 
-    async def _decoded(self, messages: list[Msg], first: int, last: int, *, unsure: bool = False) -> Group:
-        bodies = [(_seq(message), message.data) for message in messages]
-        decoded = await asyncio.to_thread(self._decoder.decode, bodies)
+    async def _decoded(self, arrivals: list[Arrival], first: int, last: int, *, unsure: bool = False) -> Group:
+        batches = [(arrival.seq, arrival.batch) for arrival in arrivals if arrival.batch is not None]
+        decoded = await asyncio.to_thread(self._decoder.decode, batches)
         self._fault("decoded")
-        return Group(messages, first, last, self._era, decoded, unsure)
+        return Group(arrivals, first, last, self._era, decoded, unsure)
 
     async def _until(
         self, ready: Callable[[], bool], last: int = 0, before: asyncio.Task[None] | None = None
@@ -426,8 +430,8 @@ class Writer:
             elif not last and self._stated < self._floor and (before is None or before.done()):
                 await self._state(0, 0)
 
-    def _release(self, messages: list[Msg]) -> None:
-        self._held -= sum(len(message.data) for message in messages)
+    def _release(self, arrivals: list[Arrival]) -> None:
+        self._held -= sum(arrival.size for arrival in arrivals)
         self._room.set()
 
     # -- storing
@@ -450,7 +454,7 @@ class Writer:
 
     async def _until_stored(self, group: Group) -> None:
         """Try until the group is stored, or the writer is stopping."""
-        self._oldest = group.messages[0]
+        self._oldest = group.arrivals[0].message
         pause = 0.1
         while True:
             try:
@@ -490,7 +494,7 @@ class Writer:
         self._fault("latest")
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             # Our own floor counts; the acknowledgement tells the server, and a later one covers a lost one.
-            await group.messages[-1].ack_sync(timeout=5)
+            await group.arrivals[-1].message.ack_sync(timeout=5)
         self._fault("acknowledged")
         self._floor = max(self._floor, group.last)
         self.counters.groups += 1
@@ -511,7 +515,7 @@ class Writer:
         self._fault("inserted")
         group.stored = True
         self._watermarks.raise_to(rows.entity, rows.ts)
-        group.letters = [*_conflicts(rows, frames, screened), *_unreadable(group.decoded.bad)]
+        group.letters = [*_conflicts(rows, frames, screened), *_unreadable(group.arrivals)]
         conflicts = int(screened.conflict.sum())
         self.counters.readings += len(fresh)
         self.counters.frames += len(kept)
@@ -572,7 +576,7 @@ class Writer:
 
     def _age(self) -> float:
         """Seconds since the oldest message that is not stored was published; 0 without one."""
-        oldest = self._oldest or (self._messages[0] if self._messages else None)
+        oldest = self._oldest or (self._arrivals[0].message if self._arrivals else None)
         if oldest is None:
             return 0.0
         return round(max(0.0, time.time() - oldest.metadata.timestamp.timestamp()), 3)
@@ -589,7 +593,7 @@ class Writer:
                     "at": time.time(), "stored": self.counters.readings, "frames": self.counters.frames,
                     "groups": self.counters.groups, "repeats": self.counters.repeats,
                     "conflicts": self.counters.conflicts, "recovered": self.counters.recovered,
-                    "lag": self.counters.lag if self._messages else 0, "lag_s": self._age(),
+                    "lag": self.counters.lag if self._arrivals else 0, "lag_s": self._age(),
                     "error": self.counters.error,
                     "rows_per_second": round(rate, 1), "floor": self._floor,
                 }))
@@ -684,18 +688,14 @@ def _conflicts(rows: Rows, frames: Frames, screened: Screened) -> list[Letter]:
     return out
 
 
-def _unreadable(messages: list[tuple[int, bytes, str]]) -> list[Letter]:
+def _unreadable(arrivals: list[Arrival]) -> list[Letter]:
     return [
-        Letter(ROOT, f"unreadable-{seq}", {
+        Letter(ROOT, f"unreadable-{arrival.seq}", {
             "entity": 0, "org": ROOT, "protocol": "", "topic": STREAM, "ts": time.time_ns() // 1000,
-            "raw": body[: 1 << 20], "field": "", "reason": reason,
+            "raw": arrival.message.data[: 1 << 20], "field": "", "reason": arrival.why,
         })
-        for seq, body, reason in messages
+        for arrival in arrivals if arrival.batch is None
     ]
-
-
-def _seq(message: Msg) -> int:
-    return int(message.metadata.sequence.stream)
 
 
 async def _drop(subscription: JetStreamContext.PullSubscription | None) -> None:
@@ -704,6 +704,6 @@ async def _drop(subscription: JetStreamContext.PullSubscription | None) -> None:
             await subscription.unsubscribe()
 
 
-async def run(house: House, on_latest: OnLatest | None = None, gate: Gate | None = None) -> None:
+async def run(house: House, on_latest: OnLatest | None = None, gate: Gate | None = None, relay: Relay | None = None) -> None:
     """The background task of the role `writer`."""
-    await Writer(house.readings, house.db, house.bus, on_latest, gate=gate).run()
+    await Writer(house.readings, house.db, house.bus, on_latest, gate=gate, relay=relay).run()

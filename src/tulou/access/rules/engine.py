@@ -1,6 +1,7 @@
 """Evaluation on the stream: a durable consumer of READINGS beside the writer (docs/decisions/0012-rules.md).
 
-Law: every accepted reading is evaluated, in the stream's order, whatever came between. Changes are in SQL before the
+Law: every accepted reading is evaluated, in the stream's order, whatever came between. Where the writer of the same process
+has read a message it comes from there (`access.relay`), else from the stream. Changes are in SQL before the
 evaluator's state is written down with the sequence of the last message it has seen (`rule_checkpoint`); after a crash the
 state is read and the messages behind it are evaluated again, which gives the same changes, and writing those again changes
 nothing. The writer keeps the messages that the checkpoint does not cover, as long as the stream is less than half full.
@@ -29,14 +30,13 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from tulou.access.alarms import OFFLINE, Alarms, absence
-from tulou.access.batch import Batch
 from tulou.access.directory import Directory
 from tulou.access.models import alarms
+from tulou.access.relay import Arrival, Relay, read
 from tulou.access.rules.evaluator import Change, Evaluator
 from tulou.access.rules.models import rule_checkpoint
 from tulou.access.rules.service import Rules
 from tulou.access.writer import STREAM
-from tulou.kernel.errors import Invalid
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -47,6 +47,8 @@ DURABLE = "rules"
 LINGER = 0.25
 """Seconds from the start of one group to the next."""
 GROUP_BYTES = 16 << 20
+PATIENCE = 3.0
+"""Seconds without a word of the writer after which the stream is read beside it: the store may be away."""
 BEHIND = 2_000_000
 """µs that the clock stays behind now while nothing comes: what is on its way to the stream may still contradict."""
 CHECKPOINT_EVERY = 10.0
@@ -72,6 +74,10 @@ class Engine:
         self._created: datetime
         self._subscription: JetStreamContext.PullSubscription | None = None
         self._expected = 1
+        self.relay = Relay()
+        """Where a writer of this process puts what it has read."""
+        self._heard = 0.0
+        """When it last did, or waited for the stream."""
 
     def changed(self, _key: str) -> None:
         """Rules were changed: take them before the next group."""
@@ -98,10 +104,11 @@ class Engine:
                 self.evaluator = await self._renew(self.evaluator)
                 await self._save(self.evaluator)
             evaluator = self.evaluator
-            messages = await self._next()
+            arrivals = await self._next()
             changes: list[Change] = []
-            if messages:
-                changes = await asyncio.to_thread(self._evaluate, evaluator, messages)
+            if arrivals:
+                batches = [arrival.batch for arrival in arrivals if arrival.batch is not None]
+                changes = await asyncio.to_thread(evaluator.take, batches)
             now = _now()
             if not self.lag:
                 if not listening:
@@ -118,8 +125,8 @@ class Engine:
                         silent[change.entity] = change.at
                     elif change.rule is OFFLINE:
                         silent.pop(change.entity, None)
-            if messages:
-                self.position = _seq(messages[-1])
+            if arrivals:
+                self.position = arrivals[-1].seq
             if self.position > self._kept and started - saved > max(CHECKPOINT_EVERY, 20 * cost):
                 before = time.monotonic()
                 await self._save(evaluator)
@@ -200,8 +207,22 @@ class Engine:
 
     # -- the stream
 
-    async def _next(self) -> list[Msg]:
+    async def _next(self) -> list[Arrival]:
         """What has come, in the stream's order and without gaps; at most about `GROUP_BYTES`."""
+        if self.relay.reaches(self.position):
+            found = await self.relay.take(self.position, GROUP_BYTES, LINGER)
+            if found:
+                await self._drop()
+            if found or self.relay.quiet:
+                self.lag, self._heard = self.relay.behind, time.monotonic()
+                return found
+            if time.monotonic() - self._heard < PATIENCE:
+                self.lag = max(1, self.relay.behind)
+                return []
+        messages = await self._read()
+        return await asyncio.to_thread(read, messages) if messages else []
+
+    async def _read(self) -> list[Msg]:
         js, size = self.house.bus.js, 0
         found: list[Msg] = []
         try:
@@ -245,14 +266,6 @@ class Engine:
             with contextlib.suppress(nats.errors.Error, OSError):
                 await subscription.unsubscribe()
 
-    @staticmethod
-    def _evaluate(evaluator: Evaluator, messages: Sequence[Msg]) -> list[Change]:
-        batches = []
-        for message in messages:
-            with contextlib.suppress(Invalid):  # the writer makes a dead letter of it
-                batches.append(Batch.decode(message.data))
-        return evaluator.take(batches)
-
     async def _save(self, evaluator: Evaluator) -> None:
         """Write the state down with the place in the stream that it is of."""
         state = await asyncio.to_thread(lambda: zlib.compress(msgpack.packb(evaluator.snapshot()), 1))
@@ -289,9 +302,3 @@ class Engine:
 
 def _now() -> int:
     return time.time_ns() // 1000
-
-
-def _seq(message: Msg) -> int:
-    return int(message.metadata.sequence.stream)
-
-
