@@ -56,9 +56,9 @@ class Estate:
         self.clients.append(made)
         return made
 
-    async def person(self, name: str, org: str, role: str) -> httpx.AsyncClient:
-        """A new person with a role in an organisation, signed in."""
-        grants = [RoleGrant(org=org, role=role, subtree=True)]  # type: ignore[arg-type]
+    async def person(self, name: str, org: str, role: str, *others: str) -> httpx.AsyncClient:
+        """A new person with a role in an organisation, and in others, signed in."""
+        grants = [RoleGrant(org=each, role=role, subtree=True) for each in (org, *others)]  # type: ignore[arg-type]
         await self.house.service(People).create(
             ADMIN, NewUser(name=name, display=name, org=org, password=PASSWORD, roles=grants)
         )

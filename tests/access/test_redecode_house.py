@@ -65,3 +65,20 @@ async def test_a_run_is_seen_by_its_organisation_only(
     await eventually(done)
     assert (await chen.get(f"/redecodes/{run['id']}")).status_code == 404
     assert (await admin.post(f"/redecodes/{run['id']}/cancel")).status_code == 409
+
+
+async def test_a_run_without_an_organisation_is_of_the_one_above_all_that_one_may(
+    estate: Estate, lin: httpx.AsyncClient
+) -> None:
+    asked = {"protocol": "hj212", "from": "2026-04-01T00:00:00Z", "to": "2026-04-02T00:00:00Z", "dry_run": True}
+    wu, both = await estate.person("wu", "xiamen", "admin"), await estate.person("both", "fuzhou", "admin", "xiamen")
+    run = (await wu.post("/redecodes", json=asked)).json()
+    assert run["org"] == "xiamen"
+    assert (await wu.get(f"/redecodes/{run['id']}")).status_code == 200
+    assert (await lin.get(f"/redecodes/{run['id']}")).status_code == 404
+    admin = estate.client(authorization=f"Bearer {estate.house.local_token}")
+    of_all = (await admin.post("/redecodes", json=asked)).json()
+    assert of_all["org"] == "house"
+    assert (await wu.get(f"/redecodes/{of_all['id']}")).status_code == 404
+    refused = await both.post("/redecodes", json=asked)
+    assert (refused.status_code, refused.json()["field"]) == (400, "org")

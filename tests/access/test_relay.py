@@ -36,14 +36,16 @@ async def test_what_comes_behind_a_position() -> None:
     relay = Relay()
     assert not relay.reaches(0)
     relay.start(4, pending=0)
-    assert relay.reaches(4) and not relay.reaches(3)
+    assert relay.reaches(4)
+    assert not relay.reaches(3)
     assert await take(relay, 4) == []
     relay.put(arrivals(5, 6, 7, 9), pending=2)
     assert relay.behind == 6
     assert await take(relay, 4, size=15) == [5, 6]
     assert await take(relay, 7) == [9]
     assert relay.behind == 2
-    assert relay.reaches(9) and not relay.reaches(7)
+    assert relay.reaches(9)
+    assert not relay.reaches(7)
     relay.stop()
     assert not relay.reaches(9)
 

@@ -383,7 +383,11 @@ class Redecodes:
 
     @operation(WRITE)
     async def ask(self, actor: Actor, request: Request) -> dict[str, Any]:
-        """Queue a run. Raises `Invalid` for a protocol that no codec speaks, `NotFound` for a device."""
+        """Queue a run over a device, an organisation, or everything where the actor may. A run is of one organisation, whose
+        people see it: without a name the one above all others in which he may.
+
+        Raises `Invalid` for a protocol that no codec speaks, and where there are several such; `NotFound` for a device.
+        """
         allowed = self.policy.require_any(actor, WRITE)
         codecs = self.house.service(Devices).codecs
         if request.protocol not in codecs:
@@ -405,10 +409,17 @@ class Redecodes:
         if org is not None:
             self.policy.require(actor, WRITE, org)
             orgs: list[str] | None = [org]
+        elif allowed.all:
+            org, orgs = ROOT, None
         else:
-            orgs = None if allowed.all else sorted(allowed.ids)
+            tops = [each for each in sorted(allowed.ids) if not allowed.ids.intersection([*self.policy.ancestors(each)][1:])]
+            if len(tops) > 1:
+                raise Invalid(
+                    "请指明组织", "name the organisation", field="org", value=None, rule=" | ".join(tops),
+                )
+            org, orgs = tops[0], sorted(allowed.ids)
         values: dict[str, Any] = {
-            "protocol": request.protocol, "org": org or ROOT, "orgs": orgs, "device": request.device,
+            "protocol": request.protocol, "org": org, "orgs": orgs, "device": request.device,
             "entity_no": number, "start": request.start, "end": request.end, "dry_run": request.dry_run,
             "state": QUEUED, "cancel": False, "counts": {}, "examples": [], "error": "", "created_at": utcnow(),
             "created_by": actor.id,
