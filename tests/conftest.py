@@ -31,10 +31,26 @@ from tulou.kernel.policy import ROOT, Actor, Binding
 from tulou.kernel.settings import Settings
 from tulou.kernel.sql import Database
 
+LONGEST = (
+    "console/test_browser.py", "console/test_entity_page.py", "e2e/", "durability/", "access/test_redecode", "access/test_rules_crash",
+    "kernel/test_backup.py", "kernel/test_jobs.py", "console/",
+)
+"""Files that take longest: those that run side by side begin with them, so that none is left over at the end."""
+
 KERNEL = (
     "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.system",
     "tulou.packs.hooks",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def turn(item: pytest.Item) -> int:
+        name = item.path.relative_to(here).as_posix()
+        return next((i for i, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -160,6 +160,28 @@ def test_a_reading_appears_without_reloading(page: Browser, house: Tulou, device
     page.until(lambda: "31.7" in page.find("[data-testid=latest]").text, "the new value does not appear")
 
 
+def test_many_tabs_and_pages_left_behind_take_no_connection_from_the_one_that_is_seen(page: Browser) -> None:
+    """A browser has six connections for a house; each page that is seen keeps one for what is new."""
+    first = page.driver.current_window_handle
+    tabs = []
+    try:
+        for _ in range(8):
+            page.driver.switch_to.new_window("tab")
+            tabs.append(page.driver.current_window_handle)
+            page.open("/things")
+            page.find(".live-mark.on")
+        for _ in range(8):
+            page.open("/system")
+            page.find(".live-mark.on")
+    finally:
+        for tab in tabs:
+            page.driver.switch_to.window(tab)
+            page.driver.close()
+        page.driver.switch_to.window(first)
+    page.open("/things")
+    page.find(".live-mark.on")
+
+
 def test_search_filters_and_the_slash_key(page: Browser) -> None:
     page.open("/things")
     page.sees("共 43 个")

@@ -1,4 +1,9 @@
-/** The one event stream of a signed-in page (`GET /live`), shared by everything that listens. */
+/**
+ * The one event stream of a signed-in page (`GET /live`), shared by everything that listens.
+ *
+ * Only a page that is seen has one: a browser has six connections for a house, and the seventh tab, or page kept for "back",
+ * would wait for ever. What a hidden page missed is asked again when it is seen (TanStack Query does).
+ */
 import { useEffect, useRef, useSyncExternalStore } from "react";
 import { path } from "./client.ts";
 import type { Alarm, Counters, LiveReading } from "./types.ts";
@@ -26,13 +31,14 @@ function setConnected(value: boolean): void {
 }
 
 function open(): void {
+  if (source || users === 0 || document.visibilityState === "hidden") return;
   source = new EventSource(path("/live"));
   source.onopen = () => setConnected(true);
   source.onerror = () => {
     setConnected(false);
     // The browser itself retries a broken stream; one that was refused is closed and asked for again later.
-    if (source?.readyState === EventSource.CLOSED && users > 0) {
-      clearTimeout(retry);
+    if (source?.readyState === EventSource.CLOSED) {
+      close();
       retry = setTimeout(open, 5000);
     }
   };
@@ -49,6 +55,10 @@ function close(): void {
   source = null;
   setConnected(false);
 }
+
+document.addEventListener("visibilitychange", () => (document.visibilityState === "hidden" ? close() : open()));
+addEventListener("pagehide", close);
+addEventListener("pageshow", open);
 
 /** Call `listener` with every event of a kind while the component is mounted. */
 export function useLive<K extends Kind>(kind: K, listener: (data: Events[K]) => void): void {
