@@ -1,0 +1,951 @@
+"""The SIP server of the gateway for GB/T 28181: registrations, what devices say, what they are told.
+
+Law: 200 is sent after what is kept of a message, or a registration, is synced in JetStream; a message that comes twice is stored
+once and answered twice. A device is found by its code, an identity of the protocol `gb28181`; where a password is set it proves it at
+REGISTER (`digest`), and what it says afterwards has to come from the address it registered from: the protocol has no other proof. Answers
+and requests go where datagrams came from, never to an address that a message names. Who is not recognised costs no memory: nonces are
+sealed, not stored, look-ups and answers of an address are limited.
+
+Registrations survive a restart (stream GB28181, by code). A device is online from each of its messages until three keepalives are
+missed or its registration ends, whichever is first, and never after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import socket
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+import orjson
+
+from tulou.access.authenticate import Identities, Speaker, Throttle
+from tulou.access.coap import Unreadable
+from tulou.access.coap.endpoint import Recent
+from tulou.access.courier import RETURNED, Call
+from tulou.access.gb28181 import digest, manscdp, sip
+from tulou.access.gb28181.calls import Calls, Refused, dialog, target_of
+from tulou.access.gb28181.media import MediaServer
+from tulou.access.gb28181.sip import Message
+from tulou.access.gb28181.transactions import Lost, Transactions
+from tulou.access.ingest import Ingestor, Item
+from tulou.access.messages import read
+from tulou.access.peer import HELD, PRESSURE, Peer, press
+from tulou.access.protocols import ANSWERED, BEIJING, DELIVERED, REFUSED
+from tulou.access.protocols.gb28181 import CALLS, METHODS, Subscribe, channel, codec, request
+from tulou.access.telemetry import Chunk, DeadLetter, Refusal
+from tulou.kernel.errors import Invalid, TulouError
+
+if TYPE_CHECKING:
+    from tulou.access.gateway import Gateway
+
+log = logging.getLogger("tulou.gb28181")
+
+ROOM = 600
+"""Bytes that a message holds beside its text while it waits."""
+SUBJECT = "tulou.gb28181"
+STREAM = "GB28181"
+EXPIRES, LEAST, LONGEST = 3600, 60, 7 * 86400
+"""Seconds of a registration that does not say; at least; at most."""
+PERIOD, LONGEST_PERIOD, MISSED, GRACE = 60.0, 600.0, 3, 10.0
+"""Seconds between keepalives unless the device shows another, at most; how many may be missed (9.6); and how late they may be."""
+ASKING, ASKING_OF = 500, 8
+"""Look-ups of devices under way, and of one address."""
+ANSWERS, ANSWERS_PAUSE = 500, 0.02
+"""Answers to strangers of an address in a row, then one each so many seconds: a forged source is not flooded."""
+AT_ONCE = 50
+"""New devices that are asked about themselves at the same time."""
+FLYING = 4
+"""Commands under way to one device."""
+MULTIPLE = 10.0
+"""Seconds within which the next part of an answer in several messages comes."""
+RESULT, ITEMS = 48 << 10, 10_000
+"""Bytes of a command's result; entries of an answer that are counted."""
+UNFINISHED, BARE = 30, 60
+"""Seconds within which a message that has begun on a stream ends, and after which one on which no device registered is closed."""
+WHOLE = frozenset({"xml", "dtd", "encoding", "root", "command", "code", "size", "method"})
+"""Refusals of a message as a whole, which is answered 400."""
+ALLOW = ("allow", "REGISTER, MESSAGE, NOTIFY, BYE, ACK, OPTIONS")
+
+
+@dataclass(slots=True, eq=False)
+class Way:
+    """Where a device is: an address, and the stream if there is one."""
+
+    host: str
+    port: int
+    link: SipConnection | None = None
+
+    @property
+    def transport(self) -> str:
+        return "UDP" if self.link is None else "TLS" if self.link.encrypted else "TCP"
+
+
+@dataclass(slots=True)
+class Subscription:
+    """A subscription that is wanted, and its dialog once there is one."""
+
+    event: str
+    seconds: int
+    interval: int
+    channel: str | None
+    until: float = 0.0
+    target: str = ""
+    dialog: list[tuple[str, str]] = field(default_factory=list)
+    cseq: int = 0
+    busy: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Registration:
+    """A device that is registered. `heard` in µs, `expires` in seconds since 1970."""
+
+    identity: str
+    speaker: Speaker
+    way: Way
+    expires: float
+    edition: str
+    heard: int
+    period: float = PERIOD
+    beat: float = 0.0
+    status: str = ""
+    held: int = 0
+    awake: bool = False
+    gone: bool = False
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    target: SipTarget | None = None
+
+    @property
+    def until(self) -> int:
+        """When it is offline if it says no more, in µs."""
+        return min(self.heard + int((MISSED * self.period + GRACE) * 1e6), int(self.expires * 1e6))
+
+    def record(self) -> bytes:
+        """What a restart begins with."""
+        return orjson.dumps({
+            "identity": self.identity, "host": self.way.host, "port": self.way.port, "transport": self.way.transport,
+            "expires": self.expires, "edition": self.edition, "heard": self.heard, "period": self.period,
+            "subscriptions": [[s.event, s.seconds, s.interval, s.channel] for s in self.subscriptions.values()],
+        })
+
+
+@dataclass(slots=True)
+class _Collector:
+    """The answer to a query, which may come in several messages (SumNum)."""
+
+    done: asyncio.Future[dict[str, Any]]
+    moved: float = 0.0
+    total: int = 0
+    received: int = 0
+    size: int = 0
+    items: list[Any] = field(default_factory=list)
+
+    def take(self, root: manscdp.Element) -> None:
+        command = root.get("CmdType")
+        if self.done.done():
+            return
+        if command not in ("Catalog", "RecordInfo"):
+            plain = root.plain()
+            self.done.set_result(plain if isinstance(plain, dict) else {})
+            return
+        total = root.get("SumNum")
+        self.total = int(total) if total.isdecimal() and total.isascii() and len(total) < 8 else 0
+        for item in root.all("DeviceList" if command == "Catalog" else "RecordList", "Item"):
+            self.received += 1
+            shown = channel(item) if command == "Catalog" else item.plain()
+            self.size += len(orjson.dumps(shown)) + 1
+            if self.size <= RESULT:
+                self.items.append(shown)
+        self.moved = time.monotonic()
+        if self.received >= min(self.total, ITEMS):
+            self.done.set_result(self.result())
+
+    def result(self) -> dict[str, Any]:
+        return {"total": self.total, "received": self.received, "complete": self.received >= self.total, "items": self.items}
+
+
+class SipTarget:
+    """A registered device that takes commands."""
+
+    def __init__(self, door: SipDoor, registration: Registration) -> None:
+        self.door, self.registration = door, registration
+        self.entity, self.bearer = registration.speaker.device.entity, door.name
+        self.flying = 0
+
+    def room(self) -> int:
+        return FLYING - self.flying if self.registration.awake and not self.registration.gone else 0
+
+    def deliver(self, call: Call) -> None:
+        from pydantic import ValidationError
+
+        try:
+            params = METHODS[call.method].params.model_validate(orjson.loads(call.params))
+        except (KeyError, ValidationError) as error:
+            raise Invalid(f"{self.bearer} 不支持此命令：{error}", f"{self.bearer} has no such command: {error}") from None
+        self.flying += 1
+        self.door.gateway.spawn(self._carry_out(call, params))
+
+    async def _carry_out(self, call: Call, params: Any) -> None:
+        courier = self.door.gateway.courier
+        try:
+            result = await self.door.carry_out(self.registration, call, params)
+        except Lost:  # it may have come, or not
+            courier.report(call.no, call.entity, RETURNED, attempt=call.attempt)
+        except TulouError as error:
+            courier.report(call.no, call.entity, REFUSED, error=f"{error.zh} ({error.en})")
+        except Exception:
+            log.exception("defect in a command")
+            courier.report(call.no, call.entity, REFUSED, error="网关内部错误 (a defect of the gateway)")
+        else:
+            if result is not None:
+                courier.report(call.no, call.entity, ANSWERED, result=orjson.dumps(result).decode())
+        finally:
+            self.flying -= 1
+            courier.want(self)
+
+
+class SipConnection(Peer):
+    """A stream of messages. `registrations` are the devices that registered over it."""
+
+    __slots__ = ("begun", "door", "encrypted", "framer", "registrations", "way")
+
+    def __init__(self, door: SipDoor, encrypted: bool) -> None:
+        super().__init__(door.gateway)
+        self.door, self.encrypted = door, encrypted
+        self.framer: sip.Framer | None = sip.Framer()
+        self.registrations: set[str] = set()
+        self.begun = 0
+        self.way = Way("", 0, self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("peername") or ("", 0)
+        self.way = Way(peer[0], peer[1], self)
+        self.door.arrived(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = self.framer = None
+        self.door.left(self)
+
+    def close(self, why: str) -> None:
+        """Close after what was written is sent; nothing more is read."""
+        self.framer = None
+        if self.transport is not None:
+            log.debug("closing %s: %s", self.peer, why)
+            self.transport.close()
+            self.door.gateway.closing(self)
+
+    def data_received(self, data: bytes) -> None:
+        framer = self.framer
+        if framer is None:
+            return
+        self.seen = self.clock.tick
+        found = framer.feed(data)
+        if not framer.unfinished:
+            self.begun = 0
+        elif found or not self.begun:
+            self.begun = self.clock.tick + 1
+        for message, raw in found:
+            if self.framer is None:
+                return
+            self.door.take(message, raw, self.way)
+        if framer.broken is not None:
+            self.door.broken += 1
+            self.close(str(framer.broken))
+        elif framer.pings:
+            framer.pings = 0
+            self.send(b"\r\n")
+
+
+class SipDoor(asyncio.DatagramProtocol):
+    """The listeners and registrations; a part of the gateway. `settings` has port, tls_port, server and realm."""
+
+    name = codec.name
+
+    def __init__(self, gateway: Gateway, identities: Identities, server: MediaServer, settings: Mapping[str, Any]) -> None:
+        self.gateway, self.identities = gateway, identities
+        self.server, self.realm = str(settings["server"]), str(settings["realm"])
+        self.registrations: dict[str, Registration] = {}
+        self.links: set[SipConnection] = set()
+        self.bare: set[SipConnection] = set()
+        self.throttle, self.strangers = Throttle(), Throttle(ANSWERS, ANSWERS_PAUSE)
+        self.nonces, self.recent = digest.Nonces(), Recent()
+        self.requests, self.calls = Transactions(self.write), Calls(self, server)
+        self.mark = f"z9hG4bK{secrets.token_hex(4)}"
+        """With which branches of ours begin."""
+        self.ports: list[int] = []
+        self.ingestor: Ingestor
+        self.unknown = self.denied = self.broken = self.throttled = self.timed_out = self.turned_away = self.registered = 0
+        self.repeats = self.datagrams = 0
+        self.unknown_codes: dict[str, None] = {}
+        self._listen = int(settings["port"]), int(settings["tls_port"])
+        self._servers: list[asyncio.Server] = []
+        self._transport: asyncio.DatagramTransport | None = None
+        self._asking: dict[str, int] = {}
+        self._collectors: dict[tuple[str, str, str], _Collector] = {}
+        self._refusals: dict[int, Refusal] = {}
+        self._number = random.randrange(1, 1 << 20)  # noqa: S311 - only to tell runs apart
+        self._tag = secrets.token_hex(4)
+        self._local: dict[str, str] = {}
+        self._introducing = asyncio.Semaphore(AT_ONCE)
+
+    async def start(self) -> None:
+        """Restore registrations, open the listeners; `ports` says where: UDP, TCP, TLS."""
+        config, bus = self.gateway.config, self.gateway.bus
+        self.ingestor = Ingestor(
+            bus.nc, bus.js, name=f"{config.name}-{self.name}", protocol=self.name, released=self._released,
+            pressure=self._press, high=config.high, refused=self._letter,
+        )
+        await self._restore()
+        loop = asyncio.get_running_loop()
+        port, tls_port = self._listen
+        if port:
+            self._servers.append(await loop.create_server(lambda: SipConnection(self, False), config.host, max(port, 0), backlog=4096))
+            port = self._servers[0].sockets[0].getsockname()[1]
+            transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(config.host, port))
+            self._transport = transport
+            with contextlib.suppress(OSError, AttributeError):
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        if tls_port:
+            self._servers.append(await loop.create_server(
+                lambda: SipConnection(self, True), config.host, max(tls_port, 0), backlog=4096, **self.gateway.tls()
+            ))
+        self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
+
+    async def close(self) -> None:
+        """Stop listening, end calls, make durable and answer what was taken."""
+        for server in self._servers:
+            server.close()
+        for link in self.links:
+            link.pause(PRESSURE)
+        await self.calls.close()
+        await self.ingestor.close()
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+        for link in list(self.links):
+            link.close("the gateway stops")
+
+    @property
+    def connections(self) -> Collection[Any]:
+        """The devices that are registered, and the streams on which none is."""
+        return range(len(self.registrations) + len(self.bare))
+
+    # What the loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def error_received(self, exc: Exception) -> None:
+        log.debug("a datagram was not delivered: %r", exc)
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        self.datagrams += 1
+        if not data.strip(b"\r\n\0 "):  # keeps a NAT open
+            return
+        try:
+            message = sip.parse(data)
+        except Unreadable as error:  # not answered: nothing in it can be trusted
+            self.broken += 1
+            log.debug("not SIP from %s: %s", addr[0], error)
+            return
+        self.take(message, data, Way(addr[0], addr[1]))
+
+    def arrived(self, link: SipConnection) -> None:
+        self.links.add(link)
+        self.bare.add(link)
+        if self.gateway.crowded():
+            self.turned_away += 1
+            link.close("too many connections")
+        elif self.ingestor.pressed:
+            link.pause(PRESSURE)
+
+    def left(self, link: SipConnection) -> None:
+        self.links.discard(link)
+        self.bare.discard(link)
+        self.gateway.closed(link)
+
+    # Messages
+
+    def take(self, message: Message, raw: bytes, way: Way) -> None:
+        """Handle a message."""
+        try:
+            if message.status:
+                self._answered(message, way)
+            elif message.method == "REGISTER":
+                self._register(message, way)
+            elif message.method in ("MESSAGE", "NOTIFY"):
+                self._said(message, raw, way)
+            elif message.method == "BYE":
+                ended = self.calls.bye(message.get("call-id"), way.host)
+                self._stranger(message, way, 200 if ended else 481)
+            elif message.method == "OPTIONS":
+                self._stranger(message, way, 200, [ALLOW])
+            elif message.method != "ACK":
+                self._stranger(message, way, 405, [ALLOW])
+        except Unreadable as error:
+            self.broken += 1
+            if message.method and message.method != "ACK":
+                self._stranger(message, way, 400, [_warning(error.refusal)])
+        except Exception:  # what one message makes go wrong must not close the socket of all
+            log.exception("defect in GB/T 28181")
+
+    def send(self, way: Way, message: Message) -> bytes:
+        """Write a message; its bytes."""
+        data = message.encode()
+        self.write(way, data)
+        return data
+
+    def write(self, way: Way, data: bytes) -> None:
+        if way.link is not None:
+            way.link.send(data)
+        elif self._transport is not None:
+            self._transport.sendto(data, (way.host, way.port))
+
+    def _reply(self, request: Message, way: Way, status: int, more: Sequence[tuple[str, str]] = ()) -> bytes:
+        return self.send(way, sip.answer(request, status, (way.host, way.port), self._tag, more))
+
+    def _stranger(self, request: Message, way: Way, status: int, more: Sequence[tuple[str, str]] = ()) -> None:
+        """Answer who proved nothing."""
+        if self.strangers.wait(way.host) > 0:
+            self.throttled += 1
+            return
+        self.strangers.failed(way.host)
+        self._reply(request, way, status, more)
+
+    # Registration (9.1)
+
+    def _register(self, message: Message, way: Way) -> None:
+        to, _ = sip.address(message.get("to"), "To")
+        identity = to.user
+        if not manscdp.CODE.fullmatch(identity) or message.sender != identity:
+            raise Unreadable("code", "From 与 To 须为同一 20 位国标编码", "From and To have the same code of 20 digits", "To", identity[:40])
+        expires = message.number("expires")
+        if expires is None:
+            said = sip.params(message.get("contact").rpartition(">")[2]).get("expires", "")
+            expires = int(said) if said.isdecimal() and said.isascii() and len(said) <= 10 else EXPIRES
+        if 0 < expires < LEAST:
+            expires = LEAST
+        credentials = digest.parse(message.get("authorization")) if message.get("authorization") else None
+        if self._again(identity, message, way):
+            return
+        speaker = self.identities.known(identity.encode())
+        if speaker is not None:
+            self._admit(message, way, speaker, identity, min(expires, LONGEST), credentials)
+        elif self.identities.stranger(identity.encode()):
+            self._refuse(message, way, identity, credentials)
+        elif self._may_ask(way.host):
+            self.gateway.spawn(self._look(message, way, identity, min(expires, LONGEST), credentials))
+
+    def _may_ask(self, host: str) -> bool:
+        if self.throttle.wait(host) > 0 or self._asking.get(host, 0) >= ASKING_OF or sum(self._asking.values()) >= ASKING:
+            self.throttled += 1
+            return False
+        return True
+
+    async def _look(self, message: Message, way: Way, identity: str, expires: int, credentials: dict[str, str] | None) -> None:
+        self._asking[way.host] = self._asking.get(way.host, 0) + 1
+        try:
+            speaker = await self.identities.find(identity.encode())
+        except Exception as error:
+            log.warning("devices cannot be looked up: %r", error)
+            self._stranger(message, way, 503)
+            return
+        finally:
+            self._asking[way.host] -= 1
+            if not self._asking[way.host]:
+                del self._asking[way.host]
+        try:
+            if speaker is None:
+                self.throttle.failed(way.host)
+                self._refuse(message, way, identity, credentials)
+            else:
+                self._admit(message, way, speaker, identity, expires, credentials)
+        except Unreadable as error:
+            self._stranger(message, way, 400, [_warning(error.refusal)])
+
+    def _refuse(self, message: Message, way: Way, identity: str, credentials: dict[str, str] | None) -> None:
+        """Nobody has this code; as for a wrong password, it shows after the challenge."""
+        if credentials is None:
+            self._challenge(message, way, self.realm, False)
+            return
+        self.unknown += 1
+        self.unknown_codes.pop(identity, None)
+        self.unknown_codes[identity] = None
+        if len(self.unknown_codes) > 10:
+            del self.unknown_codes[next(iter(self.unknown_codes))]
+        self._stranger(message, way, 403)
+
+    def _challenge(self, message: Message, way: Way, realm: str, stale: bool) -> None:
+        nonce = self.nonces.make(int(time.time()))
+        algorithms = (digest.SHA256, digest.MD5) if message.get("x-gb-ver").startswith("3") else (digest.MD5,)
+        self._stranger(message, way, 401, [("www-authenticate", digest.challenge(realm, nonce, one, stale)) for one in algorithms])
+
+    def _admit(
+        self, message: Message, way: Way, speaker: Speaker, identity: str, expires: int, credentials: dict[str, str] | None
+    ) -> None:
+        """Let a device that is known register, if it proves its password where one is set."""
+        if speaker.secret:
+            realm = digest.realm_of(speaker.secret)
+            if credentials is None:
+                self._challenge(message, way, realm, False)
+                return
+            if self.throttle.wait(way.host) > 0:
+                self.throttled += 1
+                return
+            judged = self.nonces.judge(credentials["nonce"], int(time.time()))
+            right = credentials["username"] == identity and credentials.get("realm", realm) == realm and digest.proves(
+                speaker.secret, "REGISTER", credentials)
+            if not right:
+                self.denied += 1
+                self.throttle.failed(way.host)
+                self._stranger(message, way, 403)
+                return
+            if judged != digest.FRESH or not self.nonces.use(credentials["nonce"], credentials.get("nc") if "qop" in credentials else None):
+                self._challenge(message, way, realm, True)
+                return
+        key = _key(message, way)
+        self.recent.put(identity, key, b"")
+        self.gateway.spawn(self._registering(message, way, speaker, identity, expires, key))
+
+    async def _registering(
+        self, message: Message, way: Way, speaker: Speaker, identity: str, expires: int, key: Any
+    ) -> None:
+        """Answer when the registration is durable."""
+        before = self.registrations.get(identity)
+        now = time.time()
+        contact = message.get("contact")
+        more = [("date", datetime.now(BEIJING).strftime("%Y-%m-%dT%H:%M:%S.000")), ("expires", str(expires))]
+        made = Registration(identity, speaker, way, now + expires, message.get("x-gb-ver")[:8], int(now * 1e6))
+        if before is not None:
+            made.period, made.status, made.subscriptions = before.period, before.status, before.subscriptions
+        try:
+            await self._keep(identity, made.record() if expires else b"", expires)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            log.warning("a registration cannot be kept: %r", error)
+            self._reply(message, way, 503, [("retry-after", "30")])
+            return
+        if not expires:
+            gone = self.registrations.get(identity)
+            if gone is not None:
+                self.drop(gone)
+        else:
+            self._welcome(made, self.registrations.get(identity))
+            if contact:
+                more.append(("contact", contact))
+        self.recent.put(identity, key, self._reply(message, way, 200, more))
+        if expires and before is None:
+            self.gateway.spawn(self._introduce(made))
+
+    async def _keep(self, identity: str, record: bytes, seconds: float) -> None:
+        await self.gateway.bus.js.publish(
+            f"{SUBJECT}.{self.gateway.config.name}.{identity}", record, timeout=5.0, msg_ttl=max(1.0, seconds + 1)
+        )
+
+    def _welcome(self, made: Registration, before: Registration | None) -> None:
+        """Begin a registration, or go on with one from another REGISTER."""
+        if before is not None and before.speaker is made.speaker:
+            before.way, before.expires, before.edition = made.way, made.expires, made.edition
+            made = before
+        elif before is not None:
+            self.drop(before, told=False)
+        self.registrations[made.identity] = made
+        self.registered += 1
+        if made.way.link is not None:
+            made.way.link.registrations.add(made.identity)
+            self.bare.discard(made.way.link)
+        self._heard(made)
+
+    async def _restore(self) -> None:
+        """Registrations of an earlier run; the rest is as if the gateway had not stopped."""
+        prefix = f"{SUBJECT}.{self.gateway.config.name}."
+        async for _, _, data in read(self.gateway.bus, STREAM, prefix + "*"):
+            if not data:
+                continue
+            kept = orjson.loads(data)
+            speaker = await self.identities.find(kept["identity"].encode())
+            if speaker is None or kept["expires"] < time.time():
+                continue
+            made = Registration(
+                kept["identity"], speaker, Way(kept["host"], kept["port"]), kept["expires"], kept["edition"], kept["heard"], kept["period"],
+                subscriptions={event: Subscription(event, seconds, interval, of) for event, seconds, interval, of in kept["subscriptions"]},
+            )
+            if kept["transport"] != "UDP":  # its stream ended with us: it is silent until it comes back
+                made.way.port = 0
+            self.registrations[made.identity] = made
+            self.gateway.present(speaker.device, True, at=made.heard, gone=made.until)
+
+    async def _introduce(self, registration: Registration) -> None:
+        """Ask a new device who it is and what it has (9.5); its answers become readings like anything it says."""
+        async with self._introducing:
+            for method in ("device_info", "catalog"):
+                if not registration.gone:
+                    body, _ = request(method, METHODS[method].params(), self._serial(), registration.identity)
+                    await self.requests.attempt(registration.way, self.request_to(registration, "MESSAGE", registration.identity, body=body))
+
+    def drop(self, registration: Registration, told: bool = True) -> None:
+        """End a registration."""
+        registration.gone = True
+        self._sleeps(registration)
+        if self.registrations.get(registration.identity) is registration:
+            del self.registrations[registration.identity]
+        link = registration.way.link
+        if link is not None:
+            link.registrations.discard(registration.identity)
+            if not link.registrations and link in self.links:
+                self.bare.add(link)
+        if told:
+            now = time.time_ns() // 1000
+            self.gateway.present(registration.speaker.device, False, gone=min(now, registration.until))
+
+    def _sleeps(self, registration: Registration) -> None:
+        """The device is offline: it takes no commands, its calls are over."""
+        registration.awake = False
+        if registration.target is not None:
+            self.gateway.courier.gone(registration.target, ())
+            registration.target = None
+        self.calls.gone(registration)
+
+    def _heard(self, registration: Registration) -> None:
+        registration.heard = time.time_ns() // 1000
+        self.gateway.present(registration.speaker.device, True, gone=registration.until)
+        if not registration.awake:
+            registration.awake = True
+            registration.target = SipTarget(self, registration)
+            self.gateway.courier.ready(registration.target)
+
+    # What devices say
+
+    def _again(self, identity: str, message: Message, way: Way) -> bool:
+        """Whether the message came before; it is answered again if it was."""
+        before = self.recent.get(identity, _key(message, way))
+        if before is None:
+            return False
+        self.repeats += 1
+        if before:
+            self.write(way, before)
+        return True
+
+    def _said(self, message: Message, raw: bytes, way: Way) -> None:
+        """A MESSAGE or NOTIFY: kept, then answered."""
+        registration = self.registrations.get(message.sender)
+        if registration is None or registration.way.host != way.host or registration.expires < time.time():
+            self.unknown += 1
+            self._stranger(message, way, 403)
+            return
+        identity = registration.identity
+        if self._again(identity, message, way):
+            return
+        if registration.way.link is not way.link or registration.way.port != way.port:  # behind a NAT, or a stream anew
+            self._moved(registration, way)
+        beats = False
+        root: manscdp.Element | None = None
+        with contextlib.suppress(Unreadable):  # the codec says what is wrong, and it is kept so
+            root = manscdp.parse(message.body)
+            beats = root.get("CmdType") == "Keepalive"
+        if beats:
+            self._beat(registration)
+        self._heard(registration)
+        if way.link is None and (self.ingestor.pressed or registration.held > HELD):
+            return  # not answered: it comes again
+        key = _key(message, way)
+        if beats and root is not None:
+            status = root.get("Status") or "OK"
+            if status == registration.status and root.find("Info") is None:
+                self.recent.put(identity, key, self._reply(message, way, 200))
+                return
+            registration.status = status
+        self.recent.put(identity, key, b"")
+        if root is not None:
+            self._heed(registration, message, root)
+        size = len(raw) + ROOM
+        registration.held += size
+        if way.link is not None:
+            way.link.hold(size)
+        speaker = registration.speaker
+        self.ingestor.add(
+            Chunk(self.name, speaker.device.entity, speaker.of, speaker.rules, [raw], self.ingestor.stamp(1), False, self.name, codec),
+            (registration, message, way, key), size,
+        )
+
+    def _beat(self, registration: Registration) -> None:
+        now = time.monotonic()
+        if registration.beat:
+            gap = now - registration.beat
+            registration.period = max(PERIOD, min(LONGEST_PERIOD, max(gap, registration.period * 0.9)))
+        registration.beat = now
+
+    def _moved(self, registration: Registration, way: Way) -> None:
+        old = registration.way.link
+        if old is not None and old is not way.link:
+            old.registrations.discard(registration.identity)
+            if not old.registrations and old in self.links:
+                self.bare.add(old)
+        registration.way = way
+        if way.link is not None:
+            way.link.registrations.add(registration.identity)
+            self.bare.discard(way.link)
+
+    def _heed(self, registration: Registration, message: Message, root: manscdp.Element) -> None:
+        """What a message says to a query, a call or a subscription."""
+        command = root.get("CmdType")
+        if root.name == "Response":
+            collector = self._collectors.get((registration.identity, command, root.get("SN")))
+            if collector is not None:
+                collector.take(root)
+        elif command == "MediaStatus" and root.get("NotifyType") == "121":
+            self.calls.finished(registration, root.get("DeviceID"))
+        if message.method == "NOTIFY" and message.get("subscription-state").lower().startswith("terminated"):
+            for subscription in registration.subscriptions.values():
+                if ("call-id", message.get("call-id")) in subscription.dialog:
+                    subscription.dialog, subscription.until = [], 0.0
+
+    def _letter(self, letter: DeadLetter) -> None:
+        if letter.refusal.rule in WHOLE:
+            self._refusals.setdefault(letter.ts, letter.refusal)
+
+    def _released(self, items: list[Item]) -> None:
+        for chunk, (registration, message, way, key), size in items:
+            registration.held -= size
+            if way.link is not None:
+                way.link.release(size)
+            refusal = self._refusals.pop(chunk.ts, None)
+            self.recent.put(registration.identity, key, self._reply(message, way, 400 if refusal else 200, [_warning(refusal)] if refusal else []))
+
+    def _press(self, on: bool) -> None:
+        log.warning("gb28181: reading %s, %d bytes held", "paused" if on else "resumed", self.ingestor.held)
+        press(self.links, on)
+
+    # Requests of our own
+
+    def _serial(self) -> int:
+        self._number = self._number % 0x7FFFFFFF + 1
+        return self._number
+
+    def _address(self, way: Way) -> str:
+        """Our address as this device sees it: host and port."""
+        if way.link is not None and way.link.transport is not None:
+            name = way.link.transport.get_extra_info("sockname")
+            host, port = name[0], name[1]
+        else:
+            port = self.ports[0] if self.ports else 5060
+            host = self._local.get(way.host, "")
+            if not host:
+                if len(self._local) > 10_000:
+                    self._local.clear()
+                host = self._local[way.host] = _toward(way.host)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def contact(self, way: Way) -> str:
+        return f"<sip:{self.server}@{self._address(way)}>"
+
+    def _via(self, way: Way) -> tuple[str, str]:
+        return "via", f"SIP/2.0/{way.transport} {self._address(way)};rport;branch={self.mark}{secrets.token_hex(8)}"
+
+    def request_to(
+        self, registration: Registration, method: str, user: str, *, body: bytes = b"", more: Sequence[tuple[str, str]] = ()
+    ) -> Message:
+        """A request to a device, outside of dialogs. A body is MANSCDP unless `more` says what it is."""
+        way = registration.way
+        host = f"[{way.host}]" if ":" in way.host else way.host
+        kind = [] if any(name == "content-type" for name, _ in more) else [("content-type", "Application/MANSCDP+xml")]
+        return Message(method, f"sip:{user}@{host}:{way.port}", headers=[
+            self._via(way), ("from", f"<sip:{self.server}@{self.realm}>;tag={secrets.token_hex(6)}"), ("to", f"<sip:{user}@{host}:{way.port}>"),
+            ("call-id", f"{secrets.token_hex(12)}@{self.server}"), ("cseq", f"1 {method}"), ("max-forwards", "70"), *kind, *more,
+        ], body=body)
+
+    def within(
+        self, method: str, target: str, of: Sequence[tuple[str, str]], cseq: int, way: Way, *, body: bytes = b"",
+        more: Sequence[tuple[str, str]] = (),
+    ) -> Message:
+        """A request within a dialog."""
+        return Message(method, target, headers=[self._via(way), *of, ("cseq", f"{cseq} {method}"), ("max-forwards", "70"), *more], body=body)
+
+    def _answered(self, message: Message, way: Way) -> None:
+        if not self.requests.answered(message, way.host) and 200 <= message.status < 300 and message.cseq[1] == "INVITE":
+            self.calls.stray(message, way)
+
+    # Commands
+
+    async def carry_out(self, registration: Registration, call: Call, params: Any) -> Any:
+        """Do what a command says; its result, or None if it expired meanwhile. Raises `Lost`, `TulouError`."""
+        if call.method == "stop":
+            return self.calls.stop(registration, params.session)
+        if call.method in CALLS:
+            return await self.calls.play(registration, params)
+        if call.method == "subscribe":
+            return await self._subscribe(registration, params)
+        number = self._serial()
+        body, wanted = request(call.method, params, number, registration.identity)
+        key = registration.identity, wanted, str(number)
+        collector = _Collector(asyncio.get_running_loop().create_future())
+        if wanted:
+            self._collectors[key] = collector
+        try:
+            answer = await self.requests.ask(registration.way, self.request_to(registration, "MESSAGE", registration.identity, body=body))
+            if answer.status >= 300:
+                raise Refused(f"设备回答 {answer.status}", f"the device answered {answer.status}", rule="2xx")
+            if not wanted:
+                return {"status": answer.status}
+            self.gateway.courier.report(call.no, call.entity, DELIVERED)
+            if not call.answer:
+                return None
+            return await self._collected(collector, call.expires / 1000)
+        finally:
+            self._collectors.pop(key, None)
+
+    async def _collected(self, collector: _Collector, until: float) -> Any:
+        while not collector.done.done():
+            left = until - time.time()
+            if left <= 0:
+                return None
+            await asyncio.wait([collector.done], timeout=min(left, 1.0))
+            if collector.received and time.monotonic() - collector.moved > MULTIPLE and not collector.done.done():
+                return collector.result()
+        found = collector.done.result()
+        if str(found.get("Result", "")).upper() == "ERROR":
+            why = f"ERROR {found.get('Reason', '')}".strip()
+            raise Refused(f"设备回答 {why}", f"the device answered {why}", rule="OK")
+        return {name: value for name, value in found.items() if name not in ("SN", "CmdType")}
+
+    # Subscriptions (9.11)
+
+    async def _subscribe(self, registration: Registration, params: Subscribe) -> dict[str, Any]:
+        before = registration.subscriptions.get(params.event)
+        wanted = Subscription(params.event, params.seconds, params.interval, params.channel)
+        if before is not None and before.channel == params.channel:
+            wanted.dialog, wanted.cseq, wanted.target = before.dialog, before.cseq, before.target
+        answer = await self._ask_for(registration, wanted)
+        if answer.status >= 300:
+            raise Refused(f"设备回答 {answer.status}", f"the device answered {answer.status}", field="event", value=params.event, rule="2xx")
+        if params.seconds:
+            registration.subscriptions[params.event] = wanted
+        else:
+            registration.subscriptions.pop(params.event, None)
+        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
+            await self._keep(registration.identity, registration.record(), registration.expires - time.time())
+        return {"event": params.event, "seconds": params.seconds, "status": answer.status}
+
+    async def _ask_for(self, registration: Registration, wanted: Subscription) -> Message:
+        """SUBSCRIBE, within its dialog if there is one. Raises `Lost`."""
+        body, _ = request("subscribe", wanted, self._serial(), registration.identity)
+        event = f"Catalog;id={self._serial()}" if wanted.event == "Catalog" else "presence"
+        more = [("event", event), ("expires", str(wanted.seconds)), ("contact", self.contact(registration.way)),
+                ("accept", "application/MANSCDP+xml"), ("content-type", "Application/MANSCDP+xml")]
+        wanted.cseq += 1
+        if wanted.dialog:
+            made = self.within("SUBSCRIBE", wanted.target, wanted.dialog, wanted.cseq, registration.way, body=body, more=more)
+        else:
+            made = self.request_to(registration, "SUBSCRIBE", wanted.channel or registration.identity, body=body, more=more)
+            wanted.cseq = 1
+        answer = await self.requests.ask(registration.way, made)
+        if answer.status < 300:
+            wanted.dialog, wanted.target = dialog(made, answer), target_of(answer, made)
+            wanted.until = time.time() + wanted.seconds
+        else:
+            wanted.dialog = []
+        return answer
+
+    async def _renew(self, registration: Registration, wanted: Subscription) -> None:
+        try:
+            await self._ask_for(registration, wanted)
+        except Lost:
+            wanted.dialog = []
+        finally:
+            wanted.busy = False
+            if not wanted.dialog:
+                wanted.until = time.time() + 120  # again after a while
+
+    # Upkeep
+
+    def changed(self, device_id: str) -> None:
+        """A device changed (empty: many): whoever is not the same any more has to register again."""
+        self.identities.forget(device_id)
+        for registration in [r for r in self.registrations.values() if not device_id or r.speaker.device.device_id == device_id]:
+            self.gateway.spawn(self._check(registration))
+
+    async def _check(self, registration: Registration) -> None:
+        try:
+            speaker = await self.identities.find(registration.identity.encode())
+        except Exception as error:  # it is not known to be wrong
+            log.warning("devices cannot be looked up: %r", error)
+            return
+        old = registration.speaker
+        if speaker is not None and (speaker.device, speaker.secret) == (old.device, old.secret):
+            registration.speaker = speaker
+        else:
+            self.drop(registration)
+
+    def forget(self) -> None:
+        """Changes, and signs of life, may have been missed."""
+        self.changed("")
+        for registration in self.registrations.values():
+            self.gateway.present(registration.speaker.device, True, at=registration.heard, gone=registration.until)
+
+    def sweep(self) -> None:
+        """Once a second: what is too late."""
+        tick, now = self.gateway.tick, time.time()
+        for link in [c for c in self.links if not c.reasons]:
+            late = (link.begun and tick + 1 - link.begun > UNFINISHED) or (link in self.bare and tick - link.seen > BARE)
+            if late and link.framer is not None:
+                self.timed_out += 1
+                link.close("silent, or a message that does not end")
+        if tick % 5:
+            return
+        micros = int(now * 1e6)
+        for registration in list(self.registrations.values()):
+            if registration.expires < now:
+                self.drop(registration)
+            elif registration.until < micros:
+                if registration.awake:
+                    self._sleeps(registration)
+            elif registration.awake:
+                for wanted in registration.subscriptions.values():
+                    if wanted.until - min(30, wanted.seconds / 4) < now and not wanted.busy:
+                        wanted.busy = True
+                        self.gateway.spawn(self._renew(registration, wanted))
+        self.nonces.sweep(int(now))
+        self.recent.sweep()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, and the state now."""
+        counters = self.ingestor.counters
+        return {
+            "connections": len(self.links), "devices": len(self.registrations), "accepted": counters.accepted,
+            "acked": counters.acked, "dead": counters.dead, "unknown": self.unknown, "denied": self.denied, "broken": self.broken,
+            "stray": 0, "throttled": self.throttled, "timed_out": self.timed_out, "turned_away": self.turned_away,
+            "registered": self.registered, "datagrams": self.datagrams, "repeats": self.repeats, "unanswered": self.requests.unanswered,
+            "calls": len(self.calls.of_id), "unknown_codes": list(self.unknown_codes),
+        }
+
+
+def _key(message: Message, way: Way) -> tuple[object, ...]:
+    """What a message is known by when it comes again (RFC 3261, 17.2.3)."""
+    return way.host, way.port, message.get("call-id"), message.get("cseq"), message.branch
+
+
+def _warning(refusal: Refusal) -> tuple[str, str]:
+    """A Warning header (20.43), in ASCII."""
+    place = f"{refusal.field}: " if refusal.field else ""
+    text = f"{place}{refusal.en}"[:160].encode("ascii", "replace").decode().replace('"', "'").replace("\\", "/")
+    return "warning", f'399 tulou "{text}"'
+
+
+def _toward(host: str) -> str:
+    """The address of this machine that packets to a host leave from."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return host
+
+
