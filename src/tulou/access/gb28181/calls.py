@@ -19,7 +19,8 @@ from tulou.access.gb28181.sip import Message
 from tulou.kernel.errors import Conflict, Invalid, TulouError
 
 if TYPE_CHECKING:
-    from tulou.access.gb28181.door import Registration, SipDoor
+    from tulou.access.gb28181.door import SipDoor
+    from tulou.access.gb28181.registration import Registration
 
 log = logging.getLogger("tulou.gb28181")
 

@@ -20,7 +20,6 @@ import secrets
 import socket
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -30,19 +29,19 @@ import orjson
 from tulou.access.authenticate import Identities, Speaker, Throttle
 from tulou.access.coap import Unreadable
 from tulou.access.coap.endpoint import Recent
-from tulou.access.courier import RETURNED, Call
 from tulou.access.gb28181 import digest, manscdp, sip
-from tulou.access.gb28181.calls import Calls, Refused, dialog, target_of
+from tulou.access.gb28181.calls import Calls
+from tulou.access.gb28181.commands import SipCommands, SipTarget
 from tulou.access.gb28181.media import MediaServer
+from tulou.access.gb28181.registration import LONGEST_PERIOD, PERIOD, Registration, Subscription, Way
 from tulou.access.gb28181.sip import Message
-from tulou.access.gb28181.transactions import Lost, Transactions
+from tulou.access.gb28181.transactions import Transactions
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.messages import read
 from tulou.access.peer import HELD, PRESSURE, Peer, press
-from tulou.access.protocols import ANSWERED, BEIJING, DELIVERED, REFUSED
-from tulou.access.protocols.gb28181 import CALLS, METHODS, Subscribe, channel, codec, request
+from tulou.access.protocols import BEIJING
+from tulou.access.protocols.gb28181 import METHODS, codec, request
 from tulou.access.telemetry import Chunk, DeadLetter, Refusal
-from tulou.kernel.errors import Invalid, TulouError
 
 if TYPE_CHECKING:
     from tulou.access.gateway import Gateway
@@ -55,161 +54,17 @@ SUBJECT = "tulou.gb28181"
 STREAM = "GB28181"
 EXPIRES, LEAST, LONGEST = 3600, 60, 7 * 86400
 """Seconds of a registration that does not say; at least; at most."""
-PERIOD, LONGEST_PERIOD, MISSED, GRACE = 60.0, 600.0, 3, 10.0
-"""Seconds between keepalives unless the device shows another, at most; how many may be missed (9.6); and how late they may be."""
 ASKING, ASKING_OF = 500, 8
 """Look-ups of devices under way, and of one address."""
 ANSWERS, ANSWERS_PAUSE = 500, 0.02
 """Answers to strangers of an address in a row, then one each so many seconds: a forged source is not flooded."""
 AT_ONCE = 50
 """New devices that are asked about themselves at the same time."""
-FLYING = 4
-"""Commands under way to one device."""
-MULTIPLE = 10.0
-"""Seconds within which the next part of an answer in several messages comes."""
-RESULT, ITEMS = 48 << 10, 10_000
-"""Bytes of a command's result; entries of an answer that are counted."""
 UNFINISHED, BARE = 30, 60
 """Seconds within which a message that has begun on a stream ends, and after which one on which no device registered is closed."""
 WHOLE = frozenset({"xml", "dtd", "encoding", "root", "command", "code", "size", "method"})
 """Refusals of a message as a whole, which is answered 400."""
 ALLOW = ("allow", "REGISTER, MESSAGE, NOTIFY, BYE, ACK, OPTIONS")
-
-
-@dataclass(slots=True, eq=False)
-class Way:
-    """Where a device is: an address, and the stream if there is one."""
-
-    host: str
-    port: int
-    link: SipConnection | None = None
-
-    @property
-    def transport(self) -> str:
-        return "UDP" if self.link is None else "TLS" if self.link.encrypted else "TCP"
-
-
-@dataclass(slots=True)
-class Subscription:
-    """A subscription that is wanted, and its dialog once there is one."""
-
-    event: str
-    seconds: int
-    interval: int
-    channel: str | None
-    until: float = 0.0
-    target: str = ""
-    dialog: list[tuple[str, str]] = field(default_factory=list)
-    cseq: int = 0
-    busy: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Registration:
-    """A device that is registered. `heard` in µs, `expires` in seconds since 1970."""
-
-    identity: str
-    speaker: Speaker
-    way: Way
-    expires: float
-    edition: str
-    heard: int
-    period: float = PERIOD
-    beat: float = 0.0
-    status: str = ""
-    held: int = 0
-    awake: bool = False
-    gone: bool = False
-    subscriptions: dict[str, Subscription] = field(default_factory=dict)
-    target: SipTarget | None = None
-
-    @property
-    def until(self) -> int:
-        """When it is offline if it says no more, in µs."""
-        return min(self.heard + int((MISSED * self.period + GRACE) * 1e6), int(self.expires * 1e6))
-
-    def record(self) -> bytes:
-        """What a restart begins with."""
-        return orjson.dumps({
-            "identity": self.identity, "host": self.way.host, "port": self.way.port, "transport": self.way.transport,
-            "expires": self.expires, "edition": self.edition, "heard": self.heard, "period": self.period,
-            "subscriptions": [[s.event, s.seconds, s.interval, s.channel] for s in self.subscriptions.values()],
-        })
-
-
-@dataclass(slots=True)
-class _Collector:
-    """The answer to a query, which may come in several messages (SumNum)."""
-
-    done: asyncio.Future[dict[str, Any]]
-    moved: float = 0.0
-    total: int = 0
-    received: int = 0
-    size: int = 0
-    items: list[Any] = field(default_factory=list)
-
-    def take(self, root: manscdp.Element) -> None:
-        command = root.get("CmdType")
-        if self.done.done():
-            return
-        if command not in ("Catalog", "RecordInfo"):
-            plain = root.plain()
-            self.done.set_result(plain if isinstance(plain, dict) else {})
-            return
-        total = root.get("SumNum")
-        self.total = int(total) if total.isdecimal() and total.isascii() and len(total) < 8 else 0
-        for item in root.all("DeviceList" if command == "Catalog" else "RecordList", "Item"):
-            self.received += 1
-            shown = channel(item) if command == "Catalog" else item.plain()
-            self.size += len(orjson.dumps(shown)) + 1
-            if self.size <= RESULT:
-                self.items.append(shown)
-        self.moved = time.monotonic()
-        if self.received >= min(self.total, ITEMS):
-            self.done.set_result(self.result())
-
-    def result(self) -> dict[str, Any]:
-        return {"total": self.total, "received": self.received, "complete": self.received >= self.total, "items": self.items}
-
-
-class SipTarget:
-    """A registered device that takes commands."""
-
-    def __init__(self, door: SipDoor, registration: Registration) -> None:
-        self.door, self.registration = door, registration
-        self.entity, self.bearer = registration.speaker.device.entity, door.name
-        self.flying = 0
-
-    def room(self) -> int:
-        return FLYING - self.flying if self.registration.awake and not self.registration.gone else 0
-
-    def deliver(self, call: Call) -> None:
-        from pydantic import ValidationError
-
-        try:
-            params = METHODS[call.method].params.model_validate(orjson.loads(call.params))
-        except (KeyError, ValidationError) as error:
-            raise Invalid(f"{self.bearer} 不支持此命令：{error}", f"{self.bearer} has no such command: {error}") from None
-        self.flying += 1
-        self.door.gateway.spawn(self._carry_out(call, params))
-
-    async def _carry_out(self, call: Call, params: Any) -> None:
-        courier = self.door.gateway.courier
-        try:
-            result = await self.door.carry_out(self.registration, call, params)
-        except Lost:  # it may have come, or not
-            courier.report(call.no, call.entity, RETURNED, attempt=call.attempt)
-        except TulouError as error:
-            courier.report(call.no, call.entity, REFUSED, error=f"{error.zh} ({error.en})")
-        except Exception:
-            log.exception("defect in a command")
-            courier.report(call.no, call.entity, REFUSED, error="网关内部错误 (a defect of the gateway)")
-        else:
-            if result is not None:
-                courier.report(call.no, call.entity, ANSWERED, result=orjson.dumps(result).decode())
-        finally:
-            self.flying -= 1
-            courier.want(self)
 
 
 class SipConnection(Peer):
@@ -279,6 +134,7 @@ class SipDoor(asyncio.DatagramProtocol):
         self.throttle, self.strangers = Throttle(), Throttle(ANSWERS, ANSWERS_PAUSE)
         self.nonces, self.recent = digest.Nonces(), Recent()
         self.requests, self.calls = Transactions(self.write), Calls(self, server)
+        self.commands = SipCommands(self)
         self.mark = f"z9hG4bK{secrets.token_hex(4)}"
         """With which branches of ours begin."""
         self.ports: list[int] = []
@@ -290,7 +146,6 @@ class SipDoor(asyncio.DatagramProtocol):
         self._servers: list[asyncio.Server] = []
         self._transport: asyncio.DatagramTransport | None = None
         self._asking: dict[str, int] = {}
-        self._collectors: dict[tuple[str, str, str], _Collector] = {}
         self._refusals: dict[int, Refusal] = {}
         self._number = random.randrange(1, 1 << 20)  # noqa: S311 - only to tell runs apart
         self._tag = secrets.token_hex(4)
@@ -528,7 +383,7 @@ class SipDoor(asyncio.DatagramProtocol):
         if before is not None:
             made.period, made.status, made.subscriptions = before.period, before.status, before.subscriptions
         try:
-            await self._keep(identity, made.record() if expires else b"", expires)
+            await self.keep(identity, made.record() if expires else b"", expires)
         except (nats.errors.Error, TimeoutError, OSError) as error:
             log.warning("a registration cannot be kept: %r", error)
             self._reply(message, way, 503, [("retry-after", "30")])
@@ -545,7 +400,8 @@ class SipDoor(asyncio.DatagramProtocol):
         if expires and before is None:
             self.gateway.spawn(self._introduce(made))
 
-    async def _keep(self, identity: str, record: bytes, seconds: float) -> None:
+    async def keep(self, identity: str, record: bytes, seconds: float) -> None:
+        """Make a registration durable. Raises what the bus raises."""
         await self.gateway.bus.js.publish(
             f"{SUBJECT}.{self.gateway.config.name}.{identity}", record, timeout=5.0, msg_ttl=max(1.0, seconds + 1)
         )
@@ -586,10 +442,11 @@ class SipDoor(asyncio.DatagramProtocol):
     async def _introduce(self, registration: Registration) -> None:
         """Ask a new device who it is and what it has (9.5); its answers become readings like anything it says."""
         async with self._introducing:
-            for method in ("device_info", "catalog"):
-                if not registration.gone:
-                    body, _ = request(method, METHODS[method].params(), self._serial(), registration.identity)
-                    await self.requests.attempt(registration.way, self.request_to(registration, "MESSAGE", registration.identity, body=body))
+            bodies = [request(method, METHODS[method].params(), self.serial(), registration.identity)[0] for method in ("device_info", "catalog")]
+            await asyncio.gather(*(
+                self.requests.attempt(registration.way, self.request_to(registration, "MESSAGE", registration.identity, body=body))
+                for body in bodies
+            ))
 
     def drop(self, registration: Registration, told: bool = True) -> None:
         """End a registration."""
@@ -698,9 +555,7 @@ class SipDoor(asyncio.DatagramProtocol):
         """What a message says to a query, a call or a subscription."""
         command = root.get("CmdType")
         if root.name == "Response":
-            collector = self._collectors.get((registration.identity, command, root.get("SN")))
-            if collector is not None:
-                collector.take(root)
+            self.commands.heed(registration.identity, root)
         elif command == "MediaStatus" and root.get("NotifyType") == "121":
             self.calls.finished(registration, root.get("DeviceID"))
         if message.method == "NOTIFY" and message.get("subscription-state").lower().startswith("terminated"):
@@ -726,7 +581,8 @@ class SipDoor(asyncio.DatagramProtocol):
 
     # Requests of our own
 
-    def _serial(self) -> int:
+    def serial(self) -> int:
+        """The next SN."""
         self._number = self._number % 0x7FFFFFFF + 1
         return self._number
 
@@ -772,97 +628,6 @@ class SipDoor(asyncio.DatagramProtocol):
     def _answered(self, message: Message, way: Way) -> None:
         if not self.requests.answered(message, way.host) and 200 <= message.status < 300 and message.cseq[1] == "INVITE":
             self.calls.stray(message, way)
-
-    # Commands
-
-    async def carry_out(self, registration: Registration, call: Call, params: Any) -> Any:
-        """Do what a command says; its result, or None if it expired meanwhile. Raises `Lost`, `TulouError`."""
-        if call.method == "stop":
-            return self.calls.stop(registration, params.session)
-        if call.method in CALLS:
-            return await self.calls.play(registration, params)
-        if call.method == "subscribe":
-            return await self._subscribe(registration, params)
-        number = self._serial()
-        body, wanted = request(call.method, params, number, registration.identity)
-        key = registration.identity, wanted, str(number)
-        collector = _Collector(asyncio.get_running_loop().create_future())
-        if wanted:
-            self._collectors[key] = collector
-        try:
-            answer = await self.requests.ask(registration.way, self.request_to(registration, "MESSAGE", registration.identity, body=body))
-            if answer.status >= 300:
-                raise Refused(f"设备回答 {answer.status}", f"the device answered {answer.status}", rule="2xx")
-            if not wanted:
-                return {"status": answer.status}
-            self.gateway.courier.report(call.no, call.entity, DELIVERED)
-            if not call.answer:
-                return None
-            return await self._collected(collector, call.expires / 1000)
-        finally:
-            self._collectors.pop(key, None)
-
-    async def _collected(self, collector: _Collector, until: float) -> Any:
-        while not collector.done.done():
-            left = until - time.time()
-            if left <= 0:
-                return None
-            await asyncio.wait([collector.done], timeout=min(left, 1.0))
-            if collector.received and time.monotonic() - collector.moved > MULTIPLE and not collector.done.done():
-                return collector.result()
-        found = collector.done.result()
-        if str(found.get("Result", "")).upper() == "ERROR":
-            why = f"ERROR {found.get('Reason', '')}".strip()
-            raise Refused(f"设备回答 {why}", f"the device answered {why}", rule="OK")
-        return {name: value for name, value in found.items() if name not in ("SN", "CmdType")}
-
-    # Subscriptions (9.11)
-
-    async def _subscribe(self, registration: Registration, params: Subscribe) -> dict[str, Any]:
-        before = registration.subscriptions.get(params.event)
-        wanted = Subscription(params.event, params.seconds, params.interval, params.channel)
-        if before is not None and before.channel == params.channel:
-            wanted.dialog, wanted.cseq, wanted.target = before.dialog, before.cseq, before.target
-        answer = await self._ask_for(registration, wanted)
-        if answer.status >= 300:
-            raise Refused(f"设备回答 {answer.status}", f"the device answered {answer.status}", field="event", value=params.event, rule="2xx")
-        if params.seconds:
-            registration.subscriptions[params.event] = wanted
-        else:
-            registration.subscriptions.pop(params.event, None)
-        with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-            await self._keep(registration.identity, registration.record(), registration.expires - time.time())
-        return {"event": params.event, "seconds": params.seconds, "status": answer.status}
-
-    async def _ask_for(self, registration: Registration, wanted: Subscription) -> Message:
-        """SUBSCRIBE, within its dialog if there is one. Raises `Lost`."""
-        body, _ = request("subscribe", wanted, self._serial(), registration.identity)
-        event = f"Catalog;id={self._serial()}" if wanted.event == "Catalog" else "presence"
-        more = [("event", event), ("expires", str(wanted.seconds)), ("contact", self.contact(registration.way)),
-                ("accept", "application/MANSCDP+xml"), ("content-type", "Application/MANSCDP+xml")]
-        wanted.cseq += 1
-        if wanted.dialog:
-            made = self.within("SUBSCRIBE", wanted.target, wanted.dialog, wanted.cseq, registration.way, body=body, more=more)
-        else:
-            made = self.request_to(registration, "SUBSCRIBE", wanted.channel or registration.identity, body=body, more=more)
-            wanted.cseq = 1
-        answer = await self.requests.ask(registration.way, made)
-        if answer.status < 300:
-            wanted.dialog, wanted.target = dialog(made, answer), target_of(answer, made)
-            wanted.until = time.time() + wanted.seconds
-        else:
-            wanted.dialog = []
-        return answer
-
-    async def _renew(self, registration: Registration, wanted: Subscription) -> None:
-        try:
-            await self._ask_for(registration, wanted)
-        except Lost:
-            wanted.dialog = []
-        finally:
-            wanted.busy = False
-            if not wanted.dialog:
-                wanted.until = time.time() + 120  # again after a while
 
     # Upkeep
 
@@ -911,7 +676,7 @@ class SipDoor(asyncio.DatagramProtocol):
                 for wanted in registration.subscriptions.values():
                     if wanted.until - min(30, wanted.seconds / 4) < now and not wanted.busy:
                         wanted.busy = True
-                        self.gateway.spawn(self._renew(registration, wanted))
+                        self.gateway.spawn(self.commands.renew(registration, wanted))
         self.nonces.sweep(int(now))
         self.recent.sweep()
 

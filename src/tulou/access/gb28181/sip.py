@@ -30,6 +30,11 @@ REASONS = {
     100: "Trying", 200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 405: "Method Not Allowed",
     481: "Call/Transaction Does Not Exist", 486: "Busy Here", 503: "Service Unavailable",
 }
+KNOWN = {
+    **{name.title(): name for name in COMPACT.values()}, **{text: name for name, text in WRITTEN.items()},
+    **{name.title(): name for name in ("authorization", "expires", "max-forwards", "date", "user-agent", "subscription-state", "warning")},
+}
+"""Names as they are mostly written."""
 _REQUEST = re.compile(r"([A-Z]{1,20}) (\S{1,400}) SIP/2\.0")
 _STATUS = re.compile(r"SIP/2\.0 ([1-6][0-9]{2})(?: .{0,200})?")
 _NAME = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]{1,64}")
@@ -61,7 +66,10 @@ class Message:
 
     def get(self, name: str) -> str:
         """The first header of a name; empty if there is none."""
-        return next((text for key, text in self.headers if key == name), "")
+        for key, text in self.headers:
+            if key == name:
+                return text
+        return ""
 
     def all(self, name: str) -> list[str]:
         return [text for key, text in self.headers if key == name]
@@ -147,7 +155,10 @@ def _head(head: bytes) -> Message:
     """The start line and headers. Raises `Unreadable`."""
     if len(head) > HEAD:
         raise Unreadable("length", "头部过长", "the headers are too long", "headers", len(head))
-    first, *lines = head.decode("latin-1").replace("\r\n", "\n").split("\n")
+    plain = head.decode("latin-1").replace("\r\n", "\n")
+    first, *lines = plain.split("\n")
+    if "\r" in plain or "\0" in plain:
+        raise unreadable("header", first, "含控制字符", "has control characters")
     message = Message()
     if found := _REQUEST.fullmatch(first):
         message.method, message.uri = found[1], found[2]
@@ -163,10 +174,13 @@ def _head(head: bytes) -> Message:
             message.headers[-1] = name, f"{text} {line.strip()}"
             continue
         name, colon, text = line.partition(":")
-        name = name.rstrip(" \t").lower()
-        if not colon or not _NAME.fullmatch(name) or "\0" in text or "\r" in text:
-            raise unreadable("header", line, "须为 名: 值", "is name: text")
-        message.headers.append((COMPACT.get(name, name), text.strip()))
+        known = KNOWN.get(name)
+        if known is None:
+            known = name.rstrip(" \t").lower()
+            if not colon or not _NAME.fullmatch(known):
+                raise unreadable("header", line, "须为 名: 值", "is name: text")
+            known = COMPACT.get(known, known)
+        message.headers.append((known, text.strip()))
         if len(message.headers) > HEADERS:
             raise Unreadable("count", f"头多于 {HEADERS} 个", f"more than {HEADERS} headers", "headers")
     for name in MANDATORY:
@@ -207,7 +221,7 @@ class Framer:
         self.broken: Unreadable | None = None
         self.pings = 0
         self._rest = bytearray()
-        self._wanted = 0
+        self._wanted = self._lines = 0
 
     @property
     def unfinished(self) -> int:
@@ -222,7 +236,8 @@ class Framer:
         while self.broken is None:
             if rest.startswith((b"\r", b"\n")):  # keep-alive between messages (RFC 5626, 3.5.1)
                 blank = len(rest) - len(rest.lstrip(b"\r\n"))
-                self.pings += rest[:blank].count(b"\r\n\r\n")
+                self._lines += rest[:blank].count(b"\n")
+                self.pings, self._lines = self.pings + self._lines // 2, self._lines % 2
                 del rest[:blank]
             if len(rest) < self._wanted or not rest:
                 break
@@ -236,7 +251,7 @@ class Framer:
                 self.broken = error
                 break
             del rest[:size]
-            self._wanted = 0
+            self._wanted = self._lines = 0
         if self.broken is not None:
             rest.clear()
         return found

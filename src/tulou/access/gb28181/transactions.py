@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tulou.access.gb28181.sip import Message
 
 if TYPE_CHECKING:
-    from tulou.access.gb28181.door import Way
+    from tulou.access.gb28181.registration import Way
 
 T1, T2, TIMEOUT = 0.5, 4.0, 32.0
 """Seconds: timers A and E begin with T1; E grows to T2; B and F."""
