@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sqlite3
+import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.access.camera import CODE, PASSWORD, REALM, SERVER, Camera
-from tests.access.test_gateway import House, until
+from tests.access.camera import CODE, PASSWORD, REALM, SERVER, Camera, Said
+from tests.access.test_gateway import House, certificate, until
 from tulou.access.authenticate import SqlAuthenticator
 from tulou.access.batch import Batch
 from tulou.access.gateway import Config, Gateway
@@ -51,7 +53,9 @@ class Site(House):
     async def door(self, port: int = 0, **changes: Any) -> SipDoor:
         self.database = Database(self.sql_url)
         of = {"port": port or free_port(), "tls_port": 0, "server": SERVER, "realm": REALM, "media": "", **changes}
-        gateway = Gateway(Config(port=0, gb28181=of), SqlAuthenticator(self.database), self.bus, self.database)
+        cert, key = certificate(self.home) if of["tls_port"] else ("", "")
+        config = Config(port=0, gb28181=of, tls_certificate=str(cert), tls_key=str(key))
+        gateway = Gateway(config, SqlAuthenticator(self.database), self.bus, self.database)
         await gateway.start()
         self.gateways.append(gateway)
         (door,) = gateway.doors
@@ -249,8 +253,6 @@ async def test_presence_ends_after_three_keepalives_and_with_the_registration(ho
 
 
 async def test_another_address_is_not_the_device(house: Site, door: SipDoor) -> None:
-    import socket
-
     async with another(door) as camera:
         await camera.register()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thief:
@@ -264,8 +266,6 @@ async def test_another_address_is_not_the_device(house: Site, door: SipDoor) -> 
 
 async def test_answers_go_where_the_datagram_came_from(house: Site, door: SipDoor) -> None:
     """Via and Contact name somebody else, who hears nothing; and an answer is not much longer than the question."""
-    import socket
-
     async with another(door) as camera:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as victim:
             victim.bind(("127.0.0.1", 0))
@@ -356,3 +356,22 @@ async def test_a_device_that_changed_registers_again(house: Site, door: SipDoor)
         await until(lambda: not door.registrations)
         assert (await camera.keepalive()).status == 403
         assert (await camera.register()).status == 403
+
+
+async def test_over_tls_and_with_the_expiry_in_contact(house: Site) -> None:
+    door = await house.door(tls_port=-1)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection("127.0.0.1", door.ports[1], ssl=context)
+    camera = Camera(door.ports[0], OPEN, stream=True)
+    camera.here = ("127.0.0.1", 5061)
+    for seconds, left in ((120, 1), (0, 0)):
+        writer.write(camera.build("REGISTER", [f"m: <sip:{OPEN}@127.0.0.1>;expires={seconds}"]))
+        async with asyncio.timeout(20):
+            said = Said(await reader.readuntil(b"\r\n\r\n"))
+            while not said.status:  # what the house asks a new device
+                await reader.readexactly(int(said["content-length"]))
+                assert "SIP/2.0/TLS" in said["via"]
+                said = Said(await reader.readuntil(b"\r\n\r\n"))
+        assert (said.status, said["expires"], len(door.registrations)) == (200, str(seconds), left)
+    writer.close()

@@ -116,6 +116,8 @@ async def start_gateway(house: House) -> Child | None:
         return None
     for port, setting, kind in listens:
         _free(config.host, port, setting, kind)
+    if config.gb28181 is not None and config.gb28181["port"]:
+        _free(config.host, config.gb28181["port"], "gb28181_port", socket.SOCK_DGRAM)
     child = Child(
         "gateway", [sys.executable, "-m", "tulou.access.gateway"],
         env={**os.environ, "TULOU_GATEWAY": config.to_json(), "TULOU_LOG_LEVEL": house.settings.log_level},

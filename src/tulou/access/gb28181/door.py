@@ -58,6 +58,8 @@ ASKING, ASKING_OF = 500, 8
 """Look-ups of devices under way, and of one address."""
 ANSWERS, ANSWERS_PAUSE = 500, 0.02
 """Answers to strangers of an address in a row, then one each so many seconds: a forged source is not flooded."""
+KEEPING = 1000
+"""Registrations on their way to the disk."""
 AT_ONCE = 50
 """New devices that are asked about themselves at the same time."""
 UNFINISHED, BARE = 30, 60
@@ -146,6 +148,7 @@ class SipDoor(asyncio.DatagramProtocol):
         self._servers: list[asyncio.Server] = []
         self._transport: asyncio.DatagramTransport | None = None
         self._asking: dict[str, int] = {}
+        self._registering_now = 0
         self._refusals: dict[int, Refusal] = {}
         self._number = random.randrange(1, 1 << 20)  # noqa: S311 - only to tell runs apart
         self._tag = secrets.token_hex(4)
@@ -367,6 +370,10 @@ class SipDoor(asyncio.DatagramProtocol):
             if judged != digest.FRESH or not self.nonces.use(credentials["nonce"], credentials.get("nc") if "qop" in credentials else None):
                 self._challenge(message, way, realm, True)
                 return
+        if self._registering_now >= KEEPING:  # it comes again
+            self.throttled += 1
+            return
+        self._registering_now += 1
         key = _key(message, way)
         self.recent.put(identity, key, b"")
         self.gateway.spawn(self._registering(message, way, speaker, identity, expires, key))
@@ -386,8 +393,10 @@ class SipDoor(asyncio.DatagramProtocol):
             await self.keep(identity, made.record() if expires else b"", expires)
         except (nats.errors.Error, TimeoutError, OSError) as error:
             log.warning("a registration cannot be kept: %r", error)
-            self._reply(message, way, 503, [("retry-after", "30")])
+            self.recent.put(identity, key, self._reply(message, way, 503, [("retry-after", "30")]))
             return
+        finally:
+            self._registering_now -= 1
         if not expires:
             gone = self.registrations.get(identity)
             if gone is not None:
