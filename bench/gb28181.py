@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python bench/gb28181.py [--devices 2000] [--clients 50] [--window 8] [--messages 40000]
 
-Every device registers once (REGISTER, 401, REGISTER, 200), 100 at a time; 200 means that JetStream has synced the registration. Then
+Every device registers once (REGISTER, 401, REGISTER, 200), 100 at a time, from 100 addresses; 200 means that JetStream has synced the registration. Then
 each of `clients` devices keeps `window` alarms of eight readings unanswered; 200 means that the batch is synced. Prints one JSON object.
 """
 
@@ -143,7 +143,7 @@ async def measure(devices: int, clients: int, window: int, messages: int) -> dic
                 break
             except OSError:
                 await asyncio.sleep(0.1)
-        made = [(await loop.create_datagram_endpoint(lambda no=no: Device(no), remote_addr=("127.0.0.1", port)))[1] for no in range(devices)]
+        made = [(await loop.create_datagram_endpoint(lambda no=no: Device(no), local_addr=(f"127.0.1.{no % 100 + 1}", 0), remote_addr=("127.0.0.1", port)))[1] for no in range(devices)]
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one(device: Device) -> None:

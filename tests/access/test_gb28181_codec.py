@@ -130,9 +130,9 @@ def test_the_example_of_rfc_2617_without_quality() -> None:
 
 def test_nonces_are_ours_young_and_used_once() -> None:
     nonces = digest.Nonces()
-    made = nonces.make(1000)
-    assert [nonces.judge(made, at) for at in (1000, 1300, 1301)] == [digest.FRESH, digest.FRESH, digest.STALE]
-    assert {digest.Nonces().judge(made, 1000), nonces.judge("", 1000), nonces.judge("zz" * 20, 1000), nonces.judge("é" * 40, 1000)} == {digest.FOREIGN}
+    made = nonces.make(1000, "h")
+    assert [nonces.judge(made, at, "h") for at in (1000, 1300, 1301)] == [digest.FRESH, digest.FRESH, digest.STALE]
+    assert {digest.Nonces().judge(made, 1000, "h"), *(nonces.judge(one, 1000, "h") for one in ("", "zz" * 20, "é" * 40)), nonces.judge(made, 1000, "other")} == {digest.FOREIGN}
     assert [nonces.use(made, count) for count in ("1", "1", "x", "0a", None)] == [True, False, False, True, False]
     nonces.sweep(1302)
     assert not nonces._used
@@ -141,9 +141,9 @@ def test_nonces_are_ours_young_and_used_once() -> None:
 def test_nonces_that_are_forgotten_are_not_good_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digest, "REMEMBERED", 2)
     nonces = digest.Nonces()
-    made = [nonces.make(1000 + number) for number in range(3)]
+    made = [nonces.make(1000 + number, "h") for number in range(3)]
     assert all(nonces.use(nonce, None) for nonce in made)
-    assert [nonces.judge(nonce, 1003) for nonce in made] == [digest.STALE, digest.FRESH, digest.FRESH]
+    assert [nonces.judge(nonce, 1003, "h") for nonce in made] == [digest.STALE, digest.FRESH, digest.FRESH]
 
 
 # -- MANSCDP

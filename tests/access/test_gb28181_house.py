@@ -21,6 +21,7 @@ from tests.access.camera import REALM, SERVER, Camera, Said
 from tests.access.conftest import Estate, eventually
 from tests.access.test_gateway import command
 from tulou import access
+from tulou.access.live import Hub
 from tulou.access.supervise import gateway_config
 from tulou.kernel.bus import free_port
 from tulou.kernel.errors import Invalid
@@ -201,6 +202,26 @@ async def test_commands_and_their_answers(estate: Estate, lin: httpx.AsyncClient
     assert (await chen.post(path, json={"method": "reboot", "params": {}})).status_code == 404
     assert (await yang.post(path, json={"method": "reboot", "params": {}})).status_code == 403
     await camera.close()
+
+
+async def test_a_command_waits_for_a_stream_that_broke(estate: Estate, lin: httpx.AsyncClient) -> None:
+    code = "34020000001320000016"
+    device = await estate.device(lin, "fuzhou", "broken", type="Device", protocol="gb28181", identity=code, password=SECRET)
+    camera = await camera_of(estate, code, stream=True)
+    await camera.close()
+
+    async def closed() -> bool:  # the gateway says so each second
+        return all(body["fields"]["gb28181"]["connections"] == 0 for body in estate.house.service(Hub).told("gateway"))
+
+    await eventually(closed)
+    sent = await lin.post(f"/devices/{device['id']}/commands", json={"method": "reboot", "params": {}, "expires_s": 120})
+    waiting = (await lin.get(f"/commands/{sent.json()['no']}", params={"wait": 1})).json()
+    assert (waiting["state"], waiting["attempts"]) == ("waiting", 0)
+    again = await Camera(estate.house.settings.gb28181_port, code, SECRET, stream=True).open()
+    assert (await again.keepalive()).status == 200
+    done = (await lin.get(f"/commands/{waiting['no']}", params={"wait": 20})).json()
+    assert (done["state"], len(told(again, "TeleBoot"))) == ("done", 1)
+    await again.close()
 
 
 async def test_subscriptions_are_made_and_notified(estate: Estate, lin: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """Digest authentication (RFC 2617, RFC 7616) with MD5 and SHA-256, for REGISTER.
 
-Law: pure; time is a parameter. A challenge costs no memory: its nonce says when it was made, under a key of this process. A nonce
+Law: pure; time is a parameter. A challenge costs no memory: its nonce says when it was made, and for which
+address, under a key of this process; so who answers it receives what is sent there. A nonce
 that proved something is remembered until it is too old: without a count it is used up, with one (`qop=auth`) the count has to
 grow; so nothing that was overheard can be said again. Passwords are not kept, but what both sides compute from them (HA1), which
 is worth as much as the password within its realm.
@@ -88,18 +89,18 @@ class Nonces:
         self._used: OrderedDict[str, int] = OrderedDict()
         self._floor = 0
 
-    def make(self, now: int) -> str:
-        """A nonce, at `now` in seconds."""
+    def make(self, now: int, host: str) -> str:
+        """A nonce for an address, at `now` in seconds."""
         said = f"{now:08x}{secrets.token_hex(6)}"
-        return said + self._seal(said)
+        return said + self._seal(said, host)
 
-    def _seal(self, said: str) -> str:
-        return hmac.digest(self._key, said.encode(), "sha256")[:10].hex()
+    def _seal(self, said: str, host: str) -> str:
+        return hmac.digest(self._key, f"{said} {host}".encode(), "sha256")[:10].hex()
 
-    def judge(self, nonce: str, now: int) -> str:
-        """What a nonce is: `FRESH` also if it was used."""
+    def judge(self, nonce: str, now: int, host: str) -> str:
+        """What a nonce from an address is: `FRESH` also if it was used."""
         said, seal = nonce[:20], nonce[20:]
-        if not hmac.compare_digest(self._seal(said).encode(), seal.encode("utf-8", "replace")):
+        if not hmac.compare_digest(self._seal(said, host).encode(), seal.encode("utf-8", "replace")):
             return FOREIGN
         made = int(said[:8], 16)
         return FRESH if made >= self._floor and now - made <= LIFETIME else STALE

@@ -56,8 +56,8 @@ EXPIRES, LEAST, LONGEST = 3600, 60, 7 * 86400
 """Seconds of a registration that does not say; at least; at most."""
 ASKING, ASKING_OF = 500, 8
 """Look-ups of devices under way, and of one address."""
-ANSWERS, ANSWERS_PAUSE = 500, 0.02
-"""Answers to strangers of an address in a row, then one each so many seconds: a forged source is not flooded."""
+ANSWERS, ANSWERS_PAUSE = 500, 0.01
+"""Answers over UDP to strangers of an address in a row, then one each so many seconds: a forged source is not flooded."""
 KEEPING = 1000
 """Registrations on their way to the disk."""
 AT_ONCE = 50
@@ -230,6 +230,10 @@ class SipDoor(asyncio.DatagramProtocol):
         self.links.discard(link)
         self.bare.discard(link)
         self.gateway.closed(link)
+        for identity in link.registrations:
+            registration = self.registrations.get(identity)
+            if registration is not None and registration.way.link is link:
+                self._withdraw(registration)
 
     # Messages
 
@@ -273,10 +277,11 @@ class SipDoor(asyncio.DatagramProtocol):
 
     def _stranger(self, request: Message, way: Way, status: int, more: Sequence[tuple[str, str]] = ()) -> None:
         """Answer who proved nothing."""
-        if self.strangers.wait(way.host) > 0:
-            self.throttled += 1
-            return
-        self.strangers.failed(way.host)
+        if way.link is None:
+            if self.strangers.wait(way.host) > 0:
+                self.throttled += 1
+                return
+            self.strangers.failed(way.host)
         self._reply(request, way, status, more)
 
     # Registration (9.1)
@@ -300,14 +305,19 @@ class SipDoor(asyncio.DatagramProtocol):
             self._admit(message, way, speaker, identity, min(expires, LONGEST), credentials)
         elif self.identities.stranger(identity.encode()):
             self._refuse(message, way, identity, credentials)
+        elif credentials is not None and self._fresh(credentials, way) and self.throttle.wait(way.host) > 0:
+            self.throttled += 1
         elif self._may_ask(way.host):
             self.gateway.spawn(self._look(message, way, identity, min(expires, LONGEST), credentials))
+        else:
+            self._challenge(message, way, self.realm, False)
 
     def _may_ask(self, host: str) -> bool:
-        if self.throttle.wait(host) > 0 or self._asking.get(host, 0) >= ASKING_OF or sum(self._asking.values()) >= ASKING:
-            self.throttled += 1
-            return False
-        return True
+        return self._asking.get(host, 0) < ASKING_OF and sum(self._asking.values()) < ASKING
+
+    def _fresh(self, credentials: dict[str, str], way: Way) -> bool:
+        """Whether the nonce is of us, for this address, and young: who says so receives what is sent there."""
+        return self.nonces.judge(credentials["nonce"], int(time.time()), way.host) == digest.FRESH
 
     async def _look(self, message: Message, way: Way, identity: str, expires: int, credentials: dict[str, str] | None) -> None:
         self._asking[way.host] = self._asking.get(way.host, 0) + 1
@@ -323,7 +333,6 @@ class SipDoor(asyncio.DatagramProtocol):
                 del self._asking[way.host]
         try:
             if speaker is None:
-                self.throttle.failed(way.host)
                 self._refuse(message, way, identity, credentials)
             else:
                 self._admit(message, way, speaker, identity, expires, credentials)
@@ -332,9 +341,10 @@ class SipDoor(asyncio.DatagramProtocol):
 
     def _refuse(self, message: Message, way: Way, identity: str, credentials: dict[str, str] | None) -> None:
         """Nobody has this code; as for a wrong password, it shows after the challenge."""
-        if credentials is None:
-            self._challenge(message, way, self.realm, False)
+        if credentials is None or not self._fresh(credentials, way):
+            self._challenge(message, way, self.realm, credentials is not None)
             return
+        self.throttle.failed(way.host)
         self.unknown += 1
         self.unknown_codes.pop(identity, None)
         self.unknown_codes[identity] = None
@@ -343,7 +353,7 @@ class SipDoor(asyncio.DatagramProtocol):
         self._stranger(message, way, 403)
 
     def _challenge(self, message: Message, way: Way, realm: str, stale: bool) -> None:
-        nonce = self.nonces.make(int(time.time()))
+        nonce = self.nonces.make(int(time.time()), way.host)
         algorithms = (digest.SHA256, digest.MD5) if message.get("x-gb-ver").startswith("3") else (digest.MD5,)
         self._stranger(message, way, 401, [("www-authenticate", digest.challenge(realm, nonce, one, stale)) for one in algorithms])
 
@@ -353,13 +363,12 @@ class SipDoor(asyncio.DatagramProtocol):
         """Let a device that is known register, if it proves its password where one is set."""
         if speaker.secret:
             realm = digest.realm_of(speaker.secret)
-            if credentials is None:
-                self._challenge(message, way, realm, False)
+            if credentials is None or not self._fresh(credentials, way):
+                self._challenge(message, way, realm, credentials is not None)
                 return
             if self.throttle.wait(way.host) > 0:
                 self.throttled += 1
                 return
-            judged = self.nonces.judge(credentials["nonce"], int(time.time()))
             right = credentials["username"] == identity and credentials.get("realm", realm) == realm and digest.proves(
                 speaker.secret, "REGISTER", credentials)
             if not right:
@@ -367,7 +376,7 @@ class SipDoor(asyncio.DatagramProtocol):
                 self.throttle.failed(way.host)
                 self._stranger(message, way, 403)
                 return
-            if judged != digest.FRESH or not self.nonces.use(credentials["nonce"], credentials.get("nc") if "qop" in credentials else None):
+            if not self.nonces.use(credentials["nonce"], credentials.get("nc") if "qop" in credentials else None):
                 self._challenge(message, way, realm, True)
                 return
         if self._registering_now >= KEEPING:  # it comes again
@@ -417,8 +426,9 @@ class SipDoor(asyncio.DatagramProtocol):
 
     def _welcome(self, made: Registration, before: Registration | None) -> None:
         """Begin a registration, or go on with one from another REGISTER."""
-        if before is not None and before.speaker is made.speaker:
-            before.way, before.expires, before.edition = made.way, made.expires, made.edition
+        if before is not None and (before.speaker.device, before.speaker.secret) == (made.speaker.device, made.speaker.secret):
+            self._moved(before, made.way)
+            before.speaker, before.expires, before.edition = made.speaker, made.expires, made.edition
             made = before
         elif before is not None:
             self.drop(before, told=False)
@@ -474,11 +484,15 @@ class SipDoor(asyncio.DatagramProtocol):
 
     def _sleeps(self, registration: Registration) -> None:
         """The device is offline: it takes no commands, its calls are over."""
+        self._withdraw(registration)
+        self.calls.gone(registration)
+
+    def _withdraw(self, registration: Registration) -> None:
+        """The device takes no commands until it is heard again."""
         registration.awake = False
         if registration.target is not None:
             self.gateway.courier.gone(registration.target, ())
             registration.target = None
-        self.calls.gone(registration)
 
     def _heard(self, registration: Registration) -> None:
         registration.heard = time.time_ns() // 1000
