@@ -308,6 +308,7 @@ class SipDoor(asyncio.DatagramProtocol):
         elif credentials is not None and self._fresh(credentials, way) and self.throttle.wait(way.host) > 0:
             self.throttled += 1
         elif self._may_ask(way.host):
+            self._asking[way.host] = self._asking.get(way.host, 0) + 1
             self.gateway.spawn(self._look(message, way, identity, min(expires, LONGEST), credentials))
         else:
             self._challenge(message, way, self.realm, False)
@@ -320,7 +321,6 @@ class SipDoor(asyncio.DatagramProtocol):
         return self.nonces.judge(credentials["nonce"], int(time.time()), way.host) == digest.FRESH
 
     async def _look(self, message: Message, way: Way, identity: str, expires: int, credentials: dict[str, str] | None) -> None:
-        self._asking[way.host] = self._asking.get(way.host, 0) + 1
         try:
             speaker = await self.identities.find(identity.encode())
         except Exception as error:
