@@ -9,6 +9,8 @@ declare -A untested=(
   [mosquitto-clients]="mosquitto_pub 的端到端测试 / end-to-end tests with mosquitto_pub"
   [chromium]="控制台的浏览器测试 / browser tests of the console"
   [chromium-driver]="控制台的浏览器测试 / browser tests of the console"
+  [sip-tester]="GB/T 28181 的 SIPp 测试 / GB/T 28181 with SIPp"
+  [tshark]="GB/T 28181 报文的 tshark 校验 / GB/T 28181 on the wire, read by tshark"
   [wrk]="HTTP 性能 / HTTP benchmarks"
   [fonts-noto-cjk]="截图中的中文 / Chinese text in screenshots"
 )
@@ -19,6 +21,7 @@ have() {
     mosquitto) [[ -x /usr/sbin/mosquitto ]] || command -v mosquitto >/dev/null ;;
     mosquitto-clients) command -v mosquitto_pub >/dev/null ;;
     chromium) command -v chromium >/dev/null || command -v google-chrome >/dev/null ;;
+    sip-tester) command -v sipp >/dev/null ;;
     chromium-driver) command -v chromedriver >/dev/null ;;
     fonts-noto-cjk) compgen -G '/usr/share/fonts/opentype/noto/NotoSansCJK*' >/dev/null ;;
     *) command -v "$1" >/dev/null ;;

@@ -30,7 +30,7 @@ def fake_directory(rows: list[tuple[int, int, int, int]]) -> Any:
 
     made = SimpleNamespace(
         no=np.array([r[0] for r in rows], np.int64), seen=np.array([r[1] * S for r in rows], np.int64),
-        device=np.array([r[3] for r in rows], np.uint8), size=len(rows),
+        device=np.array([r[3] for r in rows], np.uint8), gone=np.zeros(len(rows), np.int64), size=len(rows),
         offline_after=lambda: np.array([r[2] for r in rows], np.int64),
     )
     made.rows = lambda nos: Directory.rows(made, nos)

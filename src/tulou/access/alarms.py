@@ -78,7 +78,7 @@ def absence(directory: Directory, now: int, listening_since: int, is_open: Mappi
     """
     seen = directory.seen
     heard = np.where(seen > 0, np.maximum(seen, listening_since), 0)
-    silent = (directory.device > 0) & (seen > 0) & ~np.asarray(online(heard, now, directory.offline_after()))
+    silent = (directory.device > 0) & (seen > 0) & ~np.asarray(online(heard, now, directory.offline_after(), directory.gone))
     changes = [
         Change("raised", no, OFFLINE, None, now, now) for no in directory.no[silent].tolist() if no not in is_open
     ]

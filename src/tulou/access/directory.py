@@ -41,7 +41,7 @@ OFFLINE_AFTER = 600
 
 COLUMNS: tuple[tuple[str, Any, Any], ...] = (
     ("no", np.int64, 0), ("org", np.int32, 0), ("type", np.int32, 0), ("lon", np.float64, np.nan),
-    ("lat", np.float64, np.nan), ("synthetic", np.uint8, 0), ("device", np.uint8, 0), ("seen", np.int64, 0),
+    ("lat", np.float64, np.nan), ("synthetic", np.uint8, 0), ("device", np.uint8, 0), ("seen", np.int64, 0), ("gone", np.int64, 0),
     ("alarms", np.int32, 0),
 )
 
@@ -66,6 +66,7 @@ class Directory:
     synthetic: NDArray[np.uint8]
     device: NDArray[np.uint8]
     seen: NDArray[np.int64]
+    gone: NDArray[np.int64]
     alarms: NDArray[np.int32]
 
     def __init__(self, house: House) -> None:
@@ -112,7 +113,7 @@ class Directory:
 
     async def _reload(self) -> None:
         self._stale = False
-        seen = dict(zip(self.no.tolist(), self.seen.tolist(), strict=True))
+        seen = dict(zip(self.no.tolist(), zip(self.seen.tolist(), self.gone.tolist(), strict=True), strict=True))
         rows = await self.house.db.read(lambda c: _entities(c, None))
         marks = await self.house.db.read(_marks)
         self.size = 0
@@ -122,8 +123,9 @@ class Directory:
         self._mark(self.no.tolist(), *marks)
         if seen:
             at, known = self.rows(np.fromiter(seen, np.int64, len(seen)))
-            times = np.fromiter(seen.values(), np.int64, len(seen))[known]
-            self.seen[at] = np.maximum(self.seen[at], times)
+            times = np.array(list(seen.values()), np.int64)[known]
+            self.seen[at] = np.maximum(self.seen[at], times[:, 0])
+            self.gone[at] = times[:, 1]
         self.version += 1
 
     async def refresh(self, nos: Collection[int]) -> None:
@@ -178,7 +180,7 @@ class Directory:
         self.lon[start:] = [np.nan if row.lon is None else row.lon for row in rows]
         self.lat[start:] = [np.nan if row.lat is None else row.lat for row in rows]
         self.synthetic[start:] = [row.synthetic for row in rows]
-        for column in (self.device, self.seen, self.alarms):
+        for column in (self.device, self.seen, self.gone, self.alarms):
             column[start:] = 0
 
     def _drop(self, rows: Sequence[int]) -> None:
@@ -311,6 +313,11 @@ class Directory:
         times = at if isinstance(at, int) else at[known]
         np.maximum.at(self.seen, rows, times)
 
+    def leaves(self, nos: NDArray[np.int64], at: NDArray[np.int64]) -> None:
+        """Entities that are offline from `at` (µs) on by their protocol, if they are not heard again."""
+        rows, known = self.rows(nos)
+        self.gone[rows] = at[known]
+
     async def recount(self, nos: Collection[int]) -> None:
         """Read how many alarms of these entities are open: after some were raised or cleared."""
         wanted = sorted(set(nos))
@@ -338,7 +345,7 @@ class Directory:
     def states(self, now: int | None = None) -> NDArray[np.uint8]:
         """The state of every row now (`presence.STATES`)."""
         now = time.time_ns() // 1000 if now is None else now
-        return states(self.seen, now, self._offline_after[self.type], self.device, self.alarms)
+        return states(self.seen, now, self._offline_after[self.type], self.device, self.alarms, self.gone)
 
     def offline_after(self) -> NDArray[np.int64]:
         """The timeout of every row, in seconds."""

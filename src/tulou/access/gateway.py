@@ -76,7 +76,7 @@ class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
     `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
     {codec: its module, port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
-    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
+    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -97,6 +97,7 @@ class Config:
     outbound: Mapping[str, Any] | None = None
     coap_port: int = 0
     lwm2m: bool = False
+    gb28181: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -524,6 +525,8 @@ class Gateway:
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
         if config.coap_port:
             self.doors += _coap_doors(self, db, config)
+        if config.gb28181 is not None and db is not None:
+            self.doors.append(_gb28181_door(self, db, config))
         self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
 
     async def start(self) -> None:
@@ -691,11 +694,12 @@ class Gateway:
         if self.polls is not None:
             self.polls.changed(device_id)
 
-    def present(self, identity: DeviceIdentity, online: bool) -> None:
-        """Tell the house that a device was heard, or that its last connection closed."""
+    def present(self, identity: DeviceIdentity, online: bool, **more: int) -> None:
+        """Tell the house that a device was heard, or that its last connection closed. `more`: `at` if it was not now, `gone` when
+        it is offline by its protocol if it is not heard again; both in µs."""
         self._presence.append({
             "entity": identity.entity, "device": identity.device_id, "online": online,
-            "at": time.time_ns() // 1000,
+            "at": time.time_ns() // 1000, **more,
         })
 
     async def _upkeep(self) -> None:
@@ -783,15 +787,28 @@ def _coap_doors(gateway: Gateway, db: Database | None, config: Config) -> list[D
     return [coap, Lwm2mDoor(gateway, coap, Identities(db, "lwm2m", gateway.class_of))]
 
 
-def _poll_door(gateway: Gateway, db: Database, config: Config) -> PollDoor:
-    def outbound() -> Outbound:
+def _gb28181_door(gateway: Gateway, db: Database, config: Config) -> Door:
+    from tulou.access.gb28181.door import SipDoor
+    from tulou.access.gb28181.media import MediaServer
+
+    of = config.gb28181 or {}
+    return SipDoor(gateway, Identities(db, "gb28181", gateway.class_of), MediaServer(of["media"], _outbound(config)), of)
+
+
+def _outbound(config: Config) -> Callable[[], Outbound]:
+    """Makes the judge of addresses to dial, whose import is left until one is dialled."""
+    def make() -> Outbound:
         from tulou.kernel.outbound import Outbound
         from tulou.kernel.settings import Settings
 
         return Outbound(Settings(**(config.outbound or {})))
 
+    return make
+
+
+def _poll_door(gateway: Gateway, db: Database, config: Config) -> PollDoor:
     of = config.fields.get("dtu", {})
-    return PollDoor(gateway, db, outbound, of.get("port", 0), of.get("tls_port", 0))
+    return PollDoor(gateway, db, _outbound(config), of.get("port", 0), of.get("tls_port", 0))
 
 
 def rss() -> int:

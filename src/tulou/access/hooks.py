@@ -58,6 +58,7 @@ def protocols() -> Mapping[str, str]:
             "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
         )},
         "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
+        "gb28181": "tulou.access.protocols.gb28181",
     }
 
 
@@ -74,6 +75,7 @@ def streams(house: House) -> Sequence[StreamSpec]:
         StreamSpec("MQTT", ("tulou.mqtt.log.>",), min(most, 1 << 30), house.settings.mqtt_hours * 3600.0,
                    discard_old=True),
         StreamSpec("MQTT_RETAINED", ("tulou.mqtt.retained.>",), min(most, 512 << 20), last_only=True),
+        StreamSpec("GB28181", ("tulou.gb28181.>",), min(most, 256 << 20), last_only=True),
         StreamSpec("MQTT_SESSIONS", ("tulou.mqtt.session.>",), min(most, 512 << 20), last_only=True),
     ]
 

@@ -164,10 +164,12 @@ class Hub:
                     pending[item[0], item[1]] = item
 
     async def _present(self, message: Msg) -> None:
-        marks = [mark for mark in orjson.loads(message.data) if mark["online"]]
-        self.directory.heard(
-            np.array([mark["entity"] for mark in marks], np.int64), np.array([mark["at"] for mark in marks], np.int64)
-        )
+        told = orjson.loads(message.data)
+        for name, marks, take in (
+            ("at", [mark for mark in told if mark["online"]], self.directory.heard),
+            ("gone", [mark for mark in told if "gone" in mark], self.directory.leaves),
+        ):
+            take(np.array([mark["entity"] for mark in marks], np.int64), np.array([mark[name] for mark in marks], np.int64))
 
     async def _stats(self, message: Msg) -> None:
         kind = message.subject.rsplit(".", 1)[-1]
@@ -216,7 +218,7 @@ class Hub:
         directory = self.directory
         mask = directory.within(orgs)
         devices = mask & (directory.device > 0)
-        here = np.asarray(online(directory.seen, time.time_ns() // 1000, directory.offline_after()))
+        here = np.asarray(online(directory.seen, time.time_ns() // 1000, directory.offline_after(), directory.gone))
         rate = self.rate(orgs)
         return {
             "entities": int(mask.sum()), "devices": int(devices.sum()), "online": int((devices & here).sum()),

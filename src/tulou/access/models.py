@@ -51,7 +51,8 @@ device_identities = sa.Table(
     sa.Column("created_by", sa.String(128), nullable=False),
     sa.Index("ix_device_identities_entity_no", "entity_no"),
 )
-"""Who a device is in a field protocol: MN, terminal phone, VIN. `password_hash` is argon2id, empty where none is asked."""
+"""Who a device is in a field protocol: MN, terminal phone, VIN. `password_hash` is argon2id, or what a digest is
+computed from (`protocols.Digested`), empty where none is asked."""
 
 device_polls = sa.Table(
     "device_polls", metadata,

@@ -34,7 +34,7 @@ from tulou.access.models import (
     forget_devices,
     identity_document,
 )
-from tulou.access.protocols import load
+from tulou.access.protocols import Digested, load
 from tulou.context import ContextService, NewEntity, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
@@ -192,6 +192,15 @@ class Devices:
             )
         return spoken.model_copy(update={"identity": codec.identity(spoken.identity).decode()})
 
+    async def _secret(self, spoken: Identity | None) -> str:
+        """What is kept of a protocol password; empty if there is none."""
+        if spoken is None or not spoken.password:
+            return ""
+        codec = self.codecs[spoken.protocol]
+        if isinstance(codec, Digested):
+            return codec.secret(spoken.identity, spoken.password, self.house.settings.sip_realm)
+        return await passwords.hashed(spoken.password)
+
     async def _create(self, actor: Actor, news: list[NewDevice]) -> list[dict[str, Any] | TulouError]:
         """Make what is missing of these devices; a document or an error for each."""
         if not news:
@@ -208,7 +217,7 @@ class Devices:
             ]), strict=True,
         ))
         tokens = {device_id: new_token() for device_id in numbers}
-        hashes = {new.device_id: await passwords.hashed(new.password) if new.password else "" for new in missing}
+        hashes = {new.device_id: await self._secret(new.spoken) for new in missing}
         now = utcnow()
         statuses = {org: self._status(org) for org in {new.org for new in news}}
 
@@ -328,7 +337,7 @@ class Devices:
         """
         row = await self.mine(actor, WRITE, device_id)
         spoken = self._canonical(spoken)
-        secret = await passwords.hashed(spoken.password) if spoken.password else ""
+        secret = await self._secret(spoken)
         table = device_identities
         this = sa.and_(table.c.protocol == spoken.protocol, table.c.identity == spoken.identity)
         values = {

@@ -22,7 +22,8 @@ from tulou.kernel.errors import Invalid, Unavailable
 if TYPE_CHECKING:
     from tulou.kernel.house import House
 
-OUTBOUND = ("outbound_allow", "outbound_deny", "http_port", "mqtt_port", "mqtts_port", "field_ports", "field_tls_ports")
+OUTBOUND = ("outbound_allow", "outbound_deny", "http_port", "mqtt_port", "mqtts_port", "field_ports", "field_tls_ports", "gb28181_port",
+            "gb28181_tls_port")
 """Settings by which addresses to dial are judged."""
 START = 20.0
 """Seconds within which a gateway must listen."""
@@ -47,7 +48,8 @@ def gateway_config(house: House) -> Config:
             )
         if not isinstance(load(spoken[protocol]), FieldCodec):
             raise Invalid(
-                f"协议 {protocol} 不经 TCP；请用 coap_port", f"{protocol} does not come over TCP; see coap_port",
+                f"协议 {protocol} 有自己的端口设置：coap_port、gb28181_port",
+                f"{protocol} has a setting of its own for its port: coap_port, gb28181_port",
                 field="field_ports", value=protocol, rule="a protocol over TCP",
             )
     if settings.lwm2m not in ("", "nosec") or (settings.lwm2m and not settings.coap_port):
@@ -55,6 +57,12 @@ def gateway_config(house: House) -> Config:
             f"设置项 lwm2m 为空或 nosec（须设 coap_port），现为 {settings.lwm2m!r}",
             f"setting lwm2m is empty or nosec, with a coap_port, not {settings.lwm2m!r}",
             field="lwm2m", value=settings.lwm2m, rule="nosec",
+        )
+    if not re.fullmatch(r"[0-9]{20}", settings.gb28181_id) or not re.fullmatch(r"[A-Za-z0-9.-]{1,40}", settings.sip_realm):
+        raise Invalid(
+            f"gb28181_id 须为 20 位数字，gb28181_realm 只含字母、数字、点与连字符，现为 {settings.gb28181_id!r} 与 {settings.gb28181_realm!r}",
+            f"gb28181_id has 20 digits, gb28181_realm letters, digits, dots and hyphens, not {settings.gb28181_id!r} and {settings.gb28181_realm!r}",
+            field="gb28181_id", value=settings.gb28181_id, rule="20 digits",
         )
     if settings.mqtt_anonymous and not re.fullmatch(r"[a-z0-9-]{1,64}", settings.mqtt_anonymous):
         raise Invalid(
@@ -84,6 +92,10 @@ def gateway_config(house: House) -> Config:
         },
         outbound={name: getattr(settings, name) for name in OUTBOUND},
         coap_port=settings.coap_port, lwm2m=bool(settings.lwm2m),
+        gb28181={
+            "port": settings.gb28181_port, "tls_port": settings.gb28181_tls_port, "server": settings.gb28181_id,
+            "realm": settings.sip_realm, "media": settings.gb28181_media,
+        } if settings.gb28181_port or settings.gb28181_tls_port else None,
     )
 
 
@@ -98,10 +110,14 @@ async def start_gateway(house: House) -> Child | None:
     listens = [(port, setting, socket.SOCK_STREAM) for port, setting in ports if port]
     if config.coap_port:
         listens.append((config.coap_port, "coap_port", socket.SOCK_DGRAM))
+    if config.gb28181 is not None:
+        listens += [(config.gb28181[key], f"gb28181_{key}", socket.SOCK_STREAM) for key in ("port", "tls_port") if config.gb28181[key]]
     if not listens:
         return None
     for port, setting, kind in listens:
         _free(config.host, port, setting, kind)
+    if config.gb28181 is not None and config.gb28181["port"]:
+        _free(config.host, config.gb28181["port"], "gb28181_port", socket.SOCK_DGRAM)
     child = Child(
         "gateway", [sys.executable, "-m", "tulou.access.gateway"],
         env={**os.environ, "TULOU_GATEWAY": config.to_json(), "TULOU_LOG_LEVEL": house.settings.log_level},

@@ -55,6 +55,16 @@ class Settings:
         "", "在 CoAP 端口接受 LwM2M 注册：空为不接受；nosec 为不加密，仅限封闭网络",
         "accept LwM2M registrations on the CoAP port: empty: no; nosec: unencrypted, for closed networks only",
     )
+    gb28181_port: int = _entry(0, "GB/T 28181 信令端口（UDP 与 TCP）", "GB/T 28181 signalling port (UDP and TCP); 0 closes the listener")
+    gb28181_tls_port: int = _entry(0, "GB/T 28181 信令 TLS 端口", "GB/T 28181 signalling over TLS; 0 closes the listener")
+    gb28181_id: str = _entry("35000000002000000001", "本平台的国标编码（20 位）", "the house's own code in GB/T 28181, 20 digits")
+    gb28181_realm: str = _entry(
+        "", "国标 SIP 域，空为编码前 10 位；用于此后所设口令",
+        "realm of GB/T 28181, empty: the first 10 digits of the code; it is that of passwords set from then on",
+    )
+    gb28181_media: str = _entry(
+        "", "媒体服务器接口地址；空为不能点播", "address of the media server's interface for GB/T 28181; empty: nothing can be played"
+    )
     field_tls_ports: str = _entry("", "现场协议 TLS 端口，写法同上", "ports of field protocols over TLS, written alike")
     tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
@@ -177,9 +187,15 @@ class Settings:
         return {name: (plain.get(name, 0), encrypted.get(name, 0)) for name in {**plain, **encrypted}}
 
     @property
+    def sip_realm(self) -> str:
+        """The realm of GB/T 28181."""
+        return self.gb28181_realm or self.gb28181_id[:10]
+
+    @property
     def listening(self) -> list[int]:
         """Every TCP port that is open for devices and people."""
-        ports = [self.http_port, self.mqtt_port, self.mqtts_port, *(p for pair in self.fields.values() for p in pair)]
+        ports = [self.http_port, self.mqtt_port, self.mqtts_port, *(p for pair in self.fields.values() for p in pair),
+                 self.gb28181_port, self.gb28181_tls_port]
         return [port for port in ports if port]
 
     @property

@@ -299,7 +299,7 @@ def chdb_opens(settings: Settings) -> Finding:
 def ports_free(settings: Settings) -> Finding:
     """The ports that listeners want are free."""
     taken = []
-    udp = [(settings.coap_port, socket.SOCK_DGRAM)] if settings.coap_port else []
+    udp = [(port, socket.SOCK_DGRAM) for port in (settings.coap_port, settings.gb28181_port) if port]
     for port, kind in [*((port, socket.SOCK_STREAM) for port in settings.listening), *udp]:
         with socket.socket(socket.AF_INET6 if ":" in settings.bind else socket.AF_INET, kind) as s:
             if kind == socket.SOCK_STREAM:

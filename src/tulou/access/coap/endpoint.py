@@ -16,7 +16,7 @@ import secrets
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tulou.access.coap import Unreadable
@@ -91,7 +91,7 @@ class Recent:
 
     def __init__(self, per_owner: int = PER_OWNER, most: int = REMEMBERED) -> None:
         self._per_owner, self._most = per_owner, most
-        self._owners: OrderedDict[str, OrderedDict[tuple[Address, int], tuple[float, bytes]]] = OrderedDict()
+        self._owners: OrderedDict[str, OrderedDict[Hashable, tuple[float, bytes]]] = OrderedDict()
         self.count = 0
 
     def __len__(self) -> int:
@@ -103,13 +103,13 @@ class Recent:
     def __contains__(self, owner: object) -> bool:
         return owner in self._owners
 
-    def get(self, owner: str, key: tuple[Address, int]) -> bytes | None:
+    def get(self, owner: str, key: Hashable) -> bytes | None:
         """What was answered; None if the message is new."""
         of = self._owners.get(owner)
         found = of.get(key) if of is not None else None
         return None if found is None or found[0] < time.monotonic() - EXCHANGE_LIFETIME else found[1]
 
-    def put(self, owner: str, key: tuple[Address, int], answer: bytes) -> None:
+    def put(self, owner: str, key: Hashable, answer: bytes) -> None:
         of = self._owners.get(owner)
         if of is None:
             of = self._owners[owner] = OrderedDict()

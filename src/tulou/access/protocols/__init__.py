@@ -144,6 +144,15 @@ class Codec(Protocol):
 
 
 @runtime_checkable
+class Digested(Protocol):
+    """A protocol whose devices prove their password without sending it."""
+
+    def secret(self, identity: str, password: str, realm: str) -> str:
+        """What is kept of a password: what both sides compute from it."""
+        ...
+
+
+@runtime_checkable
 class FieldCodec(Codec, Protocol):
     """A field protocol over TCP. `idle` and `first` are seconds without a known device's message after which a
     connection is closed: later, and at its beginning."""
