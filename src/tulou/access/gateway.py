@@ -74,7 +74,7 @@ ROOM = 60
 @dataclass(slots=True)
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
-    `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
+    `models` is type -> {open, offline_after_s, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
     {codec: its module, port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
 
@@ -97,6 +97,8 @@ class Config:
     outbound: Mapping[str, Any] | None = None
     coap_port: int = 0
     lwm2m: bool = False
+    ocpp_port: int = 0
+    ocpps_port: int = 0
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -524,6 +526,8 @@ class Gateway:
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
         if config.coap_port:
             self.doors += _coap_doors(self, db, config)
+        if (config.ocpp_port or config.ocpps_port) and db is not None:
+            self.doors.append(_ocpp_door(self, db, config))
         self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
 
     async def start(self) -> None:
@@ -781,6 +785,12 @@ def _coap_doors(gateway: Gateway, db: Database | None, config: Config) -> list[D
     if not config.lwm2m or db is None:
         return [coap]
     return [coap, Lwm2mDoor(gateway, coap, Identities(db, "lwm2m", gateway.class_of))]
+
+
+def _ocpp_door(gateway: Gateway, db: Database, config: Config) -> Door:
+    from tulou.access.ocpp.door import OcppDoor
+
+    return OcppDoor(gateway, Identities(db, OcppDoor.name, gateway.class_of), config.ocpp_port, config.ocpps_port)
 
 
 def _poll_door(gateway: Gateway, db: Database, config: Config) -> PollDoor:

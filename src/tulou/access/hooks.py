@@ -19,6 +19,7 @@ from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
+from tulou.access.ocpp.service import Charging
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
@@ -57,7 +58,7 @@ def protocols() -> Mapping[str, str]:
         **{name: f"tulou.access.protocols.{name}" for name in (
             "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
         )},
-        "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
+        "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept", "ocpp": "tulou.access.protocols.ocpp",
     }
 
 
@@ -93,29 +94,31 @@ def services(house: House) -> Sequence[object]:
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
-        firmwares, Rollouts(house, firmwares, shadows),
+        firmwares, Rollouts(house, firmwares, shadows), Charging(house),
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
-    """`/api/v1`: firmware, roll-outs, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    """`/api/v1`: firmware, roll-outs, cards, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
+    from tulou.access.ocpp.routes import routes as ocpp_routes
     from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
+    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *ocpp_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `tulou readings`, `tulou frames`, `tulou rule`, `tulou firmware` and `tulou rollout`."""
+    """`tulou device`, `tulou readings`, `tulou frames`, `tulou rule`, `tulou firmware`, `tulou rollout` and `tulou card`."""
     from tulou.access.commands import device, frames, readings
+    from tulou.access.ocpp.commands import card
     from tulou.access.ota.commands import firmware, rollout
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout]
+    return [device, readings, frames, rule, firmware, rollout, card]
 
 
 @hookimpl
@@ -126,6 +129,7 @@ async def started(house: House) -> None:
         await house.service(Commands).open()
         await house.service(Shadows).open()
         await house.service(Firmwares).open()
+        await house.service(Charging).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)

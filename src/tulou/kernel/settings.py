@@ -55,8 +55,13 @@ class Settings:
         "", "在 CoAP 端口接受 LwM2M 注册：空为不接受；nosec 为不加密，仅限封闭网络",
         "accept LwM2M registrations on the CoAP port: empty: no; nosec: unencrypted, for closed networks only",
     )
+    ocpp_port: int = _entry(0, "OCPP 端口（WebSocket）", "OCPP port (WebSocket); 0 closes the listener")
+    ocpps_port: int = _entry(0, "OCPP TLS 端口", "OCPP over TLS port; 0 closes the listener")
+    ocpp_tags: str = _entry(
+        "list", "哪些卡可以充电：list 为登记的卡，all 为任何卡", "which cards may charge: list: those that are registered, all: any"
+    )
     field_tls_ports: str = _entry("", "现场协议 TLS 端口，写法同上", "ports of field protocols over TLS, written alike")
-    tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT and field protocols")
+    tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT, OCPP and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
     public_url: str = _entry("", "对外地址", "address that people use, for OIDC redirects and links")
     admin_password: str = _entry("", "首个管理员口令", "first administrator's password; made at random if empty")
@@ -179,7 +184,7 @@ class Settings:
     @property
     def listening(self) -> list[int]:
         """Every TCP port that is open for devices and people."""
-        ports = [self.http_port, self.mqtt_port, self.mqtts_port, *(p for pair in self.fields.values() for p in pair)]
+        ports = [self.http_port, self.mqtt_port, self.mqtts_port, self.ocpp_port, self.ocpps_port, *(p for pair in self.fields.values() for p in pair)]
         return [port for port in ports if port]
 
     @property
