@@ -24,11 +24,13 @@ from websockets.frames import Frame, Opcode
 from tests.access.test_gateway import TOKENS, House, certificate, until
 from tulou.access.authenticate import SqlAuthenticator, Throttle
 from tulou.access.batch import Batch
+from tulou.access.courier import Call as Command
 from tulou.access.gateway import Config, Gateway
 from tulou.access.ocpp import door as ocpp_door
 from tulou.access.ocpp.door import OcppDoor
 from tulou.access.protocols.ocpp import kept
-from tulou.kernel.bus import free_port
+from tulou.kernel.bus import StreamSpec, free_port
+from tulou.kernel.errors import Invalid
 from tulou.kernel.sql import Database
 
 PASSWORD = "a-password-of-16-signs"
@@ -231,6 +233,64 @@ async def test_times_that_cannot_be_read_are_letters_and_their_neighbours_are_st
     assert [letter["field"] for letter in letters] == ["meterValue[0].timestamp", "meterValue[1].sampledValue[0].value"]
     (batch,) = [Batch.decode(message) for message in await house.stored()]
     assert (batch.props, batch.r_val.tolist()) == (["connector2-energyActiveImportRegister"], [3.5])
+
+
+async def test_without_the_house_no_transaction_has_a_number_and_no_card_is_judged(
+    house: Stations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ocpp_door, "ANSWER", 1)
+    door = await house.door()
+    async with connect(door.ports[0]) as station:
+        answer = await ask(station, '[2,"a","Authorize",{"idTag":"x"}]')
+        assert answer[:3] == [4, "a", "InternalError"]
+        assert await ask(station, status(1)) == [3, "m1", {}]
+        await station.send('[2,"b","StartTransaction",{"connectorId":1,"idTag":"x","meterStart":1,"timestamp":"%s"}]' % AT)  # noqa: UP031
+        await station.send(status(2).decode())  # is not served before its turn
+        with pytest.raises(ConnectionClosed):
+            await station.recv()
+        assert station.close_code == 1013
+    await until(lambda: not door.connections)
+    assert await house.raws() == [kept("1.6", "CP-0", status(1))]
+
+
+async def test_one_call_is_under_way_and_ends_by_its_answer_by_time_or_with_the_connection(
+    house: Stations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ocpp_door, "ANSWER", 1)
+    await house.bus.ensure([StreamSpec("COMMANDS", ("tulou.commands.>",), 1 << 28)])
+    door = await house.door()
+    courier = door.gateway.courier
+
+    def call(no: int, method: str = "Reset", params: str = '{"type":"Soft"}') -> Command:
+        return Command(no, 100, "ocpp", method, params, True, 1 << 62, 1)
+
+    async with connect(door.ports[0]) as station:
+        await until(lambda: door.stations)
+        target = door.stations["CP-0"].target
+        assert target is not None
+        for wrong in (call(1, "GetVariables", '{"getVariableData":[]}'), call(2, "Heartbeat", "{}"), call(3, "Reset", '{"type":"Immediate"}')):
+            with pytest.raises(Invalid):
+                target.deliver(wrong)
+        target.deliver(call(4))
+        assert orjson.loads(await station.recv()) == [2, "4.1", "Reset", {"type": "Soft"}]
+        assert target.room() == 0
+        for other in ('[3,"3.1",{"status":"Accepted"}]', '[3,"9.9"]', '[3]'):  # another's, and what is none
+            await station.send(other)
+        await station.send('[3,"4.1",{"status":"Accepted"}]')
+        await until(lambda: courier.answered == 1)
+        assert target.room() == 1
+        target.deliver(call(5))
+        await until(lambda: courier.failed == 1)  # nobody answers
+        await station.recv()
+        await station.send('[3,"5.1",{"status":"Accepted"}]')  # too late
+        assert (await ask(station, '[2,"h","Heartbeat",{}]'))[1] == "h"
+        assert (courier.answered, courier.failed) == (1, 1)
+        target.deliver(call(6))
+        await station.recv()
+        await station.send('[4,"6.1","NotSupported","no",{}]')
+        await until(lambda: courier.failed == 2)
+        target.deliver(call(7))
+    await until(lambda: courier.returned == 1)
 
 
 # -- Who comes in

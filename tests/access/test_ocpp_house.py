@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import websockets
 
 from tests.access.conftest import Estate, eventually
 from tests.access.test_devices_commands import Tulou, tulou  # noqa: F401 - a fixture
@@ -282,3 +283,32 @@ async def test_frames_are_read_again(estate: Estate, lin: httpx.AsyncClient, car
     counts = (await eventually(done))["counts"]
     assert counts["frames"] >= 7
     assert {counts[name] for name in ("changed", "added", "removed", "conflicts", "unread")} == {0}
+
+
+async def test_what_a_transaction_is_survives_its_connection(estate: Estate, lin: httpx.AsyncClient, card: dict[str, Any]) -> None:
+    device = await register(estate, lin, "CP-back")
+
+    async def exchange(version: str, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+        """The answers to calls that are sent without waiting, on a connection of their own."""
+        async with websockets.connect(
+            f"{url_of(estate)}/CP-back".replace("//", f"//CP-back:{PASSWORD}@"), subprotocols=[websockets.Subprotocol(f"ocpp{version}")],
+        ) as connection:
+            for number, (action, payload) in enumerate(calls):
+                await connection.send(json.dumps([2, str(number), action, payload]))
+            async with asyncio.timeout(20):
+                answers = [json.loads(await connection.recv()) for _ in calls]
+        return [payload for _, _, payload in sorted(answers, key=lambda answer: int(answer[1]))]
+
+    start = ("StartTransaction", {"connectorId": 2, "idTag": CARD, "meterStart": 10, "timestamp": "2026-05-01T00:00:00Z"})
+    (first,) = await exchange("1.6", start)
+    beat, again, other = await exchange("1.6", ("Heartbeat", {}), start, ("StartTransaction", {**start[1], "connectorId": 1}))
+    assert (again, set(beat)) == (first, {"currentTime"})
+    assert other["transactionId"] != first["transactionId"]
+    stop = ("StopTransaction", {"transactionId": first["transactionId"], "meterStop": 25, "timestamp": "2026-05-01T01:00:00Z"})
+    assert await exchange("1.6", ("Authorize", {"idTag": "stolen"}), stop) == [{"idTagInfo": {"status": "Invalid"}}, {}]
+    await estate.latest(lin, device, "connector2-transactionEnergy", 15)
+
+    event = {"triggerReason": "Authorized", "transactionInfo": {"transactionId": "long"}}
+    await exchange("2.0.1", ("TransactionEvent", {**event, "eventType": "Started", "seqNo": 0, "timestamp": "2026-05-02T00:00:00Z", "evse": {"id": 3}}))
+    await exchange("2.0.1", ("TransactionEvent", {**event, "eventType": "Ended", "seqNo": 1, "timestamp": "2026-05-02T01:00:00Z"}))
+    await estate.latest(lin, device, "evse3-transactionEvent", "Ended")

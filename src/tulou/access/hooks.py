@@ -275,10 +275,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、CoAP、LwM2M、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
+            "partial", "MQTT、CoAP、LwM2M、HTTP、OCPP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
             "无 DTLS",
-            "one device over MQTT, CoAP, LwM2M, HTTP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 or "
-            "Modbus; no DTLS", "tests/access/test_coap_house.py",
+            "one device over MQTT, CoAP, LwM2M, HTTP, OCPP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 "
+            "or Modbus; no DTLS", "tests/access/test_coap_house.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",
@@ -292,5 +292,11 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "letters with replay, history read again after a codec was mended, firmware in stages; "
             "SensorThings 1.1 to read and to write Observations (frost client); LwM2M: register, observe, read, write, execute",
             "tests/access/test_sensorthings_client.py",
+        ),
+        "F4.4": (
+            "partial", "OCPP 1.6J 与 2.0.1：充电会话、电表值、卡、远程启停、充电曲线下发；无馈线容量内的有序充电，无 OCPI",
+            "OCPP 1.6J and 2.0.1: transactions, meter values, cards, remote start and stop, charging profiles as commands; no smart "
+            "charging under a feeder, no OCPI",
+            "tests/access/test_ocpp_house.py",
         ),
     }

@@ -59,13 +59,13 @@ ROOM = 200
 """Bytes that a message holds beside its text while it waits."""
 UNFINISHED = 30
 ANSWER = 30
-"""Seconds after which a call of the house counts as not answered."""
+"""Seconds after which a call of the house counts as not answered, and for which the house is asked about a transaction."""
 HEARTBEAT, LEAST, MOST = 200, 10, 3600
 """Seconds between heartbeats: where the model says nothing, at least, and at most."""
 GRACE = 30
 """Seconds beyond the heartbeat after which a silent station is asked by a ping, and then for its pong."""
-POLICY, RESTART, UNSUPPORTED, PROTOCOL = 1008, 1012, 1003, 1002
-"""Codes of a closing WebSocket (RFC 6455, 7.4.1)."""
+POLICY, RESTART, LATER, UNSUPPORTED, PROTOCOL = 1008, 1012, 1013, 1003, 1002
+"""Codes of a closing WebSocket (RFC 6455, 7.4.1, and its registry)."""
 ASKED = frozenset({"Authorize", "StartTransaction", "StopTransaction", "TransactionEvent"})
 PLACES = 64
 """Transactions of a connection whose EVSE is remembered."""
@@ -365,10 +365,11 @@ class OcppConnection(Peer):
         return "idToken" in call.payload or call.payload["eventType"] == "Started" or (known is None and "evse" not in call.payload)
 
     async def _consult(self, text: bytes, call: m.Call) -> None:
-        """Ask the house, as long as the connection is there for what is kept: its answer must not be made up."""
+        """Ask the house. Its answer must not be made up: where it cannot be had, a card is refused with an error, and a transaction
+        ends the connection, because the station says it again."""
         assert self.speaker is not None
         question = {"entity": self.speaker.device.entity, "org": self.speaker.device.org, **_question(call, self.version)}
-        pause = 0.2
+        begun, pause = self.clock.tick, 0.2
         while self.open:
             try:
                 answer = orjson.loads((await self.door.gateway.bus.nc.request(ASK, orjson.dumps(question), timeout=5)).data)
@@ -379,6 +380,9 @@ class OcppConnection(Peer):
                     self.say(m.error_frame(m.Fault(call.id, "InternalError", Refusal("house", "暂时无法查询", "cannot be looked up now"))))
                     answer = None
                     break
+                if self.clock.tick - begun >= ANSWER:
+                    self.close("the house cannot be asked", LATER)
+                    return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
         if not self.open:
