@@ -100,7 +100,8 @@ async def estate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Esta
     home = tmp_path_factory.mktemp("estate") / "home"
     ports = ",".join(f"{name}={free_port()}" for name in FIELDS)
     house = House(Settings(
-        home=home, http_port=free_port(), mqtt_port=free_port(), field_ports=ports, coap_port=free_port(), lwm2m="nosec"
+        home=home, http_port=free_port(), mqtt_port=free_port(), field_ports=ports, coap_port=free_port(), lwm2m="nosec",
+        ocpp_port=free_port(),
     ))
     await house.start(("gateway", "api", "writer", "rules", "worker"))
     await access.start_gateway(house)

@@ -74,7 +74,7 @@ ROOM = 60
 @dataclass(slots=True)
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
-    `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
+    `models` is type -> {open, offline_after_s, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
     {codec: its module, port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media."""
 
@@ -98,6 +98,8 @@ class Config:
     coap_port: int = 0
     lwm2m: bool = False
     gb28181: Mapping[str, Any] | None = None
+    ocpp_port: int = 0
+    ocpps_port: int = 0
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -527,6 +529,8 @@ class Gateway:
             self.doors += _coap_doors(self, db, config)
         if config.gb28181 is not None and db is not None:
             self.doors.append(_gb28181_door(self, db, config))
+        if (config.ocpp_port or config.ocpps_port) and db is not None:
+            self.doors.append(_ocpp_door(self, db, config))
         self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
 
     async def start(self) -> None:
@@ -793,6 +797,12 @@ def _gb28181_door(gateway: Gateway, db: Database, config: Config) -> Door:
 
     of = config.gb28181 or {}
     return SipDoor(gateway, Identities(db, "gb28181", gateway.class_of), MediaServer(of["media"], _outbound(config)), of)
+
+
+def _ocpp_door(gateway: Gateway, db: Database, config: Config) -> Door:
+    from tulou.access.ocpp.door import OcppDoor
+
+    return OcppDoor(gateway, Identities(db, OcppDoor.name, gateway.class_of), config.ocpp_port, config.ocpps_port)
 
 
 def _outbound(config: Config) -> Callable[[], Outbound]:

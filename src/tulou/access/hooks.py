@@ -19,6 +19,7 @@ from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
+from tulou.access.ocpp.service import Charging
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
@@ -58,7 +59,7 @@ def protocols() -> Mapping[str, str]:
             "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
         )},
         "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
-        "gb28181": "tulou.access.protocols.gb28181",
+        "gb28181": "tulou.access.protocols.gb28181", "ocpp": "tulou.access.protocols.ocpp",
     }
 
 
@@ -95,29 +96,31 @@ def services(house: House) -> Sequence[object]:
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
-        firmwares, Rollouts(house, firmwares, shadows),
+        firmwares, Rollouts(house, firmwares, shadows), Charging(house),
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
-    """`/api/v1`: firmware, roll-outs, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    """`/api/v1`: firmware, roll-outs, cards, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
+    from tulou.access.ocpp.routes import routes as ocpp_routes
     from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
+    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *ocpp_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `tulou readings`, `tulou frames`, `tulou rule`, `tulou firmware` and `tulou rollout`."""
+    """`tulou device`, `tulou readings`, `tulou frames`, `tulou rule`, `tulou firmware`, `tulou rollout` and `tulou card`."""
     from tulou.access.commands import device, frames, readings
+    from tulou.access.ocpp.commands import card
     from tulou.access.ota.commands import firmware, rollout
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout]
+    return [device, readings, frames, rule, firmware, rollout, card]
 
 
 @hookimpl
@@ -128,6 +131,7 @@ async def started(house: House) -> None:
         await house.service(Commands).open()
         await house.service(Shadows).open()
         await house.service(Firmwares).open()
+        await house.service(Charging).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)
@@ -274,10 +278,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、CoAP、LwM2M、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
+            "partial", "MQTT、CoAP、LwM2M、HTTP、OCPP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
             "无 DTLS",
-            "one device over MQTT, CoAP, LwM2M, HTTP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 or "
-            "Modbus; no DTLS", "tests/access/test_coap_house.py",
+            "one device over MQTT, CoAP, LwM2M, HTTP, OCPP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 "
+            "or Modbus; no DTLS", "tests/access/test_coap_house.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",
@@ -291,5 +295,11 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "letters with replay, history read again after a codec was mended, firmware in stages; "
             "SensorThings 1.1 to read and to write Observations (frost client); LwM2M: register, observe, read, write, execute",
             "tests/access/test_sensorthings_client.py",
+        ),
+        "F4.4": (
+            "partial", "OCPP 1.6J 与 2.0.1：充电会话、电表值、卡、远程启停、充电曲线下发；无馈线容量内的有序充电，无 OCPI",
+            "OCPP 1.6J and 2.0.1: transactions, meter values, cards, remote start and stop, charging profiles as commands; no smart "
+            "charging under a feeder, no OCPI",
+            "tests/access/test_ocpp_house.py",
         ),
     }

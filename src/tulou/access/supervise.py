@@ -11,9 +11,11 @@ import os
 import re
 import socket
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tulou.access.gateway import Config
+from tulou.access.ocpp.schemas import missing
 from tulou.access.poll_door import METERS
 from tulou.access.protocols import FieldCodec, load
 from tulou.kernel.bus import Child
@@ -22,8 +24,10 @@ from tulou.kernel.errors import Invalid, Unavailable
 if TYPE_CHECKING:
     from tulou.kernel.house import House
 
-OUTBOUND = ("outbound_allow", "outbound_deny", "http_port", "mqtt_port", "mqtts_port", "field_ports", "field_tls_ports", "gb28181_port",
-            "gb28181_tls_port")
+OUTBOUND = (
+    "outbound_allow", "outbound_deny", "http_port", "mqtt_port", "mqtts_port", "field_ports", "field_tls_ports", "gb28181_port",
+    "gb28181_tls_port", "ocpp_port", "ocpps_port",
+)
 """Settings by which addresses to dial are judged."""
 START = 20.0
 """Seconds within which a gateway must listen."""
@@ -48,9 +52,9 @@ def gateway_config(house: House) -> Config:
             )
         if not isinstance(load(spoken[protocol]), FieldCodec):
             raise Invalid(
-                f"协议 {protocol} 有自己的端口设置：coap_port、gb28181_port",
-                f"{protocol} has a setting of its own for its port: coap_port, gb28181_port",
-                field="field_ports", value=protocol, rule="a protocol over TCP",
+                f"协议 {protocol} 有自己的端口设置：coap_port、gb28181_port、ocpp_port",
+                f"{protocol} has a setting of its own for its port: coap_port, gb28181_port, ocpp_port",
+                field="field_ports", value=protocol, rule="a field protocol over TCP",
             )
     if settings.lwm2m not in ("", "nosec") or (settings.lwm2m and not settings.coap_port):
         raise Invalid(
@@ -64,6 +68,8 @@ def gateway_config(house: House) -> Config:
             f"gb28181_id has 20 digits, gb28181_realm letters, digits, dots and hyphens, not {settings.gb28181_id!r} and {settings.gb28181_realm!r}",
             field="gb28181_id", value=settings.gb28181_id, rule="20 digits",
         )
+    if (settings.ocpp_port or settings.ocpps_port) and not all(map(find_spec, ("ocpp", "websockets", "jsonschema_rs"))):
+        raise missing()
     if settings.mqtt_anonymous and not re.fullmatch(r"[a-z0-9-]{1,64}", settings.mqtt_anonymous):
         raise Invalid(
             f"设置项 mqtt_anonymous 只能含小写字母、数字与连字符，现为 {settings.mqtt_anonymous!r}",
@@ -82,6 +88,7 @@ def gateway_config(house: House) -> Config:
             kind: {
                 "open": model.open,
                 "properties": {name: [p.kind, p.min, p.max] for name, p in model.properties.items()},
+                "offline_after_s": model.offline_after_s,
                 "lwm2m": {p.lwm2m: name for name, p in model.properties.items() if p.lwm2m},
             }
             for kind, model in house.packs.models.items()
@@ -96,6 +103,7 @@ def gateway_config(house: House) -> Config:
             "port": settings.gb28181_port, "tls_port": settings.gb28181_tls_port, "server": settings.gb28181_id,
             "realm": settings.sip_realm, "media": settings.gb28181_media,
         } if settings.gb28181_port or settings.gb28181_tls_port else None,
+        ocpp_port=settings.ocpp_port, ocpps_port=settings.ocpps_port,
     )
 
 
@@ -105,7 +113,7 @@ async def start_gateway(house: House) -> Child | None:
     Raises `Unavailable` if a port is taken or the gateway does not come up.
     """
     config = gateway_config(house)
-    ports = [(config.port, "mqtt_port"), (config.tls_port, "mqtts_port")]
+    ports = [(config.port, "mqtt_port"), (config.tls_port, "mqtts_port"), (config.ocpp_port, "ocpp_port"), (config.ocpps_port, "ocpps_port")]
     ports += [(of[key], f"field_{key}s") for of in config.fields.values() for key in ("port", "tls_port")]
     listens = [(port, setting, socket.SOCK_STREAM) for port, setting in ports if port]
     if config.coap_port:

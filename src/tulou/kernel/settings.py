@@ -65,8 +65,13 @@ class Settings:
     gb28181_media: str = _entry(
         "", "媒体服务器接口地址；空为不能点播", "address of the media server's interface for GB/T 28181; empty: nothing can be played"
     )
+    ocpp_port: int = _entry(0, "OCPP 端口（WebSocket）", "OCPP port (WebSocket); 0 closes the listener")
+    ocpps_port: int = _entry(0, "OCPP TLS 端口", "OCPP over TLS port; 0 closes the listener")
+    ocpp_tags: str = _entry(
+        "list", "哪些卡可以充电：list 为登记的卡，all 为任何卡", "which cards may charge: list: those that are registered, all: any"
+    )
     field_tls_ports: str = _entry("", "现场协议 TLS 端口，写法同上", "ports of field protocols over TLS, written alike")
-    tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT and field protocols")
+    tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT, OCPP and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
     public_url: str = _entry("", "对外地址", "address that people use, for OIDC redirects and links")
     admin_password: str = _entry("", "首个管理员口令", "first administrator's password; made at random if empty")
@@ -195,7 +200,7 @@ class Settings:
     def listening(self) -> list[int]:
         """Every TCP port that is open for devices and people."""
         ports = [self.http_port, self.mqtt_port, self.mqtts_port, *(p for pair in self.fields.values() for p in pair),
-                 self.gb28181_port, self.gb28181_tls_port]
+                 self.gb28181_port, self.gb28181_tls_port, self.ocpp_port, self.ocpps_port]
         return [port for port in ports if port]
 
     @property
