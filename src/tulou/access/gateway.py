@@ -75,7 +75,7 @@ ROOM = 60
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
     `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
-    {codec: its module, port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
+    {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
 
     name: str = "gateway"
@@ -516,7 +516,8 @@ class Gateway:
         self.ingestor: Ingestor
         self.broker = Broker(self, bus)
         self.doors: list[Door] = [
-            FieldDoor(self, cast(FieldCodec, load(of["codec"])), Identities(db, name, self.class_of), of["port"], of["tls_port"])
+            FieldDoor(self, cast(FieldCodec, load(of["codec"])), Identities(db, name, self.class_of), of["port"], of["tls_port"],
+                      of.get("udp_port", 0))
             for name, of in config.fields.items() if db is not None and name != "dtu"
         ]
         self.attributes = Attributes(bus)

@@ -55,7 +55,7 @@ def protocols() -> Mapping[str, str]:
     """The protocols that the house speaks itself, beside MQTT and HTTP; by the last three field protocols it asks."""
     return {
         **{name: f"tulou.access.protocols.{name}" for name in (
-            "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
+            "hj212", "jt808", "gb32960", "sl651", "ais", "dtu", "dlt645", "cjt188", "modbus",
         )},
         "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
     }

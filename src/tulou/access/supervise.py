@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tulou.access.gateway import Config
 from tulou.access.poll_door import METERS
-from tulou.access.protocols import FieldCodec, load
+from tulou.access.protocols import BroadcastCodec, FieldCodec, load
 from tulou.kernel.bus import Child
 from tulou.kernel.errors import Invalid, Unavailable
 
@@ -50,6 +50,12 @@ def gateway_config(house: House) -> Config:
                 f"协议 {protocol} 不经 TCP；请用 coap_port", f"{protocol} does not come over TCP; see coap_port",
                 field="field_ports", value=protocol, rule="a protocol over TCP",
             )
+    for protocol in settings.udp_fields:
+        if protocol not in spoken or not isinstance(load(spoken[protocol]), BroadcastCodec):
+            raise Invalid(
+                f"协议 {protocol} 不经 UDP", f"{protocol} does not come over UDP", field="field_udp_ports", value=protocol,
+                rule="a protocol over UDP",
+            )
     if settings.lwm2m not in ("", "nosec") or (settings.lwm2m and not settings.coap_port):
         raise Invalid(
             f"设置项 lwm2m 为空或 nosec（须设 coap_port），现为 {settings.lwm2m!r}",
@@ -79,8 +85,11 @@ def gateway_config(house: House) -> Config:
             for kind, model in house.packs.models.items()
         },
         fields={
-            protocol: {"codec": spoken[protocol], "port": port, "tls_port": tls_port}
-            for protocol, (port, tls_port) in settings.fields.items()
+            protocol: {
+                "codec": spoken[protocol], **dict(zip(("port", "tls_port"), settings.fields.get(protocol, (0, 0)), strict=True)),
+                "udp_port": settings.udp_fields.get(protocol, 0),
+            }
+            for protocol in {**settings.fields, **settings.udp_fields}
         },
         outbound={name: getattr(settings, name) for name in OUTBOUND},
         coap_port=settings.coap_port, lwm2m=bool(settings.lwm2m),
@@ -98,9 +107,10 @@ async def start_gateway(house: House) -> Child | None:
     listens = [(port, setting, socket.SOCK_STREAM) for port, setting in ports if port]
     if config.coap_port:
         listens.append((config.coap_port, "coap_port", socket.SOCK_DGRAM))
-    if not listens:
+    silent = [(of["udp_port"], "field_udp_ports", socket.SOCK_DGRAM) for of in config.fields.values() if of["udp_port"]]
+    if not listens and not silent:
         return None
-    for port, setting, kind in listens:
+    for port, setting, kind in (*listens, *silent):
         _free(config.host, port, setting, kind)
     child = Child(
         "gateway", [sys.executable, "-m", "tulou.access.gateway"],

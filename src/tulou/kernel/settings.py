@@ -56,6 +56,7 @@ class Settings:
         "accept LwM2M registrations on the CoAP port: empty: no; nosec: unencrypted, for closed networks only",
     )
     field_tls_ports: str = _entry("", "现场协议 TLS 端口，写法同上", "ports of field protocols over TLS, written alike")
+    field_udp_ports: str = _entry("", "现场协议 UDP 端口，写法同上，仅 ais", "ports of field protocols over UDP, written alike; ais only")
     tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
     public_url: str = _entry("", "对外地址", "address that people use, for OIDC redirects and links")
@@ -175,6 +176,11 @@ class Settings:
         ports = {key: _ports(key, getattr(self, key)) for key in ("field_ports", "field_tls_ports")}
         plain, encrypted = ports.values()
         return {name: (plain.get(name, 0), encrypted.get(name, 0)) for name in {**plain, **encrypted}}
+
+    @property
+    def udp_fields(self) -> dict[str, int]:
+        """Field protocol -> its UDP port. Raises `Invalid`."""
+        return _ports("field_udp_ports", self.field_udp_ports)
 
     @property
     def listening(self) -> list[int]:
