@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -76,7 +77,8 @@ class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
     `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
     {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
-    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
+    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there. `opcua_home` is where the house's certificate for
+    OPC UA is; without it no server is connected to."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -97,6 +99,7 @@ class Config:
     outbound: Mapping[str, Any] | None = None
     coap_port: int = 0
     lwm2m: bool = False
+    opcua_home: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -525,6 +528,8 @@ class Gateway:
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
         if config.coap_port:
             self.doors += _coap_doors(self, db, config)
+        if db is not None and config.outbound is not None and config.opcua_home:
+            self.doors.append(_opcua_door(self, db, config))
         self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
 
     async def start(self) -> None:
@@ -753,7 +758,7 @@ class Gateway:
         """Counters since the start, and the state now."""
         doors: list[Gateway | Door] = [self, *self.doors]
         ingestors = [door.ingestor for door in doors]
-        spoken = {door.name: door.stats() for door in self.doors}
+        spoken = {door.name: figures for door in self.doors if (figures := door.stats())}
         lines = 0
         if self.polls is not None:
             ingestors += self.polls.ingestors.values()
@@ -784,15 +789,22 @@ def _coap_doors(gateway: Gateway, db: Database | None, config: Config) -> list[D
     return [coap, Lwm2mDoor(gateway, coap, Identities(db, "lwm2m", gateway.class_of))]
 
 
+def _outbound(config: Config) -> Outbound:
+    from tulou.kernel.outbound import Outbound
+    from tulou.kernel.settings import Settings
+
+    return Outbound(Settings(**(config.outbound or {})))
+
+
+def _opcua_door(gateway: Gateway, db: Database, config: Config) -> Door:
+    from tulou.access.opcua.door import OpcUaDoor
+
+    return OpcUaDoor(gateway, db, functools.partial(_outbound, config), Path(config.opcua_home))
+
+
 def _poll_door(gateway: Gateway, db: Database, config: Config) -> PollDoor:
-    def outbound() -> Outbound:
-        from tulou.kernel.outbound import Outbound
-        from tulou.kernel.settings import Settings
-
-        return Outbound(Settings(**(config.outbound or {})))
-
     of = config.fields.get("dtu", {})
-    return PollDoor(gateway, db, outbound, of.get("port", 0), of.get("tls_port", 0))
+    return PollDoor(gateway, db, functools.partial(_outbound, config), of.get("port", 0), of.get("tls_port", 0))
 
 
 def rss() -> int:

@@ -92,7 +92,7 @@ def gateway_config(house: House) -> Config:
             for protocol in {**settings.fields, **settings.udp_fields}
         },
         outbound={name: getattr(settings, name) for name in OUTBOUND},
-        coap_port=settings.coap_port, lwm2m=bool(settings.lwm2m),
+        coap_port=settings.coap_port, lwm2m=bool(settings.lwm2m), opcua_home=str(settings.home),
     )
 
 
