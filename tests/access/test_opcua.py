@@ -1,5 +1,5 @@
-"""The house as the client of OPC UA servers: a real nats-server, and asyncua's server in a process of its own, which is killed, and a
-line to it, which is cut."""
+"""The house as the client of OPC UA servers: a real nats-server, and asyncua's server in a process of its own, which is
+killed, and a line to it, which is cut."""
 
 from __future__ import annotations
 
@@ -34,19 +34,40 @@ from tulou.kernel.sql import Database
 
 
 def change(value: Any, kind: str = "Double", status: int = 0, source: int = 1_775_001_600_000_000, **more: Any) -> Change:
-    return Change(**{"property": "level", "node": "ns=2;s=Level", "type": kind, "value": value, "status": status, "source": source,
-                     "server": 1_775_001_601_000_000, "scale": 1.0, **more})
+    return Change(
+        **{
+            "property": "level",
+            "node": "ns=2;s=Level",
+            "type": kind,
+            "value": value,
+            "status": status,
+            "source": source,
+            "server": 1_775_001_601_000_000,
+            "scale": 1.0,
+            **more,
+        }
+    )
 
 
 def test_what_is_kept_is_read_again() -> None:
-    raw = sealed([
-        change(1.5), change(7, "Int16", property="count", scale=0.1), change(True, "Boolean", property="open"),
-        change("一号罐", "String", property="name"), change([1, 2], "Int32", property="array"), change(2.5, source=1_775_001_600_500_000),
-    ])
+    raw = sealed(
+        [
+            change(1.5),
+            change(7, "Int16", property="count", scale=0.1),
+            change(True, "Boolean", property="open"),
+            change("一号罐", "String", property="name"),
+            change([1, 2], "Int32", property="array"),
+            change(2.5, source=1_775_001_600_500_000),
+        ]
+    )
     samples, refusals = codec.decode(raw)
     assert refusals == []
     assert samples == [
-        (1_775_001_600_000_000, {"level": 1.5, "count": pytest.approx(0.7), "open": 1.0, "name": "一号罐", "array": "[1,2]"}, None),
+        (
+            1_775_001_600_000_000,
+            {"level": 1.5, "count": pytest.approx(0.7), "open": 1.0, "name": "一号罐", "array": "[1,2]"},
+            None,
+        ),
         (1_775_001_600_500_000, {"level": 2.5}, None),
     ]
 
@@ -61,7 +82,11 @@ def test_the_severity_of_a_status_code_is_the_quality(status: int, quality: int 
 
 
 def test_the_time_is_the_sources_else_the_servers_else_that_of_receipt() -> None:
-    for source, server, wanted in ((5 * 10**15, 1, 5 * 10**15), (0, 4 * 10**15, 4 * 10**15), (-11_644_473_600_000_000, 0, 0)):
+    for source, server, wanted in (
+        (5 * 10**15, 1, 5 * 10**15),
+        (0, 4 * 10**15, 4 * 10**15),
+        (-11_644_473_600_000_000, 0, 0),
+    ):
         ((at, _, _),), _ = codec.decode(sealed([change(1.0, source=source, server=server)]))
         assert at == wanted
 
@@ -74,7 +99,14 @@ def test_no_value_is_no_number_and_what_cannot_be_read_is_refused() -> None:
     samples, (refusal,) = codec.decode(sealed([change("Thing(a=1)", "ExtensionObject"), change(1.0, property="other")]))
     assert (refusal.rule, refusal.field) == ("value", "level")
     assert samples[0][1] == {"other": 1.0}
-    for rubbish in (b"", b"{}", b"[1]", b'{"changes": [[1]]}', b'{"changes": 4}', sealed([change({"a": 1}, "Double", status="x")])):
+    for rubbish in (
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"changes": [[1]]}',
+        b'{"changes": 4}',
+        sealed([change({"a": 1}, "Double", status="x")]),
+    ):
         assert codec.decode(rubbish)[0] == []
         assert codec.decode(rubbish)[1]
     first, again = codec.decode(sealed([change(1.0), change(2.0)]))[0]  # a server that says two values of one time
@@ -89,7 +121,15 @@ def test_nodes_and_values_are_named_where_they_are_wrong() -> None:
         with pytest.raises(Invalid):
             node_of(text, ["urn:plant"])
     assert typed(3, ua.VariantType.Float, "v") == 3.0
-    for value, kind in ((256, "Byte"), (-1, "UInt16"), (1.5, "Int32"), ("x", "Double"), (2, "Boolean"), (1, "String"), ("%", "ByteString")):
+    for value, kind in (
+        (256, "Byte"),
+        (-1, "UInt16"),
+        (1.5, "Int32"),
+        ("x", "Double"),
+        (2, "Boolean"),
+        (1, "String"),
+        ("%", "ByteString"),
+    ):
         with pytest.raises(Invalid):
             typed(value, ua.VariantType[kind], "v")
 
@@ -107,8 +147,16 @@ class Plant:
 
     async def start(self) -> Plant:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.conformance.plant", str(self.port), str(self.home), *self.how, stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
+            sys.executable,
+            "-m",
+            "tests.conformance.plant",
+            str(self.port),
+            str(self.home),
+            *self.how,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
         self.first = await self._line()
         return self
 
@@ -185,8 +233,15 @@ class Works(Fields):
         node = {"device": None, "sampling_ms": 0, "queue": 1000, "deadband": 0.0, "scale": 1.0}
         folder = {**node, "depth": 3, "prefix": ""}
         document = {
-            "url": f"opc.tcp://127.0.0.1:{port}/plant", "security": "None", "server_certificate": None, "user": None, "password": None,
-            "publish_ms": 50, "commands": [], **more, "nodes": [{**node, "node": name, "property": prop} for name, prop in nodes],
+            "url": f"opc.tcp://127.0.0.1:{port}/plant",
+            "security": "None",
+            "server_certificate": None,
+            "user": None,
+            "password": None,
+            "publish_ms": 50,
+            "commands": [],
+            **more,
+            "nodes": [{**node, "node": name, "property": prop} for name, prop in nodes],
             "folders": [{**folder, **one} for one in more.get("folders", [])],
         }
         with contextlib.closing(sqlite3.connect(self.home / "devices.db")) as db, db:
@@ -209,8 +264,9 @@ class Works(Fields):
         found: dict[int, Any] = {}
         for message in await self.stored():
             batch = Batch.decode(message)
-            for row, (no, name, ts, value) in enumerate(zip(batch.r_entity.tolist(), batch.r_prop.tolist(), batch.r_ts.tolist(),
-                                                            batch.r_val.tolist(), strict=True)):
+            for row, (no, name, ts, value) in enumerate(
+                zip(batch.r_entity.tolist(), batch.r_prop.tolist(), batch.r_ts.tolist(), batch.r_val.tolist(), strict=True)
+            ):
                 if (no, batch.props[name]) == (entity, prop):
                     found[ts] = batch.r_text.get(row, value)
         return [found[ts] for ts in sorted(found)]
@@ -246,8 +302,14 @@ COUNT = ("ns=2;s=Count", "count")
 
 async def test_changes_become_readings_with_their_quality_and_time(works: Works) -> None:
     plant = await works.plant()
-    works.connected(100, plant.port, ("ns=2;s=Level", "level"), ("nsu=urn:plant:things;s=Name", "name"), ("ns=2;s=Open", "open"),
-                    ("ns=2;s=None", "none"))
+    works.connected(
+        100,
+        plant.port,
+        ("ns=2;s=Level", "level"),
+        ("nsu=urn:plant:things;s=Name", "name"),
+        ("ns=2;s=Open", "open"),
+        ("ns=2;s=None", "none"),
+    )
     door = await works.opcua()
     await works.until_read(100, "level", 1.0)
     await plant.tell("level 2.5")
@@ -270,7 +332,9 @@ async def test_changes_become_readings_with_their_quality_and_time(works: Works)
 
 async def test_a_folder_is_browsed_and_a_deadband_is_the_servers(works: Works) -> None:
     plant = await works.plant()
-    works.connected(100, plant.port, folders=[{"node": "ns=2;s=Plant", "prefix": "p"}, {"node": "ns=2;s=Boiler", "device": "d1"}])
+    works.connected(
+        100, plant.port, folders=[{"node": "ns=2;s=Plant", "prefix": "p"}, {"node": "ns=2;s=Boiler", "device": "d1"}]
+    )
     works.connected(102, plant.port, ("ns=2;s=Level", "level"))
     with contextlib.closing(sqlite3.connect(works.home / "devices.db")) as db, db:
         (text,) = db.execute("SELECT document FROM device_opcua WHERE entity_no = 102").fetchone()
@@ -334,7 +398,9 @@ async def test_a_secure_server_is_the_one_that_was_named(works: Works, mode: str
     secure = {"security": mode, "user": "operator", "password": "secret"}
     works.connected(100, plant.port, ("ns=2;s=Level", "level"), **secure, server_certificate=plant.first)
     works.connected(101, plant.port, ("ns=2;s=Level", "level"), **secure, server_certificate="0" * 64)
-    works.connected(102, plant.port, ("ns=2;s=Level", "level"), **{**secure, "password": "wrong"}, server_certificate=plant.first)
+    works.connected(
+        102, plant.port, ("ns=2;s=Level", "level"), **{**secure, "password": "wrong"}, server_certificate=plant.first
+    )
     works.connected(103, plant.port, ("ns=2;s=Level", "level"))
     door = await works.opcua()
     await works.until_read(100, "level", 1.0)
@@ -342,7 +408,11 @@ async def test_a_secure_server_is_the_one_that_was_named(works: Works, mode: str
     assert plant.first in door.unreachable["d1"]
     assert door.unreachable["d2"]
     assert door.unreachable["d3"]
-    assert (await works.readings(101, "level"), await works.readings(102, "level"), await works.readings(103, "level")) == ([], [], [])
+    assert (await works.readings(101, "level"), await works.readings(102, "level"), await works.readings(103, "level")) == (
+        [],
+        [],
+        [],
+    )
     assert application_certificate(works.home).stat().st_mode & 0o777 == 0o600
 
 
@@ -362,9 +432,13 @@ async def test_commands_reach_the_nodes_that_are_named_and_no_other(works: Works
 
     assert await told(1, "write", node="ns=2;s=Setpoint", value=33) == ("answered", {"result": "null"})
     assert await plant.tell("get Setpoint") == "33.0"
-    assert await told(2, "call", object="ns=2;s=Tank", method="ns=2;s=Double", arguments=[21]) == ("answered", {"result": "[42.0]"})
+    assert await told(2, "call", object="ns=2;s=Tank", method="ns=2;s=Double", arguments=[21]) == (
+        "answered",
+        {"result": "[42.0]"},
+    )
     for no, how, params, why in [
-        (3, "write", {"node": "ns=2;s=Level", "value": 1}, "名单"), (4, "write", {"node": "ns=2;s=Setpoint", "value": "x"}, "Float"),
+        (3, "write", {"node": "ns=2;s=Level", "value": 1}, "名单"),
+        (4, "write", {"node": "ns=2;s=Setpoint", "value": "x"}, "Float"),
         (5, "write", {"node": "ns=2;s=Mode", "value": 1}, "BadUserAccessDenied"),
         (6, "call", {"object": "ns=2;s=Tank", "method": "ns=2;s=Double", "arguments": []}, "1"),
     ]:

@@ -1,5 +1,5 @@
-"""A server of OPC UA in a whole house: from the document that a person writes to the value that is read, what is found there, and
-commands."""
+"""A server of OPC UA in a whole house: from the document that a person writes to the value that is read, what is found
+there, and commands."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def estate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Estate]:
     """A house that may dial this machine."""
-    house = House(Settings(
-        home=tmp_path_factory.mktemp("works") / "home", http_port=free_port(), mqtt_port=free_port(), outbound_allow="127.0.0.1",
-    ))
+    house = House(
+        Settings(
+            home=tmp_path_factory.mktemp("works") / "home",
+            http_port=free_port(),
+            mqtt_port=free_port(),
+            outbound_allow="127.0.0.1",
+        )
+    )
     await house.start(("gateway", "api", "writer", "rules", "worker"))
     await access.start_gateway(house)
     made = Estate(house)
@@ -49,14 +54,25 @@ async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plant
 
 def document(plant: Plant, **more: Any) -> dict[str, Any]:
     return {
-        "url": f"opc.tcp://127.0.0.1:{plant.port}/plant", "security": "SignAndEncrypt", "server_certificate": plant.first, "user": "operator",
-        "password": "secret", "publish_ms": 100, "nodes": [{"node": "ns=2;s=Level", "property": "level", "scale": 100}],
-        "commands": ["ns=2;s=Setpoint", "ns=2;s=Double"], **more,
+        "url": f"opc.tcp://127.0.0.1:{plant.port}/plant",
+        "security": "SignAndEncrypt",
+        "server_certificate": plant.first,
+        "user": "operator",
+        "password": "secret",
+        "publish_ms": 100,
+        "nodes": [{"node": "ns=2;s=Level", "property": "level", "scale": 100}],
+        "commands": ["ns=2;s=Setpoint", "ns=2;s=Double"],
+        **more,
     }
 
 
 async def test_from_a_document_to_values_what_is_there_and_commands(
-    estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient, yang: httpx.AsyncClient, plant: Plant, tulou: Tulou,  # noqa: F811
+    estate: Estate,
+    lin: httpx.AsyncClient,
+    chen: httpx.AsyncClient,
+    yang: httpx.AsyncClient,
+    plant: Plant,
+    tulou: Tulou,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     device = await estate.device(lin, "fuzhou", "works", type="Device")
@@ -104,7 +120,12 @@ async def test_from_a_document_to_values_what_is_there_and_commands(
 
     assert (await yang.get(path)).status_code == 200
     assert (await yang.put(path, json=document(plant))).status_code == 403
-    for answer in (await chen.get(path), await chen.get(path + "/nodes"), await chen.put(path, json=document(plant)), await chen.delete(path)):
+    for answer in (
+        await chen.get(path),
+        await chen.get(path + "/nodes"),
+        await chen.put(path, json=document(plant)),
+        await chen.delete(path),
+    ):
         assert (answer.status_code, "works" in answer.json()["detail"]) == (404, True)
 
     async def counted() -> Any:
@@ -121,13 +142,20 @@ async def test_from_a_document_to_values_what_is_there_and_commands(
     assert (await lin.get(path)).status_code == 404
 
 
-@pytest.mark.parametrize(("change", "field"), [
-    ({"url": "http://127.0.0.1"}, "url"), ({"url": "opc.tcp://127.0.0.1:0/x"}, "url"), ({"url": "opc.tcp://user:x@127.0.0.1"}, "url"),
-    ({"server_certificate": None}, "server_certificate"), ({"nodes": [], "commands": []}, "nodes"),
-    ({"nodes": [{"node": "Level", "property": "level"}]}, "nodes[0].node"),
-    ({"nodes": [{"node": f"i={n}", "property": "level"} for n in (1, 2)]}, "nodes[1].property"),
-    ({"publish_ms": 1}, "publish_ms"), ({"folders": [{"node": "i=85", "depth": 9}]}, "folders[0].depth"),
-])
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"url": "http://127.0.0.1"}, "url"),
+        ({"url": "opc.tcp://127.0.0.1:0/x"}, "url"),
+        ({"url": "opc.tcp://user:x@127.0.0.1"}, "url"),
+        ({"server_certificate": None}, "server_certificate"),
+        ({"nodes": [], "commands": []}, "nodes"),
+        ({"nodes": [{"node": "Level", "property": "level"}]}, "nodes[0].node"),
+        ({"nodes": [{"node": f"i={n}", "property": "level"} for n in (1, 2)]}, "nodes[1].property"),
+        ({"publish_ms": 1}, "publish_ms"),
+        ({"folders": [{"node": "i=85", "depth": 9}]}, "folders[0].depth"),
+    ],
+)
 async def test_what_is_wrong_in_a_document_is_named(
     estate: Estate, lin: httpx.AsyncClient, plant: Plant, change: dict[str, Any], field: str
 ) -> None:

@@ -1,9 +1,10 @@
 """A server of OPC UA that was not written here, in its own process: `python -m tests.conformance.plant PORT HOME [secure]`.
 
-It is the server of PyPI `asyncua`. Namespace 2 has `Plant/Tank` with `Level` (Double), `Count` (Int64, each value once), `Name` (String),
-`Open` (Boolean), `Setpoint` (Float, writable), `Mode` (Int32), the method `Double`, and `Boiler/Heat`. Lines on standard input change it:
-`level 1.5`, `count 100` (so many values of Count, one after another), `status Level BadSensorFailure`, `stop`. It answers each with a line.
-`secure`: Basic256Sha256 alone, and the user `operator` with the password `secret`; it prints the SHA-256 of its certificate first.
+It is the server of PyPI `asyncua`. Namespace 2 has `Plant/Tank` with `Level` (Double), `Count` (Int64, each value once),
+`Name` (String), `Open` (Boolean), `Setpoint` (Float, writable), `Mode` (Int32), the method `Double`, and `Boiler/Heat`.
+Lines on standard input change it: `level 1.5`, `count 100` (so many values of Count, one after another), `status Level
+BadSensorFailure`, `stop`. It answers each with a line. `secure`: Basic256Sha256 alone, and the user `operator` with the
+password `secret`; it prints the SHA-256 of its certificate first.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ async def main() -> None:
     server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/plant")
     if secure:
         key, certificate = home / "plant.pem", home / "plant.der"
-        await setup_self_signed_certificate(key, certificate, "urn:plant", socket.gethostname(), [ExtendedKeyUsageOID.SERVER_AUTH], {})
+        await setup_self_signed_certificate(
+            key, certificate, "urn:plant", socket.gethostname(), [ExtendedKeyUsageOID.SERVER_AUTH], {}
+        )
         await server.set_application_uri("urn:plant")
-        server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_Sign, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+        server.set_security_policy(
+            [ua.SecurityPolicyType.Basic256Sha256_Sign, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+        )
         server.set_identity_tokens([ua.UserNameIdentityToken])
         await server.load_certificate(str(certificate))
         await server.load_private_key(str(key))
@@ -54,13 +59,18 @@ async def main() -> None:
         return await where.add_variable(f"ns={space};s={name}", f"{space}:{name}", value, kind)
 
     nodes = {
-        "Level": await variable(tank, "Level", 1.0, ua.VariantType.Double), "Count": await variable(tank, "Count", 0, ua.VariantType.Int64),
-        "Name": await variable(tank, "Name", "一号罐", ua.VariantType.String), "Open": await variable(tank, "Open", True, ua.VariantType.Boolean),
-        "Setpoint": await variable(tank, "Setpoint", 20.0, ua.VariantType.Float), "Mode": await variable(tank, "Mode", 3, ua.VariantType.Int32),
+        "Level": await variable(tank, "Level", 1.0, ua.VariantType.Double),
+        "Count": await variable(tank, "Count", 0, ua.VariantType.Int64),
+        "Name": await variable(tank, "Name", "一号罐", ua.VariantType.String),
+        "Open": await variable(tank, "Open", True, ua.VariantType.Boolean),
+        "Setpoint": await variable(tank, "Setpoint", 20.0, ua.VariantType.Float),
+        "Mode": await variable(tank, "Mode", 3, ua.VariantType.Int32),
         "Heat": await variable(boiler, "Heat", 80.5, ua.VariantType.Float),
     }
     await nodes["Setpoint"].set_writable()
-    await tank.add_method(f"ns={space};s=Double", f"{space}:Double", double, [ua.VariantType.Double], [ua.VariantType.Double])
+    await tank.add_method(
+        f"ns={space};s=Double", f"{space}:Double", double, [ua.VariantType.Double], [ua.VariantType.Double]
+    )
     count = 0
 
     async def put(name: str, value: Any, kind: ua.VariantType, status: int = 0) -> None:

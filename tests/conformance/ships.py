@@ -1,5 +1,5 @@
-"""Ships that were not written here: `python -m tests.conformance.ships tcp|udp PORT` sends what `pyais` encodes of the messages
-that come on standard input, one JSON object a line, and ends."""
+"""Ships that were not written here: `python -m tests.conformance.ships tcp|udp PORT` sends what `pyais` encodes of the
+messages that come on standard input, one JSON object a line, and ends."""
 
 from __future__ import annotations
 

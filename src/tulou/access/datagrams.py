@@ -1,7 +1,8 @@
-"""A field protocol over UDP: what an address sends is a connection of its own, so that messages in several datagrams find together.
+"""A field protocol over UDP: what an address sends is a connection of its own, so that messages in several datagrams find
+together.
 
-Law: as much as at a TCP door is held of an address, and what comes while it is not read is dropped beyond `HELD` bytes, and counted:
-UDP promises nothing. Of so many addresses as `MOST` the one that was silent longest makes room.
+Law: as much as at a TCP door is held of an address, and what comes while it is not read is dropped beyond `HELD` bytes, and
+counted: UDP promises nothing. Of so many addresses as `MOST` the one that was silent longest makes room.
 """
 
 from __future__ import annotations

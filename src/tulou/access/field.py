@@ -53,7 +53,8 @@ GARBAGE = 64 << 10
 REFUSALS = 50
 """Refused messages after which a connection on which no known device spoke is closed."""
 STRANGERS = 2000, 0.05
-"""At a door of receivers: unknown identities of an address that are looked up in a row, and seconds for one more after that."""
+"""At a door of receivers: unknown identities of an address that are looked up in a row, and seconds for one more after
+that."""
 NOBODY = ("house", "", 0)
 """The class of dead letters that no device can be named for: the house's own."""
 REASONS = {

@@ -17,6 +17,7 @@ from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.lorawan.service import NetworkServers
 from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
 from tulou.access.opcua.service import OpcUaServers
@@ -58,7 +59,7 @@ def protocols() -> Mapping[str, str]:
         **{name: f"tulou.access.protocols.{name}" for name in (
             "hj212", "jt808", "gb32960", "sl651", "ais", "dtu", "dlt645", "cjt188", "modbus",
         )},
-        "opcua": "tulou.access.opcua.kept", "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
+        "opcua": "tulou.access.opcua.kept", "lorawan": "tulou.access.lorawan.events", "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
     }
 
 
@@ -94,7 +95,7 @@ def services(house: House) -> Sequence[object]:
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
-        OpcUaServers(house, devices),
+        OpcUaServers(house, devices), NetworkServers(house),
         firmwares, Rollouts(house, firmwares, shadows),
     ]
 
@@ -102,13 +103,14 @@ def services(house: House) -> Sequence[object]:
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1`: firmware, roll-outs, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    from tulou.access.lorawan.routes import routes as lorawan_routes
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.opcua.routes import routes as opcua_routes
     from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *opcua_routes(house), *sensorthings_routes(house)]
+    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *opcua_routes(house), *lorawan_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
@@ -146,6 +148,7 @@ async def started(house: House) -> None:
         await devices.settle()
         await house.bus.on_changed("organisations", lambda _key: devices.settle())
         await house.service(HttpDoor).open()
+        await house.service(NetworkServers).open()
 
 
 @hookimpl
@@ -274,10 +277,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、CoAP、LwM2M、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651、AIS 接入，OPC UA 订阅，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
+            "partial", "MQTT、CoAP、LwM2M、HTTP、HJ 212、JT/T 808、GB/T 32960、SL 651、AIS 接入，OPC UA 订阅，LoRaWAN 经 ChirpStack，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
             "无 DTLS",
             "one device over MQTT, CoAP, LwM2M, HTTP, HJ 212, JT/T 808, GB/T 32960, SL 651 or AIS, asked by DL/T 645, CJ/T 188 or "
-            "Modbus, or subscribed to by OPC UA; no DTLS", "tests/access/test_coap_house.py",
+            "Modbus, or subscribed to by OPC UA; LoRaWAN by way of ChirpStack; no DTLS", "tests/access/test_coap_house.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",

@@ -1,4 +1,5 @@
-"""The certificate by which the house is known to servers of OPC UA (part 6, 6.2.2), self-signed, made when it is first needed.
+"""The certificate by which the house is known to servers of OPC UA (part 6, 6.2.2), self-signed, made when it is first
+needed.
 
 Law: made once. Processes that make it together agree on whose was there first, and the key is readable by nobody else.
 """
@@ -47,18 +48,27 @@ def public_part(home: Path) -> x509.Certificate:
 
 def _made() -> bytes:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tulou"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tulou")])
+    name = x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, "Tulou"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tulou")]
+    )
     now = dt.datetime.now(dt.UTC)
     usage = x509.KeyUsage(
         digital_signature=True, content_commitment=True, key_encipherment=True, data_encipherment=True, key_agreement=False,
         key_cert_sign=True, crl_sign=False, encipher_only=False, decipher_only=False,
     )
     certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=365 * YEARS))
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(URI), x509.DNSName(socket.gethostname())]), False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), True).add_extension(usage, True)
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=365 * YEARS))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(URI), x509.DNSName(socket.gethostname())]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+        .add_extension(usage, True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
         .sign(key, hashes.SHA256())

@@ -1,8 +1,10 @@
-"""The part of the gateway that connects to servers of OPC UA: a task for each, which subscribes, and comes back when it was cut off.
+"""The part of the gateway that connects to servers of OPC UA: a task for each, which subscribes, and comes back when it was
+cut off.
 
-Law: what a server says is acknowledged to it when it is durable, and nothing is taken while the door holds too much: then the server
-queues. A connection that ends is tried again after ever longer pauses, of a minute at most. What is asked for is read from the
-relational store when a connection is made; the addresses that people named are judged by `kernel.outbound`, each time.
+Law: what a server says is acknowledged to it when it is durable, and nothing is taken while the door holds too much: then
+the server queues. A connection that ends is tried again after ever longer pauses, of a minute at most. What is asked for is
+read from the relational store when a connection is made; the addresses that people named are judged by `kernel.outbound`,
+each time.
 """
 
 from __future__ import annotations
@@ -162,8 +164,8 @@ class OpcUaDoor:
             link.look()
 
     async def _rearrange(self, device_id: str | None) -> None:
-        """Begin anew with what concerns this device (empty: all; None: whose document is another one now), begin what is new, end what
-        is no more."""
+        """Begin anew with what concerns this device (empty: all; None: whose document is another one now), begin what is
+        new, end what is no more."""
         async with self._changing:
             try:
                 rows = await self.db.read(lambda c: c.execute(sa.text(self.ALL)).all())
@@ -232,7 +234,7 @@ class OpcUaDoor:
                     self.gateway.courier.gone(target, ())
                     await asyncio.shield(link.close())
                     self.gateway.present(device, False)
-                await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - servers that fell together come back apart
+                await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not all at once
                 pause = min(pause * 2, LONGEST_PAUSE)
         finally:
             self.unreachable.pop(name, None)
@@ -276,12 +278,31 @@ class OpcUaDoor:
             for one in body["nodes"] if (station := await whose(one["device"])) is not None
         ]
         folders = [
-            Folder(one["node"], one["depth"], one["prefix"], station, one["sampling_ms"], one["queue"], one["deadband"], one["scale"])
-            for one in body["folders"] if (station := await whose(one["device"])) is not None
+            Folder(
+                one["node"],
+                one["depth"],
+                one["prefix"],
+                station,
+                one["sampling_ms"],
+                one["queue"],
+                one["deadband"],
+                one["scale"],
+            )
+            for one in body["folders"]
+            if (station := await whose(one["device"])) is not None
         ]
         return device, Server(
-            body["url"], url.hostname or "", url.port or PORT, body["security"], body["server_certificate"] or "", body["user"] or "",
-            body["password"] or "", body["publish_ms"], items, folders, frozenset(body["commands"]),
+            body["url"],
+            url.hostname or "",
+            url.port or PORT,
+            body["security"],
+            body["server_certificate"] or "",
+            body["user"] or "",
+            body["password"] or "",
+            body["publish_ms"],
+            items,
+            folders,
+            frozenset(body["commands"]),
         )
 
     async def _take(self, changes: list[tuple[Monitored, Change]]) -> None:
@@ -301,8 +322,19 @@ class OpcUaDoor:
         self.gateway.present(station.device, True)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ingestor.add(
-            Chunk(self.name, station.device.entity, station.of, station.rules, [raw], self.ingestor.stamp(1), False, self.name, codec),
-            future, len(raw) + 200,
+            Chunk(
+                self.name,
+                station.device.entity,
+                station.of,
+                station.rules,
+                [raw],
+                self.ingestor.stamp(1),
+                False,
+                self.name,
+                codec,
+            ),
+            future,
+            len(raw) + 200,
         )
         await future
 
@@ -346,7 +378,10 @@ class OpcUaDoor:
         figures = {key: getattr(counters, key) for key in counters.__slots__} if counters is not None else {}
         refused = {f"{name} {node}": why for name, link in self.links.items() for node, why in link.refused.items()}
         return {
-            "servers": len(self._running), "connections": sum(link.up for link in self.links.values()), **figures, "unreachable": dict(self.unreachable),
+            "servers": len(self._running),
+            "connections": sum(link.up for link in self.links.values()),
+            **figures,
+            "unreachable": dict(self.unreachable),
             "refused_nodes": dict(list(refused.items())[:SHOWN]),
         }
 

@@ -1,12 +1,14 @@
 """What is kept of a data change notification of OPC UA, and its values.
 
-Law: pure. The binary notification names its values by handles that one connection made up, so what is kept says what they stood
-for. It is a line of JSON, `{"changes": [[property, node, type, value, status, source, server, scale], ...]}`: the built-in type of
-part 6 (5.1.2) by its name; the value as JSON (bytes as base64, times as ISO 8601, texts of several languages as their text, what is
-no number of JSON as `nan`, `inf`, `-inf`); the status code as a number; both timestamps in µs since the epoch, 0 without one.
+Law: pure. The binary notification names its values by handles that one connection made up, so what is kept says what they
+stood for. It is a line of JSON, `{"changes": [[property, node, type, value, status, source, server, scale], ...]}`: the
+built-in type of part 6 (5.1.2) by its name; the value as JSON (bytes as base64, times as ISO 8601, texts of several
+languages as their text, what is no number of JSON as `nan`, `inf`, `-inf`); the status code as a number; both timestamps in
+µs since the epoch, 0 without one.
 
-The severity of the status code (part 4, 7.39: its two highest bits) is the quality: good, uncertain, bad. The time is the source's, else the
-server's, else that of receipt. Numbers are multiplied by `scale`; booleans are 0 and 1; arrays are the text of JSON.
+The severity of the status code (part 4, 7.39: its two highest bits) is the quality: good, uncertain, bad. The time is the
+source's, else the server's, else that of receipt. Numbers are multiplied by `scale`; booleans are 0 and 1; arrays are the
+text of JSON.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class Call(Params):
 
     object: str = labelled("对象节点", "object", min_length=3, max_length=512)
     method: str = labelled("方法节点", "method", min_length=3, max_length=512)
-    arguments: list[Any] = Field(default_factory=list, max_length=50, title="参数", json_schema_extra={"title_en": "arguments"})
+    arguments: list[Any] = Field(
+        default_factory=list, max_length=50, title="参数", json_schema_extra={"title_en": "arguments"}
+    )
 
 
 class OpcUa:

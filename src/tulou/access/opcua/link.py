@@ -1,13 +1,13 @@
 """One connection to a server of OPC UA: its subscription, what people browse and commands do there.
 
-Law: a notification is acknowledged (with the next Publish) when what it says is durable, so the server keeps it until then. A session and
-its subscription outlive their connection (part 4, 6.7): the next connection activates the session again, and asks for what was missed
-(Republish). Where the server has forgotten it, a new subscription begins with the current values; those that are stored already are
-repeats. A subscription is not transferred to a new session: its number may by then be another's. A sequence number is taken once. What
-is written and called is named in the device's document, and nothing else.
+Law: a notification is acknowledged (with the next Publish) when what it says is durable, so the server keeps it until then.
+A session and its subscription outlive their connection (part 4, 6.7): the next connection activates the session again, and
+asks for what was missed (Republish). Where the server has forgotten it, a new subscription begins with the current values;
+those that are stored already are repeats. A subscription is not transferred to a new session: its number may by then be
+another's. A sequence number is taken once. What is written and called is named in the device's document, and nothing else.
 
-The server's certificate must be the one that a person named. The address is judged before each connection, and is the one that is
-connected to.
+The server's certificate must be the one that a person named. The address is judged before each connection, and is the one
+that is connected to.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # it says of every lost
 TIMEOUT, PROBE = 10.0, 5.0
 """Seconds for an answer, and between looks whether the server is there."""
 OUTLIVES, ALIVE, SILENT = 600, 10, 45
-"""Seconds for which a subscription outlives its connection, after which a silent one says that it is there, and after which one that does
-not is given up."""
+"""Seconds for which a subscription outlives its connection, after which a silent one says that it is there, and after which
+one that does not is given up."""
 AWAY = 30.0
 """Seconds between two attempts to come back, at most."""
 TOGETHER = 500
@@ -140,8 +140,9 @@ class _Client(Client):  # type: ignore[misc]
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """A server that is connected to. `judged()` gives the address to dial; `took(changes)` is to return when they are durable;
-    `heard()` is told that the server is there, `turned(up)` that the connection came or went. `lost` is set when it is to be made anew."""
+    """A server that is connected to. `judged()` gives the address to dial; `took(changes)` is to return when they are
+    durable; `heard()` is told that the server is there, `turned(up)` that the connection came or went. `lost` is set when
+    it is to be made anew."""
 
     server: Server
     home: Path
@@ -196,7 +197,9 @@ class Link:
 
     def look(self) -> None:
         """Now and then: a subscription that says nothing, not even that it is there, is begun anew."""
-        if self.up and asyncio.get_running_loop().time() - self.silent_since > max(SILENT, 4 * self.server.publish_ms / 1000):
+        if self.up and asyncio.get_running_loop().time() - self.silent_since > max(
+            SILENT, 4 * self.server.publish_ms / 1000
+        ):
             self.lost.set()
 
     async def _follow(self, client: _Client) -> None:
@@ -240,14 +243,21 @@ class Link:
             if endpoint.SecurityMode == mode and endpoint.SecurityPolicyUri == SecurityPolicyBasic256Sha256.URI
         ]
         if not offered:
-            raise Unavailable(f"服务器不提供 Basic256Sha256 {mode.name}", f"the server does not offer Basic256Sha256 {mode.name}", rule="security")
+            raise Unavailable(
+                f"服务器不提供 Basic256Sha256 {mode.name}",
+                f"the server does not offer Basic256Sha256 {mode.name}",
+                rule="security",
+            )
         shown = offered[0].ServerCertificate or b""
         shown = shown[: int.from_bytes(shown[2:4]) + 4]  # the first of a chain (X.690, 8.1.3)
         print_ = hashlib.sha256(shown).hexdigest()
         if print_ != self.server.certificate:
             raise Unavailable(
-                f"服务器证书的 SHA-256 为 {print_}，与设定不符", f"the server shows a certificate of SHA-256 {print_}, not the one that was named",
-                field="server_certificate", value=print_, rule=self.server.certificate or "a fingerprint",
+                f"服务器证书的 SHA-256 为 {print_}，与设定不符",
+                f"the server shows a certificate of SHA-256 {print_}, not the one that was named",
+                field="server_certificate",
+                value=print_,
+                rule=self.server.certificate or "a fingerprint",
             )
         pem = (await asyncio.to_thread(application_certificate, self.home)).read_bytes()
         await client.set_security(
@@ -297,7 +307,12 @@ class Link:
             request.ItemToMonitor = ua.ReadValueId(node, ua.AttributeIds.Value)
             request.MonitoringMode = ua.MonitoringMode.Reporting
             how = request.RequestedParameters = ua.MonitoringParameters()
-            how.ClientHandle, how.SamplingInterval, how.QueueSize, how.DiscardOldest = handle, item.sampling_ms, item.queue, True
+            how.ClientHandle, how.SamplingInterval, how.QueueSize, how.DiscardOldest = (
+                handle,
+                item.sampling_ms,
+                item.queue,
+                True,
+            )
             if item.deadband:
                 how.Filter = ua.DataChangeFilter(ua.DataChangeTrigger.StatusValue, ua.DeadbandType.Absolute, item.deadband)
             requests.append(request)
@@ -328,7 +343,8 @@ class Link:
         return True
 
     async def _published(self, result: Any) -> None:
-        """A notification; asyncua acknowledges it when this returns, also by an exception, but not when the task is cancelled."""
+        """A notification; asyncua acknowledges it when this returns, also by an exception, but not when the task is
+        cancelled."""
         try:
             async with self._taking:
                 await self._accept(result)
@@ -399,8 +415,17 @@ class Link:
                     seen.add(node_id)
                     path = f"{name}.{one.BrowseName.Name}" if name else str(one.BrowseName.Name)
                     if one.NodeClass == ua.NodeClass.Variable:
-                        found.append(Item(node_id.to_string(), path, folder.whose, folder.sampling_ms, folder.queue, folder.deadband,
-                                          folder.scale))
+                        found.append(
+                            Item(
+                                node_id.to_string(),
+                                path,
+                                folder.whose,
+                                folder.sampling_ms,
+                                folder.queue,
+                                folder.deadband,
+                                folder.scale,
+                            )
+                        )
                     if one.NodeClass in (ua.NodeClass.Object, ua.NodeClass.Variable):
                         deeper.append((node_id, path))
                     if len(found) >= MOST_ITEMS:
@@ -412,9 +437,16 @@ class Link:
         """What is hierarchically below a node, so many at most; whether there is more."""
         params = ua.BrowseParameters()
         params.RequestedMaxReferencesPerNode = TOGETHER
-        params.NodesToBrowse = [ua.BrowseDescription(
-            node, ua.BrowseDirection.Forward, ua.NodeId(ua.ObjectIds.HierarchicalReferences), True, 0, ua.BrowseResultMask.All,
-        )]
+        params.NodesToBrowse = [
+            ua.BrowseDescription(
+                node,
+                ua.BrowseDirection.Forward,
+                ua.NodeId(ua.ObjectIds.HierarchicalReferences),
+                True,
+                0,
+                ua.BrowseResultMask.All,
+            )
+        ]
         session = self._client.uaclient.session
         (result,) = await session.browse(params)
         result.StatusCode.check()
@@ -445,8 +477,8 @@ class Link:
     # -- commands
 
     async def command(self, method: str, params: dict[str, Any]) -> Any:
-        """Carry out a command; what the server gave back. Raises `Invalid` for what is not said or not permitted, `ua.UaError` for what
-        the server refuses, `Lost`."""
+        """Carry out a command; what the server gave back. Raises `Invalid` for what is not said or not permitted,
+        `ua.UaError` for what the server refuses, `Lost`."""
         named = params["node"] if method == "write" else params["method"]
         if named not in self.server.commands:
             raise Invalid(f"节点 {named} 不在允许下达命令的名单中", f"the node {named} is not among those that commands may name",
@@ -472,11 +504,20 @@ class Link:
         with contextlib.suppress(ua.UaStatusCodeError):
             declared = await (await self._client.get_node(method).get_child("0:InputArguments")).read_value() or []
         if len(declared) != len(given):
-            raise Invalid(f"方法需要 {len(declared)} 个参数", f"the method takes {len(declared)} arguments", field="params.arguments",
-                          value=len(given), rule=", ".join(str(one.Name) for one in declared) or "none")
+            raise Invalid(
+                f"方法需要 {len(declared)} 个参数",
+                f"the method takes {len(declared)} arguments",
+                field="params.arguments",
+                value=len(given),
+                rule=", ".join(str(one.Name) for one in declared) or "none",
+            )
         out = []
         for number, (value, one) in enumerate(zip(given, declared, strict=True)):
-            kind = ua.VariantType(one.DataType.Identifier) if one.DataType.NamespaceIndex == 0 and one.DataType.Identifier <= 25 else None
+            kind = (
+                ua.VariantType(one.DataType.Identifier)
+                if one.DataType.NamespaceIndex == 0 and one.DataType.Identifier <= 25
+                else None
+            )
             if kind is None:
                 raise Invalid("不支持此参数类型", "arguments of this type are not spoken", field=f"params.arguments[{number}]",
                               value=one.DataType.to_string(), rule="a built-in type")
@@ -497,7 +538,9 @@ def node_of(text: str, namespaces: Sequence[str]) -> Any:
             return ua.NodeId.from_string(f"ns={namespaces.index(uri)};{rest}")
         return ua.NodeId.from_string(text)
     except (ua.UaError, ValueError):
-        raise Invalid(f"没有节点 {text}", f"there is no node {text}", field="node", value=text, rule="ns=2;s=NAME | nsu=URI;s=NAME") from None
+        raise Invalid(
+            f"没有节点 {text}", f"there is no node {text}", field="node", value=text, rule="ns=2;s=NAME | nsu=URI;s=NAME"
+        ) from None
 
 
 def typed(value: Any, kind: Any, place: str) -> Any:
@@ -512,7 +555,9 @@ def typed(value: Any, kind: Any, place: str) -> Any:
         elif name in ("Float", "Double") and isinstance(value, int | float):
             return float(value)
         elif name in NUMBERS and isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
-            bits = {"SByte": 8, "Byte": 8, "Int16": 16, "UInt16": 16, "Int32": 32, "UInt32": 32, "StatusCode": 32}.get(name, 64)
+            bits = {"SByte": 8, "Byte": 8, "Int16": 16, "UInt16": 16, "Int32": 32, "UInt32": 32, "StatusCode": 32}.get(
+                name, 64
+            )
             low = 0 if name[0] == "U" or name in ("Byte", "StatusCode") else -(1 << bits - 1)
             if low <= value < low + (1 << bits):
                 return int(value)
@@ -541,7 +586,16 @@ def change_of(item: Item, data: Any) -> Change:
     except Exception as error:  # whatever a server sent must not stop what comes after it; the decoder refuses this
         kind, value = "Unreadable", f"{error!r} {data!r}"[:1000]
     status = 0 if data.StatusCode is None else int(data.StatusCode.value)
-    return Change(item.property, item.node, kind, value, status, _micros(data.SourceTimestamp), _micros(data.ServerTimestamp), item.scale)
+    return Change(
+        item.property,
+        item.node,
+        kind,
+        value,
+        status,
+        _micros(data.SourceTimestamp),
+        _micros(data.ServerTimestamp),
+        item.scale,
+    )
 
 
 def plain(variant: Any) -> tuple[str, Any]:

@@ -35,7 +35,9 @@ def routes(house: House) -> list[BaseRoute]:
         return Response(status_code=204)
 
     async def nodes(request: Request, actor: Actor) -> Response:
-        return json_response(await servers.browse(actor, request.path_params["id"], request.query_params.get("node", OBJECTS)))
+        return json_response(
+            await servers.browse(actor, request.path_params["id"], request.query_params.get("node", OBJECTS))
+        )
 
     async def certificate(request: Request, actor: Actor) -> Response:
         return Response(await servers.certificate(actor, request.path_params["id"]), media_type="application/x-pem-file")

@@ -1,7 +1,7 @@
 """The server of OPC UA of a device: where it is, what of it becomes readings, and what people find there.
 
-Law: a document is checked whole before it is kept. Changing it needs the right to write every device that it names, and takes effect
-at once. A password is kept and never shown. Every operation asks the policy, by way of the device.
+Law: a document is checked whole before it is kept. Changing it needs the right to write every device that it names, and
+takes effect at once. A password is kept and never shown. Every operation asks the policy, by way of the device.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ NodeText = Annotated[str, Field(min_length=3, max_length=512, pattern=r"^((ns=[0
 
 
 class _Monitored(_Body):
-    """How nodes are monitored. `sampling_ms` -1 is the publishing interval; `queue` is what the server keeps between two publishes;
-    `deadband` the change of a number below which it says nothing."""
+    """How nodes are monitored. `sampling_ms` -1 is the publishing interval; `queue` is what the server keeps between two
+    publishes; `deadband` the change of a number below which it says nothing."""
 
     device: str | None = Field(default=None, min_length=1, max_length=320)
     sampling_ms: float = Field(default=-1.0, ge=-1, le=3_600_000)
@@ -77,8 +77,8 @@ class OpcUaFolder(_Monitored):
 
 
 class OpcUaServer(_Body):
-    """A server. `server_certificate` is the SHA-256 of its certificate, in hexadecimal; `commands` are the variables that may be written
-    and the methods that may be called."""
+    """A server. `server_certificate` is the SHA-256 of its certificate, in hexadecimal; `commands` are the variables that
+    may be written and the methods that may be called."""
 
     url: str = Field(min_length=11, max_length=512, pattern=r"^opc\.tcp://[^@\s]+$")
     security: Literal["None", "Sign", "SignAndEncrypt"] = "None"
@@ -117,7 +117,9 @@ class OpcUaServers:
         row = await self.devices.mine(actor, WRITE, device_id)
         self.policy.require(actor, WRITE, row.org)
         if importlib.util.find_spec("asyncua") is None:
-            raise Unavailable("OPC UA 需要 asyncua：安装 tulou[opcua]", "OPC UA needs asyncua: install tulou[opcua]", rule="tulou[opcua]")
+            raise Unavailable(
+                "OPC UA 需要 asyncua：安装 tulou[opcua]", "OPC UA needs asyncua: install tulou[opcua]", rule="tulou[opcua]"
+            )
         self.house.outbound.check("tcp" + _with_port(server.url).removeprefix("opc.tcp"), ("tcp",))
         if server.security != "None" and server.server_certificate is None:
             raise Invalid(
@@ -125,7 +127,12 @@ class OpcUaServers:
                 field="server_certificate", rule="64 hexadecimal digits",
             )
         if not server.nodes and not server.folders and not server.commands:
-            raise Invalid("没有节点、文件夹或命令", "there are neither nodes, folders nor commands", field="nodes", rule="something to do")
+            raise Invalid(
+                "没有节点、文件夹或命令",
+                "there are neither nodes, folders nor commands",
+                field="nodes",
+                rule="something to do",
+            )
         taken: set[tuple[str, str]] = set()
         for number, node in enumerate(server.nodes):
             whose = device_id if node.device is None else (await self.devices.mine(actor, WRITE, node.device)).id
@@ -151,9 +158,20 @@ class OpcUaServers:
             here = device_opcua.c.entity_no == row.entity_no
             if not connection.execute(device_opcua.update().where(here).values(values)).rowcount:
                 connection.execute(device_opcua.insert().values(entity_no=row.entity_no, **values))
-            audit.record(connection, actor, WRITE, row.org, device_id, {
-                "change": "opcua", "url": server.url, "security": server.security, "nodes": len(server.nodes), "commands": server.commands,
-            })
+            audit.record(
+                connection,
+                actor,
+                WRITE,
+                row.org,
+                device_id,
+                {
+                    "change": "opcua",
+                    "url": server.url,
+                    "security": server.security,
+                    "nodes": len(server.nodes),
+                    "commands": server.commands,
+                },
+            )
 
         await self.db.write(write)
         await self.devices.changed([row.entity_no], device_id, "opcua", row.org)
@@ -175,8 +193,8 @@ class OpcUaServers:
 
     @operation(READ)
     async def browse(self, actor: Actor, device_id: str, node: str = OBJECTS) -> dict[str, Any]:
-        """What is below a node of the server, one level: `{items: [{node, name, label, class, type?, value?, status?}], more}`. Raises
-        `Conflict` while there is no connection."""
+        """What is below a node of the server, one level: `{items: [{node, name, label, class, type?, value?, status?}],
+        more}`. Raises `Conflict` while there is no connection."""
         row = await self.devices.mine(actor, READ, device_id)
         self.policy.require(actor, READ, row.org)
         nc = self.house.bus.nc
@@ -193,7 +211,13 @@ class OpcUaServers:
         if error == "invalid":
             raise Invalid(answer["zh"], answer["en"], field="node", value=node, rule=answer["rule"])
         if error == "status":
-            raise Invalid(f"服务器拒绝：{answer['en']}", f"the server refused: {answer['en']}", field="node", value=node, rule="OPC UA status code")
+            raise Invalid(
+                f"服务器拒绝：{answer['en']}",
+                f"the server refused: {answer['en']}",
+                field="node",
+                value=node,
+                rule="OPC UA status code",
+            )
         if error:
             raise _away(device_id, answer["en"], answer["en"])
         return answer
@@ -217,13 +241,24 @@ def _with_port(url: str) -> str:
     except ValueError:
         port = 0
     if not parts.hostname or port == 0:
-        raise Invalid("地址应为 opc.tcp://主机:端口/路径", "an address is opc.tcp://host:port/path", field="url", value=url, rule="opc.tcp://")
+        raise Invalid(
+            "地址应为 opc.tcp://主机:端口/路径",
+            "an address is opc.tcp://host:port/path",
+            field="url",
+            value=url,
+            rule="opc.tcp://",
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port or PORT}"
 
 
 def _none(device_id: str) -> NotFound:
-    return NotFound(f"设备 {device_id} 没有 OPC UA 服务器", f"the device {device_id} has no server of OPC UA", field="id", value=device_id)
+    return NotFound(
+        f"设备 {device_id} 没有 OPC UA 服务器",
+        f"the device {device_id} has no server of OPC UA",
+        field="id",
+        value=device_id,
+    )
 
 
 def _away(device_id: str, zh: str, en: str) -> Conflict:

@@ -1,17 +1,21 @@
-"""AIS (ITU-R M.1371-5) in sentences of NMEA 0183 (IEC 61162-1), as receivers and base stations relay it: `!AIVDM`, `!AIVDO`.
+"""AIS (ITU-R M.1371-5) in sentences of NMEA 0183 (IEC 61162-1), as receivers and base stations relay it: `!AIVDM`,
+`!AIVDO`.
 
-Law: pure. A sentence is `!`, talker, VDM or VDO, number of sentences, which one, sequence id, channel, payload, fill bits, `*`
-and the exclusive or of what stands between `!` and `*`; a line ends it. Before it may stand a tag block (IEC 61162-450, 4.0 of
-NMEA 0183), `\\s:STATION,c:1775001600*hh\\`, of which the source and the time are read; one whose check is wrong is none. Behind it
-may stand fields of the United States Coast Guard, of which the time is read. The payload is the message in six bits a
-character. The layouts are those of the text "AIVDM/AIVDO protocol decoding" of gpsd, not read against M.1371 itself.
+Law: pure. A sentence is `!`, talker, VDM or VDO, number of sentences, which one, sequence id, channel, payload, fill bits,
+`*` and the exclusive or of what stands between `!` and `*`; a line ends it. Before it may stand a tag block (IEC 61162-450,
+4.0 of NMEA 0183), `\\s:STATION,c:1775001600*hh\\`, of which the source and the time are read; one whose check is wrong is
+none. Behind it may stand fields of the United States Coast Guard, of which the time is read. The payload is the message in
+six bits a character. The layouts are those of the text "AIVDM/AIVDO protocol decoding" of gpsd, not read against M.1371
+itself.
 
-A message of several sentences is read when they came in their order, with others between them; of what is missing a part when the
-next one came, or 64 sentences later, the rest is `Broken`. Nobody is answered. Other sound sentences (`$AIALR`, `!AIVSI`) are passed over.
+A message of several sentences is read when they came in their order, with others between them; of what is missing a part
+when the next one came, or 64 sentences later, the rest is `Broken`. Nobody is answered. Other sound sentences (`$AIALR`,
+`!AIVSI`) are passed over.
 
-A device is a ship, base station or aid by its MMSI; one receiver relays those of hundreds. The receiver is a device by its name in
-the tag block, with `s:` before it. What stands for "not available" is not-a-number of quality 2; a text that is empty is no
-reading. The time is that of the tag block, a base station's own (4, 11), else that of receipt: a position says only the second.
+A device is a ship, base station or aid by its MMSI; one receiver relays those of hundreds. The receiver is a device by its
+name in the tag block, with `s:` before it. What stands for "not available" is not-a-number of quality 2; a text that is
+empty is no reading. The time is that of the tag block, a base station's own (4, 11), else that of receipt: a position says
+only the second.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ HELD_GROUPS, HELD_SENTENCES = 16, 64
 
 _TOKEN = re.compile(rb"(?:\\[^\\!$\r\n]{0,200}\\)?[!$][^!$\\\r\n]*")
 _SENTENCE = re.compile(
-    rb"(?:\\([^\\]*)\\)?!([A-Z0-9]{2}VD[MO],([1-9]),([1-9]),([0-9]?),([^,*]{0,2}),([0-W`-w]{1,400}),([0-5]))\*([0-9A-Fa-f]{2})(.*)", re.S,
+    rb"(?:\\([^\\]*)\\)?!([A-Z0-9]{2}VD[MO],([1-9]),([1-9]),([0-9]?),([^,*]{0,2}),([0-W`-w]{1,400}),([0-5]))\*([0-9A-Fa-f]{2})(.*)",
+    re.S,
 )
 _VDM = re.compile(rb"(?:\\[^\\]*\\)?![A-Z0-9]{2}VD[MO],")
 _SOUND = re.compile(rb"(?:\\[^\\]*\\)?[!$]([^*]*)\*([0-9A-Fa-f]{2})")
@@ -50,7 +55,8 @@ _TEXT = "@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_ !\"#$%&'()*+,-./0123456789:;<=>?"
 
 
 class Sentence(NamedTuple):
-    """A sound sentence. `at` is the µs of its tag block, 0 without one; `source` who relays it, empty if that is not said."""
+    """A sound sentence. `at` is the µs of its tag block, 0 without one; `source` who relays it, empty if that is not
+    said."""
 
     raw: bytes
     total: int
@@ -142,8 +148,8 @@ def _lines(data: bytes) -> tuple[list[Sentence | Broken], int]:
 
 
 class Session:
-    """The sentences of one connection, or of one address over UDP. What waits for other parts is bounded, and not `unfinished`: a
-    part that was lost on the air never comes."""
+    """The sentences of one connection, or of one address over UDP. What waits for other parts is bounded, and not
+    `unfinished`: a part that was lost on the air never comes."""
 
     def __init__(self) -> None:
         self.skipped = 0
@@ -213,15 +219,26 @@ def _message(parts: list[Sentence]) -> Message | Broken:
         bits = Bits(parts[0].payload, parts[0].fill)
         kind, mmsi = bits.unsigned(0, 6), bits.unsigned(8, 30)
     except IndexError:
-        return Broken(raw, Refusal("length", "消息过短，没有 MMSI", "the message is too short for an MMSI", "payload", len(parts[0].payload)))
+        return Broken(
+            raw,
+            Refusal(
+                "length", "消息过短，没有 MMSI", "the message is too short for an MMSI", "payload", len(parts[0].payload)
+            ),
+        )
     return Message(b"%09d" % mmsi, kind, raw)
 
 
 def _lost(parts: list[Sentence]) -> Broken:
-    return Broken(b"".join(part.raw for part in parts), Refusal(
-        "part", f"消息共 {parts[0].total} 句，其余未收到", f"the message has {parts[0].total} sentences; the others did not come", "part",
-        parts[-1].part,
-    ))
+    return Broken(
+        b"".join(part.raw for part in parts),
+        Refusal(
+            "part",
+            f"消息共 {parts[0].total} 句，其余未收到",
+            f"the message has {parts[0].total} sentences; the others did not come",
+            "part",
+            parts[-1].part,
+        ),
+    )
 
 
 class _Reading:
@@ -256,7 +273,9 @@ class _Reading:
             elif found == most + 1:
                 self.put(name, NAN)
             else:
-                self.refusals.append(Refusal("range", f"{name} 超出 ±{most} 度", f"{name} is beyond {most} degrees", name, found))
+                self.refusals.append(
+                    Refusal("range", f"{name} 超出 ±{most} 度", f"{name} is beyond {most} degrees", name, found)
+                )
 
     def course(self, start: int) -> None:
         """Course over ground in tenths of a degree; 360 is none."""
@@ -287,7 +306,10 @@ def _class_a(of: _Reading) -> None:
     """1, 2, 3. Of a rate of turn of ±127 it is only known that it is more than 5° in 30 s."""
     of.number("navigationStatus", 38, 4, 15)
     turn = of.bits.signed(42, 8)
-    of.put("rateOfTurn", NAN if turn == -128 else (1 if turn > 0 else -1) * (10.0 if abs(turn) == 127 else round((turn / 4.733) ** 2, 1)))
+    of.put(
+        "rateOfTurn",
+        NAN if turn == -128 else (1 if turn > 0 else -1) * (10.0 if abs(turn) == 127 else round((turn / 4.733) ** 2, 1)),
+    )
     if abs(turn) == 127:
         of.worse["rateOfTurn"] = UNCERTAIN
     of.number("sog", 50, 10, 1023, 10)
@@ -394,7 +416,8 @@ MESSAGES = {
     1: _class_a, 2: _class_a, 3: _class_a, 4: _base_station, 5: _voyage, 9: _aircraft, 11: _base_station, 18: _class_b,
     19: _class_b_extended, 21: _aid, 24: _static_b, 27: _long_range,
 }
-"""What is read. Others (6 to 8, 10, 12 to 17, 20, 22, 23, 25, 26) are kept, and say nothing of the device that is a reading."""
+"""What is read. Others (6 to 8, 10, 12 to 17, 20, 22, 23, 25, 26) are kept, and say nothing of the device that is a
+reading."""
 
 
 def _own_time(bits: Bits) -> int:
@@ -421,8 +444,13 @@ class Ais:
     def identity(self, text: str) -> bytes:
         """An MMSI of nine digits, or `s:` and the name of a receiver in its tag blocks."""
         if not re.fullmatch(r"[0-9]{9}|s:[!-)+\-.-9;-\[\]-~]{1,15}", text):
-            raise Invalid("标识为九位 MMSI，或 s: 加接收站名（1 至 15 个字符）", "an identity is an MMSI of nine digits, or s: and the name of a "
-                          "receiver of 1 to 15 characters", field="identity", value=text, rule="M.1371, annex 1, 3.1; s:NAME")
+            raise Invalid(
+                "标识为九位 MMSI，或 s: 加接收站名（1 至 15 个字符）",
+                "an identity is an MMSI of nine digits, or s: and the name of a receiver of 1 to 15 characters",
+                field="identity",
+                value=text,
+                rule="M.1371, annex 1, 3.1; s:NAME",
+            )
         return text.encode()
 
     def identify(self, raw: bytes) -> bytes:
