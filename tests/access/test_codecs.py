@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.access import test_gb32960, test_hj212, test_jt808, test_sl651, toy
+from tests.access import test_ais, test_gb32960, test_hj212, test_jt808, test_sl651, toy
 from tulou.access import hooks
 from tulou.access.poll_door import METERS
 from tulou.access.protocols import Broken, FieldCodec, Message, load
@@ -45,6 +45,9 @@ EXAMPLES = {
     "sl651": Example(load("tulou.access.protocols.sl651"), [
         test_sl651.raw(test_sl651.UPLINKS[name]) for name in ("ARTICLE 32", "PARSER 34", "LIBRARY 31")
     ] + [test_sl651.text("ST 1234567890 H TT 2506011200 Z 12.345 ")]),
+    "ais": Example(load("tulou.access.protocols.ais"), [
+        test_ais.MOORED + b"\r\n", b"".join(part + b"\r\n" for part in test_ais.DIADEM), test_ais.position(lon=600_000, lat=600_000),
+    ]),
     "toy": Example(toy.codec, [toy.line(b"GATE01,SECRET,202604010800%02d,2.35,OK" % n) for n in range(3)], b"SECRET"),
 }
 SPOKEN = sorted(EXAMPLES)

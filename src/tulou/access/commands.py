@@ -147,7 +147,11 @@ def poll(session: Any, device_id: str, file: Any, remove: bool) -> None:
 
     What is asked of the meters behind a gateway: set from a file (JSON or YAML), shown without one.
     """
-    path = f"{_path(device_id)}/poll"
+    _document(session, f"{_path(device_id)}/poll", file, remove)
+
+
+def _document(session: Any, path: str, file: Any, remove: bool) -> None:
+    """Show, set or remove what a device has at this path."""
     if remove:
         session.call("DELETE", path)
         return
@@ -161,6 +165,29 @@ def poll(session: Any, device_id: str, file: Any, remove: bool) -> None:
     except yaml.YAMLError as error:
         raise click.ClickException(f"YAML: {error}") from None
     session.output(session.call("PUT", path, json=body))
+
+
+@device.command("opcua")
+@click.argument("device_id")
+@click.argument("file", type=click.File("rb"), required=False)
+@click.option("--remove", is_flag=True, help="不再连接 / connect no more")
+@click.pass_obj
+def opcua(session: Any, device_id: str, file: Any, remove: bool) -> None:
+    """设备的 OPC UA 服务器：给出文件（JSON 或 YAML）则设置，不给则显示。
+
+    The server of OPC UA of a device: set from a file (JSON or YAML), shown without one.
+    """
+    _document(session, f"{_path(device_id)}/opcua", file, remove)
+
+
+@device.command("browse")
+@click.argument("device_id")
+@click.argument("node", default="i=85")
+@click.pass_obj
+def browse(session: Any, device_id: str, node: str) -> None:
+    """OPC UA 服务器中某节点之下的内容。What is below a node of its server of OPC UA."""
+    found = session.call("GET", f"{_path(device_id)}/opcua/nodes", params={"node": node})
+    session.output(found["items"], ("node", "class", "name", "type", "value", "status"))
 
 
 @device.command("methods")

@@ -31,7 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 from tulou.access.authenticate import DeviceIdentity
 from tulou.access.courier import CLAIM, JSON, RETURNED, RING, answer_of
 from tulou.access.longpolls import LongPolls
-from tulou.access.models import NewCommand, commands, device_identities
+from tulou.access.models import NewCommand, commands, device_identities, device_opcua
 from tulou.access.protocols import ANSWERED, DELIVERED, REFUSED
 from tulou.access.service import Devices
 from tulou.kernel import audit
@@ -215,7 +215,8 @@ class Commands:
     async def _protocols(self, entity: int) -> list[str]:
         """The field protocols in which the device has an identity, of those that take commands."""
         query = sa.select(device_identities.c.protocol).where(device_identities.c.entity_no == entity).distinct()
-        spoken = await self.db.read(lambda c: c.execute(query.order_by(device_identities.c.protocol)).scalars().all())
+        dialled = sa.select(sa.literal("opcua")).where(sa.exists().where(device_opcua.c.entity_no == entity))
+        spoken = await self.db.read(lambda c: c.execute(query.union(dialled).order_by("protocol")).scalars().all())
         codecs = self.devices.codecs
         return [name for name in spoken if name in codecs and codecs[name].methods]
 

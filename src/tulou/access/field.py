@@ -6,6 +6,8 @@ may carry many; who is not known is refused as the standard says, counted, and c
 
 What a stranger can cost is bounded: bytes outside of frames and unfinished frames end a connection; unknown identities,
 wrong passwords and broken frames count against their address, and beyond a burst are neither looked up nor kept.
+Where receivers relay what everybody sends (`BroadcastCodec`) unknown identities are the rule: more of them are looked up,
+none is kept, and they end no connection. Such protocols come over UDP too (`datagrams.py`).
 """
 
 from __future__ import annotations
@@ -19,9 +21,21 @@ import orjson
 
 from tulou.access.authenticate import Identities, Speaker, Throttle
 from tulou.access.courier import Call
+from tulou.access.datagrams import Datagrams
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import AUTH, PRESSURE, WRITE, Peer, press, write_answers
-from tulou.access.protocols import ANSWERED, DELIVERED, DENIED, UNKNOWN, Broken, FieldCodec, Message, Reply, Session
+from tulou.access.protocols import (
+    ANSWERED,
+    DELIVERED,
+    DENIED,
+    UNKNOWN,
+    BroadcastCodec,
+    Broken,
+    FieldCodec,
+    Message,
+    Reply,
+    Session,
+)
 from tulou.access.telemetry import ANY, Chunk, Refusal
 from tulou.kernel.errors import Invalid
 
@@ -38,6 +52,9 @@ GARBAGE = 64 << 10
 """Bytes outside of sound frames after which a connection is closed."""
 REFUSALS = 50
 """Refused messages after which a connection on which no known device spoke is closed."""
+STRANGERS = 2000, 0.05
+"""At a door of receivers: unknown identities of an address that are looked up in a row, and seconds for one more after
+that."""
 NOBODY = ("house", "", 0)
 """The class of dead letters that no device can be named for: the house's own."""
 REASONS = {
@@ -206,7 +223,7 @@ class FieldConnection(Peer):
                 why = DENIED if right is not None else ""
             elif not self.door.identities.stranger(identity):
                 why = ""
-            if not why and self.door.throttle.wait(self.peer) > 0:
+            if not why and self.door.strangers.wait(self.peer) > 0:
                 self.door.throttled += 1
                 why = UNKNOWN if speaker is None else DENIED
             if why:
@@ -268,10 +285,10 @@ class FieldConnection(Peer):
             return
         self.resume(AUTH)
         if why:
-            if door.throttle.wait(self.peer) <= 0:
+            if not door.broadcast and door.throttle.wait(self.peer) <= 0:
                 of, entity = (NOBODY, 0) if speaker is None else (speaker.of, speaker.device.entity)
                 door.bury(message.raw, REASONS[why], of, entity)
-            door.throttle.failed(self.peer)
+            door.strangers.failed(self.peer)
             self.refuse(message, why)
             messages = messages[1:]
         self.take(messages)
@@ -297,7 +314,9 @@ class FieldConnection(Peer):
             if answer:
                 self.send(answer)
         self.refused += 1
-        if not self.speakers and self.refused >= REFUSALS:
+        if door.broadcast:
+            self.seen = self.clock.tick
+        elif not self.speakers and self.refused >= REFUSALS:
             self.close("only unknown devices")
 
     def broken(self, broken: Broken) -> None:
@@ -319,10 +338,14 @@ class FieldConnection(Peer):
 class FieldDoor:
     """The listeners of one protocol, their connections and upkeep; a part of the gateway."""
 
-    def __init__(self, gateway: Gateway, codec: FieldCodec, identities: Identities, port: int, tls_port: int) -> None:
+    def __init__(
+        self, gateway: Gateway, codec: FieldCodec, identities: Identities, port: int, tls_port: int, udp_port: int = 0
+    ) -> None:
         self.gateway, self.codec, self.identities = gateway, codec, identities
         self.name = codec.name
+        self.broadcast = isinstance(codec, BroadcastCodec)
         self.throttle = Throttle()
+        self._strangers = Throttle(*STRANGERS)
         self.connections: set[FieldConnection] = set()
         self.speaking: dict[str, set[FieldConnection]] = {}
         self.answering: list[Peer] = []
@@ -330,11 +353,18 @@ class FieldDoor:
         self.refused = {UNKNOWN: 0, DENIED: 0}
         self.ports: list[int] = []
         self._listen = port, tls_port
+        self._udp_port = udp_port
         self._servers: list[asyncio.Server] = []
+        self.datagrams: Datagrams | None = None
         self.ingestor: Ingestor
 
+    @property
+    def strangers(self) -> Throttle:
+        """Of unknown identities, by address."""
+        return self._strangers if self.broadcast else self.throttle
+
     async def start(self) -> None:
-        """Open the listeners; `ports` says where."""
+        """Open the listeners; `ports` says where, UDP at the end."""
         config, bus = self.gateway.config, self.gateway.bus
         self.ingestor = Ingestor(
             bus.nc, bus.js, name=f"{config.name}-{self.codec.name}", protocol=self.codec.name, released=self._released,
@@ -348,11 +378,19 @@ class FieldDoor:
                     **(self.gateway.tls() if encrypted else {}),
                 ))
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
+        if self._udp_port and isinstance(self.codec, BroadcastCodec):
+            end = self.codec.datagram_end
+            transport, self.datagrams = await loop.create_datagram_endpoint(
+                lambda: Datagrams(lambda: FieldConnection(self), end), local_addr=(config.host, max(self._udp_port, 0)),
+            )
+            self.ports.append(transport.get_extra_info("sockname")[1])
 
     async def close(self) -> None:
         """Stop listening, make durable what was read, close every connection."""
         for server in self._servers:
             server.close()
+        if self.datagrams is not None:
+            self.datagrams.close()
         for connection in list(self.connections):
             connection.pause(PRESSURE)
         await self.ingestor.close()
@@ -441,4 +479,5 @@ class FieldDoor:
             "acked": counters.acked, "dead": counters.dead, "unknown": self.refused[UNKNOWN],
             "denied": self.refused[DENIED], "broken": self.broken, "stray": self.stray, "throttled": self.throttled,
             "timed_out": self.timed_out, "turned_away": self.turned_away,
+            **({"dropped": self.datagrams.dropped} if self.datagrams is not None else {}),
         }

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -75,8 +76,9 @@ ROOM = 60
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
     `models` is type -> {open, offline_after_s, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
-    {codec: its module, port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
-    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media."""
+    {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
+    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media.
+    `opcua_home` is where the house's certificate for OPC UA is; without it no server is connected to."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -100,6 +102,7 @@ class Config:
     gb28181: Mapping[str, Any] | None = None
     ocpp_port: int = 0
     ocpps_port: int = 0
+    opcua_home: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -519,7 +522,8 @@ class Gateway:
         self.ingestor: Ingestor
         self.broker = Broker(self, bus)
         self.doors: list[Door] = [
-            FieldDoor(self, cast(FieldCodec, load(of["codec"])), Identities(db, name, self.class_of), of["port"], of["tls_port"])
+            FieldDoor(self, cast(FieldCodec, load(of["codec"])), Identities(db, name, self.class_of), of["port"], of["tls_port"],
+                      of.get("udp_port", 0))
             for name, of in config.fields.items() if db is not None and name != "dtu"
         ]
         self.attributes = Attributes(bus)
@@ -531,6 +535,8 @@ class Gateway:
             self.doors.append(_gb28181_door(self, db, config))
         if (config.ocpp_port or config.ocpps_port) and db is not None:
             self.doors.append(_ocpp_door(self, db, config))
+        if db is not None and config.outbound is not None and config.opcua_home:
+            self.doors.append(_opcua_door(self, db, config))
         self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
 
     async def start(self) -> None:
@@ -760,7 +766,7 @@ class Gateway:
         """Counters since the start, and the state now."""
         doors: list[Gateway | Door] = [self, *self.doors]
         ingestors = [door.ingestor for door in doors]
-        spoken = {door.name: door.stats() for door in self.doors}
+        spoken = {door.name: figures for door in self.doors if (figures := door.stats())}
         lines = 0
         if self.polls is not None:
             ingestors += self.polls.ingestors.values()
@@ -796,7 +802,7 @@ def _gb28181_door(gateway: Gateway, db: Database, config: Config) -> Door:
     from tulou.access.gb28181.media import MediaServer
 
     of = config.gb28181 or {}
-    return SipDoor(gateway, Identities(db, "gb28181", gateway.class_of), MediaServer(of["media"], _outbound(config)), of)
+    return SipDoor(gateway, Identities(db, "gb28181", gateway.class_of), MediaServer(of["media"], functools.partial(_outbound, config)), of)
 
 
 def _ocpp_door(gateway: Gateway, db: Database, config: Config) -> Door:
@@ -805,20 +811,23 @@ def _ocpp_door(gateway: Gateway, db: Database, config: Config) -> Door:
     return OcppDoor(gateway, Identities(db, OcppDoor.name, gateway.class_of), config.ocpp_port, config.ocpps_port)
 
 
-def _outbound(config: Config) -> Callable[[], Outbound]:
-    """Makes the judge of addresses to dial, whose import is left until one is dialled."""
-    def make() -> Outbound:
-        from tulou.kernel.outbound import Outbound
-        from tulou.kernel.settings import Settings
+def _outbound(config: Config) -> Outbound:
+    """The judge of addresses to dial, whose import is left until one is dialled."""
+    from tulou.kernel.outbound import Outbound
+    from tulou.kernel.settings import Settings
 
-        return Outbound(Settings(**(config.outbound or {})))
+    return Outbound(Settings(**(config.outbound or {})))
 
-    return make
+
+def _opcua_door(gateway: Gateway, db: Database, config: Config) -> Door:
+    from tulou.access.opcua.door import OpcUaDoor
+
+    return OpcUaDoor(gateway, db, functools.partial(_outbound, config), Path(config.opcua_home))
 
 
 def _poll_door(gateway: Gateway, db: Database, config: Config) -> PollDoor:
     of = config.fields.get("dtu", {})
-    return PollDoor(gateway, db, _outbound(config), of.get("port", 0), of.get("tls_port", 0))
+    return PollDoor(gateway, db, functools.partial(_outbound, config), of.get("port", 0), of.get("tls_port", 0))
 
 
 def rss() -> int:

@@ -17,9 +17,11 @@ from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.lorawan.service import NetworkServers
 from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
 from tulou.access.ocpp.service import Charging
+from tulou.access.opcua.service import OpcUaServers
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
@@ -56,10 +58,11 @@ def protocols() -> Mapping[str, str]:
     """The protocols that the house speaks itself, beside MQTT and HTTP; by the last three field protocols it asks."""
     return {
         **{name: f"tulou.access.protocols.{name}" for name in (
-            "hj212", "jt808", "gb32960", "sl651", "dtu", "dlt645", "cjt188", "modbus",
+            "hj212", "jt808", "gb32960", "sl651", "ais", "dtu", "dlt645", "cjt188", "modbus",
         )},
         "coap": "tulou.access.coap.payload", "lwm2m": "tulou.access.lwm2m.kept",
         "gb28181": "tulou.access.protocols.gb28181", "ocpp": "tulou.access.protocols.ocpp",
+        "opcua": "tulou.access.opcua.kept", "lorawan": "tulou.access.lorawan.events",
     }
 
 
@@ -96,20 +99,23 @@ def services(house: House) -> Sequence[object]:
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
-        firmwares, Rollouts(house, firmwares, shadows), Charging(house),
+        OpcUaServers(house, devices), NetworkServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1`: firmware, roll-outs, cards, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    from tulou.access.lorawan.routes import routes as lorawan_routes
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.ocpp.routes import routes as ocpp_routes
+    from tulou.access.opcua.routes import routes as opcua_routes
     from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *ocpp_routes(house), *sensorthings_routes(house)]
+    found = (ota_routes, access_routes, lwm2m_routes, ocpp_routes, opcua_routes, lorawan_routes, sensorthings_routes)
+    return [route for routes_of in found for route in routes_of(house)]
 
 
 @hookimpl
@@ -149,6 +155,7 @@ async def started(house: House) -> None:
         await devices.settle()
         await house.bus.on_changed("organisations", lambda _key: devices.settle())
         await house.service(HttpDoor).open()
+        await house.service(NetworkServers).open()
 
 
 @hookimpl
@@ -278,10 +285,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that access serves, and how far."""
     return {
         "N2.3": (
-            "partial", "MQTT、CoAP、LwM2M、HTTP、OCPP、HJ 212、JT/T 808、GB/T 32960、SL 651 接入，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；"
-            "无 DTLS",
-            "one device over MQTT, CoAP, LwM2M, HTTP, OCPP, HJ 212, JT/T 808, GB/T 32960 or SL 651, or asked by DL/T 645, CJ/T 188 "
-            "or Modbus; no DTLS", "tests/access/test_coap_house.py",
+            "partial", "MQTT、CoAP、LwM2M、HTTP、GB/T 28181、OCPP、HJ 212、JT/T 808、GB/T 32960、SL 651、AIS 接入，OPC UA 订阅，LoRaWAN 经 "
+            "ChirpStack，DL/T 645、CJ/T 188、Modbus 轮询，都是同一设备；无 DTLS",
+            "one device over MQTT, CoAP, LwM2M, HTTP, GB/T 28181, OCPP, HJ 212, JT/T 808, GB/T 32960, SL 651 or AIS, asked by DL/T 645, "
+            "CJ/T 188 or Modbus, or subscribed to by OPC UA; LoRaWAN by way of ChirpStack; no DTLS", "tests/access/test_coap_house.py",
         ),
         "N2.4": (
             "partial", "登记、检索、地图与最新值在 10 万实体上测过；千万级未测",

@@ -64,6 +64,15 @@ device_polls = sa.Table(
 )
 """What is asked of the meters behind a device (`polls.py`), as JSON; `dials`: the house dials it."""
 
+device_opcua = sa.Table(
+    "device_opcua", metadata,
+    sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("updated_by", sa.String(128), nullable=False),
+)
+"""The server of OPC UA that a device stands for (`opcua/service.py`), as JSON."""
+
 alarms = sa.Table(
     "alarms", metadata,
     sa.Column("id", BigId, primary_key=True),
@@ -251,6 +260,7 @@ def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     """The devices of these entities are deleted: end what waits for them, and what they are to be."""
     connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
     connection.execute(device_polls.delete().where(device_polls.c.entity_no.in_(entities)))
+    connection.execute(device_opcua.delete().where(device_opcua.c.entity_no.in_(entities)))
     connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
     connection.execute(rollout_devices.delete().where(rollout_devices.c.entity_no.in_(entities)))
     connection.execute(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tulou.access.gateway import Config
 from tulou.access.ocpp.schemas import missing
 from tulou.access.poll_door import METERS
-from tulou.access.protocols import FieldCodec, load
+from tulou.access.protocols import BroadcastCodec, FieldCodec, load
 from tulou.kernel.bus import Child
 from tulou.kernel.errors import Invalid, Unavailable
 
@@ -55,6 +55,12 @@ def gateway_config(house: House) -> Config:
                 f"协议 {protocol} 有自己的端口设置：coap_port、gb28181_port、ocpp_port",
                 f"{protocol} has a setting of its own for its port: coap_port, gb28181_port, ocpp_port",
                 field="field_ports", value=protocol, rule="a field protocol over TCP",
+            )
+    for protocol in settings.udp_fields:
+        if protocol not in spoken or not isinstance(load(spoken[protocol]), BroadcastCodec):
+            raise Invalid(
+                f"协议 {protocol} 不经 UDP", f"{protocol} does not come over UDP", field="field_udp_ports", value=protocol,
+                rule="a protocol over UDP",
             )
     if settings.lwm2m not in ("", "nosec") or (settings.lwm2m and not settings.coap_port):
         raise Invalid(
@@ -94,11 +100,14 @@ def gateway_config(house: House) -> Config:
             for kind, model in house.packs.models.items()
         },
         fields={
-            protocol: {"codec": spoken[protocol], "port": port, "tls_port": tls_port}
-            for protocol, (port, tls_port) in settings.fields.items()
+            protocol: {
+                "codec": spoken[protocol], **dict(zip(("port", "tls_port"), settings.fields.get(protocol, (0, 0)), strict=True)),
+                "udp_port": settings.udp_fields.get(protocol, 0),
+            }
+            for protocol in {**settings.fields, **settings.udp_fields}
         },
         outbound={name: getattr(settings, name) for name in OUTBOUND},
-        coap_port=settings.coap_port, lwm2m=bool(settings.lwm2m),
+        coap_port=settings.coap_port, lwm2m=bool(settings.lwm2m), opcua_home=str(settings.home),
         gb28181={
             "port": settings.gb28181_port, "tls_port": settings.gb28181_tls_port, "server": settings.gb28181_id,
             "realm": settings.sip_realm, "media": settings.gb28181_media,
@@ -120,9 +129,10 @@ async def start_gateway(house: House) -> Child | None:
         listens.append((config.coap_port, "coap_port", socket.SOCK_DGRAM))
     if config.gb28181 is not None:
         listens += [(config.gb28181[key], f"gb28181_{key}", socket.SOCK_STREAM) for key in ("port", "tls_port") if config.gb28181[key]]
-    if not listens:
+    silent = [(of["udp_port"], "field_udp_ports", socket.SOCK_DGRAM) for of in config.fields.values() if of["udp_port"]]
+    if not listens and not silent:
         return None
-    for port, setting, kind in listens:
+    for port, setting, kind in (*listens, *silent):
         _free(config.host, port, setting, kind)
     if config.gb28181 is not None and config.gb28181["port"]:
         _free(config.host, config.gb28181["port"], "gb28181_port", socket.SOCK_DGRAM)

@@ -71,6 +71,7 @@ class Settings:
         "list", "哪些卡可以充电：list 为登记的卡，all 为任何卡", "which cards may charge: list: those that are registered, all: any"
     )
     field_tls_ports: str = _entry("", "现场协议 TLS 端口，写法同上", "ports of field protocols over TLS, written alike")
+    field_udp_ports: str = _entry("", "现场协议 UDP 端口，写法同上，仅 ais", "ports of field protocols over UDP, written alike; ais only")
     tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT, OCPP and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
     public_url: str = _entry("", "对外地址", "address that people use, for OIDC redirects and links")
@@ -195,6 +196,11 @@ class Settings:
     def sip_realm(self) -> str:
         """The realm of GB/T 28181."""
         return self.gb28181_realm or self.gb28181_id[:10]
+
+    @property
+    def udp_fields(self) -> dict[str, int]:
+        """Field protocol -> its UDP port. Raises `Invalid`."""
+        return _ports("field_udp_ports", self.field_udp_ports)
 
     @property
     def listening(self) -> list[int]:

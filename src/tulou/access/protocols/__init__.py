@@ -165,6 +165,14 @@ class FieldCodec(Codec, Protocol):
         ...
 
 
+@runtime_checkable
+class BroadcastCodec(FieldCodec, Protocol):
+    """A field protocol whose connections relay what everybody sends, as a receiver of ships does: who is unknown is the rule, only
+    counted, and nothing of it is kept. It may come over UDP; `datagram_end` ends what a datagram began."""
+
+    datagram_end: bytes
+
+
 def identity_in(session: Session, raw: bytes) -> bytes:
     """The identity in a kept message, as a fresh session reads it; empty if there is none."""
     return next((message.identity for message in session.feed(raw) if isinstance(message, Message)), b"")
