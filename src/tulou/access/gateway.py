@@ -29,7 +29,7 @@ import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -56,6 +56,7 @@ from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
 
 if TYPE_CHECKING:
+    from tulou.access.certificates.door import CertificateDoor
     from tulou.kernel.outbound import Outbound
 
 log = logging.getLogger("tulou.gateway")
@@ -64,7 +65,10 @@ TOPICS = {b"v1/devices/me/telemetry": TELEMETRY, b"v1/devices/me/attributes": AT
 REQUEST_ATTRIBUTES = b"v1/devices/me/attributes/request/"
 REQUEST_RPC = b"v1/devices/me/rpc/request/"
 RESPONSE_RPC = b"v1/devices/me/rpc/response/"
-GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS)
+REQUEST_CERTIFICATE, RESPONSE_CERTIFICATE = b"v1/devices/me/certificate/request", b"v1/devices/me/certificate/response"
+GRANTED = re.compile(
+    r"v1/devices/me/(attributes|certificate/response|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS
+)
 """Topic filters that a device may subscribe to."""
 COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
@@ -76,7 +80,8 @@ class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
     `models` is type -> {open, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
     {codec: its module, port, tls_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
-    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there."""
+    `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there. `tls_client`: "optional" or "required", whether MQTT over
+    TLS asks for a client's certificate."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -84,6 +89,7 @@ class Config:
     tls_port: int = 0
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_client: str = ""
     nats_url: str = "nats://127.0.0.1:4222"
     sql_url: str = ""
     max_packet: int = 1 << 20
@@ -202,14 +208,15 @@ class Connection(Peer):
             (self, run), size,
         )
 
-    def close(self, why: str, reason: int = 0) -> None:
-        """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0."""
+    def close(self, why: str, reason: int = 0, *, told: bool = False) -> None:
+        """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0, and if `told` (to
+        applications always) why."""
         if self.parser is None:
             return
         self.parser = None
         if self.transport is not None:
             if reason and self.level == 5 and (self.identity is not None or self.application is not None):
-                self.send(mqtt.disconnect(reason, why if self.application is not None else ""))
+                self.send(mqtt.disconnect(reason, why if told or self.application is not None else ""))
             log.debug("closing %s %r: %s", self.peer, self.client_id, why)
             self.gateway.closing(self)
             if self.application is not None:
@@ -282,6 +289,12 @@ class Connection(Peer):
             self._refuse(mqtt.BAD_METHOD, f"authentication method {connect.method!r} is not spoken")
             return False
         token = connect.user or ""
+        certificates = gateway.certificates
+        if certificates is not None and (certificates.required or not (token or connect.password)):
+            der = self.certificate()
+            if der is not None:
+                self._look_up(self._certified(connect, der))
+                return False
         asks = gateway.broker.may_ask(connect)
         if not token and not asks and not connect.password:
             self._refuse(mqtt.NOT_AUTHORISED, "no access token as user name")
@@ -294,10 +307,43 @@ class Connection(Peer):
             gateway.throttled += 1
             self._refuse(mqtt.UNAVAILABLE, "too many failed attempts from this address")
             return False
+        self._look_up(self._ask(connect, "" if asks else token))
+        return False
+
+    def _look_up(self, asking: Coroutine[Any, Any, None]) -> None:
+        """Find out who it is; what comes meanwhile waits."""
         self.waiting = []
         self.pause(AUTH)
-        gateway.spawn(self._ask(connect, "" if asks else token))
-        return False
+        self.gateway.spawn(asking)
+
+    def certificate(self) -> bytes | None:
+        """The certificate (DER) that the client showed in the TLS handshake, whose key it has."""
+        ssl_object = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        return None if ssl_object is None else ssl_object.getpeercert(True)
+
+    async def _certified(self, connect: mqtt.Connect, der: bytes) -> None:
+        """Who it is, by its certificate."""
+        gateway = self.gateway
+        assert gateway.certificates is not None
+        try:
+            found = await gateway.certificates.identify(der)
+        except Exception as error:
+            log.warning("authentication is not possible: %r", error)
+            self._refuse(mqtt.UNAVAILABLE, "authentication is not possible now")
+            return
+        if self.transport is None or self.parser is None:
+            return
+        if found is None:
+            gateway.refused += 1
+            self._refuse(mqtt.NOT_AUTHORISED, "this certificate is of no device, or not valid")
+            return
+        self._accept(connect, found.device)
+        gateway.certificates.entered(self, found)
+        self._go_on()
+
+    def refuse_now(self, why: str) -> None:
+        """The credential by which the connection is open counts no more."""
+        self.close(why, mqtt.NOT_ALLOWED, told=True)
 
     async def _ask(self, connect: mqtt.Connect, token: str) -> None:
         """Who it is: the device of the token, else an application or person."""
@@ -395,6 +441,10 @@ class Connection(Peer):
         self.commands = MqttTarget(self, courier, cast(DeviceIdentity, self.identity).entity, qos)
         courier.ready(self.commands)
 
+    def publish(self, topic: bytes, payload: bytes) -> None:
+        """Send a message at QoS 0."""
+        self.send(mqtt.publish(topic, payload, level=self.level))
+
     def next_id(self) -> bytes:
         """A packet id for what the door publishes."""
         self._last_id = self._last_id % 0xFFFF + 1
@@ -415,7 +465,7 @@ class Connection(Peer):
         kind = TOPICS.get(run.topic)
         topic = ""
         if kind is None:
-            if run.topic.startswith((REQUEST_ATTRIBUTES, REQUEST_RPC, ota.REQUEST)):
+            if run.topic.startswith((REQUEST_ATTRIBUTES, REQUEST_RPC, ota.REQUEST)) or run.topic == REQUEST_CERTIFICATE:
                 for payload in run.payloads:
                     self._answer(run.topic, payload)
                 run = mqtt.Publish(run.topic, run.qos, run.dup, run.retain, run.ids, [])  # acknowledged in its turn
@@ -456,6 +506,9 @@ class Connection(Peer):
         if topic.startswith(ota.REQUEST):
             self.gateway.firmware.asked(self, cast(DeviceIdentity, self.identity).entity, topic, payload)
             return
+        if topic == REQUEST_CERTIFICATE:
+            self._renew(payload)
+            return
         if topic.startswith(REQUEST_ATTRIBUTES):
             self.hold(attributes.ROOM)
             self.gateway.spawn(self.gateway.attributes.answer(
@@ -474,6 +527,13 @@ class Connection(Peer):
         else:
             answer = {"error": f"unknown method {str(method)[:80]}"}
         self.send(mqtt.publish(RESPONSE_RPC + topic[len(REQUEST_RPC) :], orjson.dumps(answer), level=self.level))
+
+    def _renew(self, csr: bytes) -> None:
+        certificates, device = self.gateway.certificates, cast(DeviceIdentity, self.identity)
+        if certificates is None or len(csr) > 16_384:
+            self.publish(RESPONSE_CERTIFICATE, orjson.dumps({"error": "此处不签发证书 (no certificates are issued here)"}))
+            return
+        self.gateway.spawn(certificates.renew(self, device, csr))
 
     def acknowledge(self, run: mqtt.Publish) -> None:
         """The run is durable: queue its PUBACKs or PUBRECs."""
@@ -522,6 +582,7 @@ class Gateway:
         self.attributes = Attributes(bus)
         self.firmware = ota.FirmwareDoor(bus)
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
+        self.certificates = None if db is None or not (config.tls_client and config.tls_port) else _certificate_door(self, db)
         if config.coap_port:
             self.doors += _coap_doors(self, db, config)
         self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
@@ -540,8 +601,12 @@ class Gateway:
                 self._accept, config.host, max(config.port, 0), backlog=4096
             ))
         if config.tls_port:
+            tls = self.tls()
+            if self.certificates is not None:
+                self.certificates.context(tls["ssl"])
+                await self.certificates.start()
             self._servers.append(await loop.create_server(
-                self._accept, config.host, max(config.tls_port, 0), backlog=4096, **self.tls()
+                self._accept, config.host, max(config.tls_port, 0), backlog=4096, **tls
             ))
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
         for door in self.doors:
@@ -632,6 +697,8 @@ class Gateway:
         if identity is None:
             return
         self.attributes.leave(connection, identity.entity)
+        if self.certificates is not None:
+            self.certificates.open.pop(connection, None)
         key = (identity.entity, connection.client_id)
         if self.entities.get(key) is connection:
             del self.entities[key]
@@ -682,6 +749,8 @@ class Gateway:
     async def _changed(self, device_id: str) -> None:
         """A device changed: forget it, and disconnect it if its token is no longer valid."""
         self.authenticator.forget(device_id)
+        if self.certificates is not None:
+            self.certificates.forget(device_id)
         which = self.devices.get(device_id, set()) if device_id else self.connections
         for connection in list(which):
             if connection.identity is not None:
@@ -707,6 +776,8 @@ class Gateway:
             if reconnects != self.bus.nc.stats["reconnects"]:  # changes may have been told while we were away
                 reconnects = self.bus.nc.stats["reconnects"]
                 self.authenticator.forget("")
+                if self.certificates is not None:
+                    self.certificates.missed()
                 for door in self.doors:
                     door.forget()
                 self.courier.again()
@@ -715,6 +786,8 @@ class Gateway:
                     self.polls.missed()
             self.courier.tick()
             self._sweep()
+            if self.certificates is not None:
+                self.certificates.sweep()
             for door in self.doors:
                 door.sweep()
             if self.polls is not None:
@@ -771,6 +844,12 @@ class Gateway:
             "applications": self.broker.stats(), "commands": self.courier.stats(),
             "turned_away": self.turned_away, "rss": rss(), "fields": spoken,
         }
+
+
+def _certificate_door(gateway: Gateway, db: Database) -> CertificateDoor:
+    from tulou.access.certificates.door import CertificateDoor
+
+    return CertificateDoor(gateway, db)
 
 
 def _coap_doors(gateway: Gateway, db: Database | None, config: Config) -> list[Door]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tulou.access import deadletters, removal, writer
 from tulou.access.alarms import Alarms
 from tulou.access.applications import Applications
+from tulou.access.certificates.service import Certificates
 from tulou.access.deadletters import DeadLetters
 from tulou.access.directory import Directory
 from tulou.access.downlink import STREAM, Commands
@@ -88,34 +89,37 @@ def services(house: House) -> Sequence[object]:
     calls = Commands(house, devices)
     shadows = Shadows(house, devices)
     firmwares = Firmwares(house)
-    door = HttpDoor(house, calls, shadows, firmwares)
+    certificates = Certificates(house, devices)
+    door = HttpDoor(house, calls, shadows, firmwares, certificates)
     return [
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
-        firmwares, Rollouts(house, firmwares, shadows),
+        firmwares, Rollouts(house, firmwares, shadows), certificates,
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1`: firmware, roll-outs, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    from tulou.access.certificates.routes import routes as certificate_routes
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
+    return [*certificate_routes(house), *ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `tulou readings`, `tulou frames`, `tulou rule`, `tulou firmware` and `tulou rollout`."""
+    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate` and `authority`."""
+    from tulou.access.certificates.commands import authority, certificate
     from tulou.access.commands import device, frames, readings
     from tulou.access.ota.commands import firmware, rollout
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout]
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority]
 
 
 @hookimpl
@@ -126,6 +130,7 @@ async def started(house: House) -> None:
         await house.service(Commands).open()
         await house.service(Shadows).open()
         await house.service(Firmwares).open()
+        await house.service(Certificates).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)

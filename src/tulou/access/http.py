@@ -22,6 +22,7 @@ from starlette.routing import Route
 from tulou.access.attributes import names
 from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
+from tulou.access.certificates.service import Certificates
 from tulou.access.downlink import Commands, no_such_command
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.ota.firmware import Firmwares
@@ -45,8 +46,11 @@ RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII | re.IGNORECAS
 class HttpDoor:
     """The door for devices that speak HTTP."""
 
-    def __init__(self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares) -> None:
+    def __init__(
+        self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares, certificates: Certificates
+    ) -> None:
         self.house, self.commands, self.shadows, self.firmwares = house, commands, shadows, firmwares
+        self.certificates = certificates
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
         self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
@@ -150,6 +154,13 @@ class HttpDoor:
         headers["content-length"] = str(max(0, end - start))
         return StreamingResponse(self.firmwares.part(row, start, end), status, headers, "application/octet-stream")
 
+    async def certificate(self, request: Request) -> Response:
+        """The device's next certificate, for the request (PEM) in the body."""
+        device = await self.identify(request)
+        csr = (await body_bytes(request, 16_384)).decode("utf-8", "replace")
+        made = await self.certificates.renew(device, csr)
+        return json_response({name: made[name] for name in ("certificate", "authority_certificate", "not_after")}, 201)
+
     def route(self, method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
         """A route without an actor: the token in the path says which device speaks."""
 
@@ -172,7 +183,7 @@ class HttpDoor:
             self.route("GET", "rpc", self.next_command), self.route("POST", "rpc/{no}", self.answer),
             self.route("GET", ATTRIBUTES, self.attributes),
             self.route("GET", f"{ATTRIBUTES}/updates", self.next_attributes),
-            self.route("GET", "firmware", self.firmware),
+            self.route("GET", "firmware", self.firmware), self.route("POST", "certificate", self.certificate),
         ]
 
 

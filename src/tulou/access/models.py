@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tulou.access.certificates.tables import forget_certificates
 from tulou.access.ota.tables import rollout_devices
 from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
 
@@ -250,6 +251,7 @@ def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     """The devices of these entities are deleted: end what waits for them, and what they are to be."""
     connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
     connection.execute(device_polls.delete().where(device_polls.c.entity_no.in_(entities)))
+    forget_certificates(connection, entities)
     connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
     connection.execute(rollout_devices.delete().where(rollout_devices.c.entity_no.in_(entities)))
     connection.execute(
