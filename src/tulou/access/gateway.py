@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
+import sqlalchemy as sa
 import uvloop
 
 from tulou.access import attributes, mqtt, mqtt_commands
@@ -51,6 +52,9 @@ from tulou.access.ota import door as ota
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.poll_door import PollDoor
 from tulou.access.protocols import ANSWERED, FieldCodec, load
+from tulou.access.provisioning import door as provision
+from tulou.access.provisioning.door import Applicant
+from tulou.access.quotas.meters import Meters
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
@@ -70,6 +74,7 @@ GRANTED = re.compile(
     r"v1/devices/me/(attributes|certificate/response|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS
 )
 """Topic filters that a device may subscribe to."""
+LIMITS = "SELECT o.id, o.parent, q.messages_s FROM organisations o LEFT JOIN quotas q ON q.org = o.id"
 COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
 """Bytes that a message holds beside its payload while it waits."""
@@ -144,10 +149,16 @@ class Door(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
 
+class OverQuota(mqtt.Publish):
+    """Of a run: the packets that are refused, because the organisation has sent what it may."""
+
+    __slots__ = ()
+
+
 class Connection(Peer):
     """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
 
-    __slots__ = ("_last_id", "application", "client_id", "commands", "gateway", "identity", "keep_alive", "level", "of",
+    __slots__ = ("_last_id", "applicant", "application", "client_id", "commands", "gateway", "identity", "keep_alive", "level", "of",
                  "packet_limit", "parser", "qos2", "receive_maximum", "rules", "waiting", "will")
 
     def __init__(self, gateway: Gateway) -> None:
@@ -156,6 +167,7 @@ class Connection(Peer):
         self.parser: mqtt.Parser | None = mqtt.Parser(gateway.config.max_packet)
         self.identity: DeviceIdentity | None = None
         self.application: Application | None = None
+        self.applicant: Applicant | None = None
         self.commands: MqttTarget | None = None
         self.waiting: list[Any] | None = None
         self.will: mqtt.Will | None = None
@@ -199,6 +211,13 @@ class Connection(Peer):
 
     def hand_in(self, kind: str, run: mqtt.Publish, topic: str = "") -> None:
         """Give a run to the ingestor. A connection that has handed in much more than was released is not read."""
+        if self.gateway.meters.by_org and run.payloads:
+            for part in self._metered(run):
+                self._hand_in(kind, part, topic)
+        else:
+            self._hand_in(kind, run, topic)
+
+    def _hand_in(self, kind: str, run: mqtt.Publish, topic: str) -> None:
         ingestor, payloads = self.gateway.ingestor, run.payloads
         size = sum(map(len, payloads)) + ROOM * len(payloads)
         identity = cast(DeviceIdentity, self.identity)
@@ -208,6 +227,22 @@ class Connection(Peer):
             (self, run), size,
         )
 
+    def _metered(self, run: mqtt.Publish) -> list[mqtt.Publish]:
+        """What of the run its organisation may send. The rest is refused where it can be (5.0, QoS 1 and 2: Quota exceeded),
+        in its turn; else all is taken, and the device is read more slowly."""
+        count, meter = len(run.payloads), self.gateway.meters.by_org.get(self.of[0])
+        if meter is None:
+            return [run]
+        if self.level != 5 or not run.qos:
+            self.slow(meter, count)
+            return [run]
+        may = meter.take(count, time.monotonic())
+        if may == count:
+            return [run]
+        same = run.topic, run.qos, run.dup, run.retain
+        parts = [mqtt.Publish(*same, run.ids[:may], run.payloads[:may])] if may else []
+        return [*parts, OverQuota(*same, run.ids[may:], [])]
+
     def close(self, why: str, reason: int = 0, *, told: bool = False) -> None:
         """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0, and if `told` (to
         applications always) why."""
@@ -215,7 +250,7 @@ class Connection(Peer):
             return
         self.parser = None
         if self.transport is not None:
-            if reason and self.level == 5 and (self.identity is not None or self.application is not None):
+            if reason and self.level == 5 and (self.identity or self.application or self.applicant):
                 self.send(mqtt.disconnect(reason, why if told or self.application is not None else ""))
             log.debug("closing %s %r: %s", self.peer, self.client_id, why)
             self.gateway.closing(self)
@@ -240,6 +275,8 @@ class Connection(Peer):
             return False
         if self.application is not None:
             return self.application.handle(event)
+        if self.applicant is not None:
+            return self.applicant.handle(event)
         if kind is mqtt.Connect:
             return self._connect(event)
         if kind is mqtt.Publish:
@@ -295,6 +332,9 @@ class Connection(Peer):
             if der is not None:
                 self._look_up(self._certified(connect, der))
                 return False
+        if token == provision.USER and not connect.password:
+            self._provision(connect)
+            return True
         asks = gateway.broker.may_ask(connect)
         if not token and not asks and not connect.password:
             self._refuse(mqtt.NOT_AUTHORISED, "no access token as user name")
@@ -433,6 +473,14 @@ class Connection(Peer):
         made = "" if connect.client_id else f"tulou-{secrets.token_hex(8)}"
         self.send(mqtt.connack(mqtt.ACCEPTED, self.level, client_id=made, packet_limit=self.gateway.config.max_packet))
 
+    def _provision(self, connect: mqtt.Connect) -> None:
+        """It has no credential yet, and asks for one."""
+        gateway = self.gateway
+        self.client_id, self.keep_alive = connect.client_id, connect.keep_alive * 1.5
+        gateway._anonymous.pop(self, None)
+        self.applicant = gateway.provisioning.enter(self)
+        self.send(mqtt.connack(mqtt.ACCEPTED, self.level, packet_limit=gateway.config.max_packet))
+
     def _take_commands(self, qos: int) -> None:
         if self.commands is not None:
             self.commands.qos = qos
@@ -539,7 +587,12 @@ class Connection(Peer):
         """The run is durable: queue its PUBACKs or PUBRECs."""
         if not run.qos or self.transport is None:
             return
-        if run.qos == 1:
+        if type(run) is OverQuota:
+            if self.qos2 is not None:
+                for packet_id in run.ids:
+                    self.qos2.pop(packet_id, None)
+            data = b"".join(mqtt.acknowledgement(run.qos + 3, packet_id, mqtt.QUOTA) for packet_id in run.ids)
+        elif run.qos == 1:
             data = mqtt.pubacks(run.ids)
         else:
             if self.qos2 is not None:
@@ -557,7 +610,7 @@ class Gateway:
         self, config: Config, authenticator: Authenticator, bus: Bus, db: Database | None = None
     ) -> None:
         """`db` is where identities of field protocols are looked up; it may be left out where there are none."""
-        self.config, self.authenticator, self.bus = config, authenticator, bus
+        self.config, self.authenticator, self.bus, self.db = config, authenticator, bus, db
         self.models = config.rules()
         self.throttle = Throttle()
         self.connections: set[Connection] = set()
@@ -581,6 +634,8 @@ class Gateway:
         ]
         self.attributes = Attributes(bus)
         self.firmware = ota.FirmwareDoor(bus)
+        self.provisioning = provision.ProvisionDoor(self)
+        self.meters = Meters()
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
         self.certificates = None if db is None or not (config.tls_client and config.tls_port) else _certificate_door(self, db)
         if config.coap_port:
@@ -596,6 +651,10 @@ class Gateway:
             pressure=self._press, high=config.high,
         )
         await self.bus.on_changed("devices", self._changed)
+        if self.db is not None:
+            await self._read_quotas()
+            for what in ("quotas", "organisations"):
+                await self.bus.on_changed(what, lambda _org: self._read_quotas())
         if config.port:
             self._servers.append(await loop.create_server(
                 self._accept, config.host, max(config.port, 0), backlog=4096
@@ -690,6 +749,7 @@ class Gateway:
         self.connections.discard(connection)
         self.closed(connection)
         self._anonymous.pop(connection, None)
+        self.provisioning.open.pop(connection, None)
         if connection.application is not None:
             connection.application.leave()
         connection.take_no_commands()
@@ -760,6 +820,17 @@ class Gateway:
         if self.polls is not None:
             self.polls.changed(device_id)
 
+    async def _read_quotas(self) -> None:
+        """How much organisations may send now."""
+        assert self.db is not None
+        try:
+            rows = await self.db.read(lambda c: c.execute(sa.text(LIMITS)).all())
+        except Exception as error:
+            log.warning("quotas cannot be read, those that were stay: %r", error)
+            return
+        self.meters.set({row.id: row.messages_s for row in rows if row.messages_s is not None},
+                        {row.id: row.parent for row in rows}, time.monotonic())
+
     def present(self, identity: DeviceIdentity, online: bool) -> None:
         """Tell the house that a device was heard, or that its last connection closed."""
         self._presence.append({
@@ -778,6 +849,8 @@ class Gateway:
                 self.authenticator.forget("")
                 if self.certificates is not None:
                     self.certificates.missed()
+                if self.db is not None:
+                    await self._read_quotas()
                 for door in self.doors:
                     door.forget()
                 self.courier.again()
@@ -804,6 +877,7 @@ class Gateway:
         for connection, since in list(self._anonymous.items()):
             if tick - since > limit and not connection.reasons:
                 connection.close("no CONNECT in time [MQTT-3.1.0-1]")
+        self.provisioning.sweep()
         if self.ingestor.pressed:
             return
         late = [
@@ -842,7 +916,7 @@ class Gateway:
             "failing": next((ingestor.failing for ingestor in ingestors if ingestor.failing), ""),
             "protocol_errors": self.protocol_errors, "refused": self.refused, "throttled": self.throttled,
             "applications": self.broker.stats(), "commands": self.courier.stats(),
-            "turned_away": self.turned_away, "rss": rss(), "fields": spoken,
+            "turned_away": self.turned_away, "rss": rss(), "fields": spoken, "quotas": self.meters.report(time.monotonic()),
         }
 
 

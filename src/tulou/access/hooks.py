@@ -23,6 +23,8 @@ from tulou.access.notify import Channels
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
+from tulou.access.provisioning.service import Provisioning
+from tulou.access.quotas.service import Quotas
 from tulou.access.redecode import Redecodes
 from tulou.access.rules.engine import Engine
 from tulou.access.rules.service import Rules
@@ -83,19 +85,23 @@ def streams(house: House) -> Sequence[StreamSpec]:
 def services(house: House) -> Sequence[object]:
     """The operations of access, and the directory, hub and HTTP door of this process."""
     directory = Directory(house)
-    devices = Devices(house, directory)
+    quotas = Quotas(house)
+    devices = Devices(house, directory, quotas)
     alarms, rules = Alarms(house, directory), Rules(house, directory)
     things = Things(house, directory, devices)
     calls = Commands(house, devices)
     shadows = Shadows(house, devices)
     firmwares = Firmwares(house)
     certificates = Certificates(house, devices)
-    door = HttpDoor(house, calls, shadows, firmwares, certificates)
+    door = HttpDoor(house, calls, shadows, firmwares, certificates, quotas)
+    hub = Hub(house, directory)
+    quotas.reported = lambda: [body.get("quotas", {}) for body in hub.told("gateway")]
     return [
-        devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
+        devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), hub, door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
         firmwares, Rollouts(house, firmwares, shadows), certificates,
+        Provisioning(house, devices, certificates), quotas,
     ]
 
 
@@ -105,21 +111,25 @@ def routes(house: House) -> Sequence[BaseRoute]:
     from tulou.access.certificates.routes import routes as certificate_routes
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.ota.routes import routes as ota_routes
+    from tulou.access.provisioning.routes import routes as provisioning_routes
+    from tulou.access.quotas.routes import routes as quota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*certificate_routes(house), *ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
+    return [*certificate_routes(house), *provisioning_routes(house), *quota_routes(house), *ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate` and `authority`."""
+    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision` and `quota`."""
     from tulou.access.certificates.commands import authority, certificate
     from tulou.access.commands import device, frames, readings
     from tulou.access.ota.commands import firmware, rollout
+    from tulou.access.provisioning.commands import provision
+    from tulou.access.quotas.commands import quota
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout, certificate, authority]
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota]
 
 
 @hookimpl
@@ -131,6 +141,7 @@ async def started(house: House) -> None:
         await house.service(Shadows).open()
         await house.service(Firmwares).open()
         await house.service(Certificates).open()
+        await house.service(Provisioning).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)
@@ -147,6 +158,7 @@ async def started(house: House) -> None:
         devices = house.service(Devices)
         await devices.settle()
         await house.bus.on_changed("organisations", lambda _key: devices.settle())
+        await house.service(Quotas).open()
         await house.service(HttpDoor).open()
 
 

@@ -26,6 +26,7 @@ from tulou.access.certificates.service import Certificates
 from tulou.access.downlink import Commands, no_such_command
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.ota.firmware import Firmwares
+from tulou.access.quotas.service import Quotas
 from tulou.access.shadow import Shadows
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
 from tulou.kernel.errors import Invalid, NotFound, Throttled, TulouError, Unauthenticated, Unavailable
@@ -47,10 +48,11 @@ class HttpDoor:
     """The door for devices that speak HTTP."""
 
     def __init__(
-        self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares, certificates: Certificates
+        self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares, certificates: Certificates,
+        quotas: Quotas,
     ) -> None:
         self.house, self.commands, self.shadows, self.firmwares = house, commands, shadows, firmwares
-        self.certificates = certificates
+        self.certificates, self.quotas = certificates, quotas
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
         self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
@@ -91,6 +93,7 @@ class HttpDoor:
         if self.ingestor is None:
             raise Unavailable("入口尚未打开", "the door is not open", rule="bus")
         device = await self.identify(request)
+        self.quotas.spend(device.org)
         payload = await body_bytes(request, self.house.settings.max_payload)
         rules = self.rules.get(device.type, ANY)
         chunk = Chunk(

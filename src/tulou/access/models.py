@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tulou.access.certificates.tables import forget_certificates
 from tulou.access.ota.tables import rollout_devices
+from tulou.access.provisioning.tables import forget_provisioned
 from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
 
 ACTIVE, DISABLED, SUSPENDED = "active", "disabled", "suspended"
@@ -252,6 +253,7 @@ def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
     connection.execute(device_polls.delete().where(device_polls.c.entity_no.in_(entities)))
     forget_certificates(connection, entities)
+    forget_provisioned(connection, entities)
     connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
     connection.execute(rollout_devices.delete().where(rollout_devices.c.entity_no.in_(entities)))
     connection.execute(

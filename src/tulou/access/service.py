@@ -35,6 +35,7 @@ from tulou.access.models import (
     identity_document,
 )
 from tulou.access.protocols import load
+from tulou.access.quotas.service import Quotas
 from tulou.context import ContextService, NewEntity, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
@@ -102,8 +103,8 @@ def identity_taken(spoken: Identity) -> Conflict:
 class Devices:
     """The operations on devices."""
 
-    def __init__(self, house: House, directory: Directory) -> None:
-        self.house = house
+    def __init__(self, house: House, directory: Directory, quotas: Quotas) -> None:
+        self.house, self.quotas = house, quotas
         self.policy = house.policy
         self.db = house.db
         self.directory = directory
@@ -120,6 +121,10 @@ class Devices:
         Raises `Conflict` if it is of another type, or synthetic where the request is not (or the other way round).
         """
         self.policy.require(actor, CREATE, new.org)
+        return await self.make(actor, new)
+
+    async def make(self, actor: Actor, new: NewDevice) -> dict[str, Any]:
+        """As `create`, for who has the right."""
         device = (await self._create(actor, [self._checked(new)]))[0]
         if isinstance(device, TulouError):
             raise device
@@ -228,6 +233,7 @@ class Devices:
                     sa.select(device_identities).where(device_identities.c.identity.in_(wanted))
                 )
             } if wanted else {}
+            room = self.quotas.room(connection)
             answers: list[dict[str, Any] | TulouError] = []
             rows: list[dict[str, Any]] = []
             spoken: list[dict[str, Any]] = []
@@ -254,6 +260,10 @@ class Devices:
                     (entity[no].type, bool(entity[no].synthetic)) != (new.type, new.synthetic)
                 ):
                     answers.append(other_kind(new))
+                    continue
+                full = room(new.org)
+                if full is not None:
+                    answers.append(full)
                     continue
                 token = tokens[new.device_id]
                 values = {
