@@ -75,6 +75,7 @@ GRANTED = re.compile(
 )
 """Topic filters that a device may subscribe to."""
 LIMITS = "SELECT o.id, o.parent, q.messages_s FROM organisations o LEFT JOIN quotas q ON q.org = o.id"
+CLAIM, ARM = b"v1/devices/me/claim", "tulou.claim.arm"
 COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
 """Bytes that a message holds beside its payload while it waits."""
@@ -518,12 +519,32 @@ class Connection(Peer):
                     self._answer(run.topic, payload)
                 run = mqtt.Publish(run.topic, run.qos, run.dup, run.retain, run.ids, [])  # acknowledged in its turn
                 kind = TELEMETRY
+            elif run.topic == CLAIM:
+                self.hold(sum(map(len, run.payloads)) + ROOM * len(run.payloads))
+                self.gateway.spawn(self._claim(run))
+                return
             elif run.topic.startswith(RESPONSE_RPC) and COMMAND_NO.fullmatch(run.topic, len(RESPONSE_RPC)):
                 self._answered(int(run.topic[len(RESPONSE_RPC) :]), run)
                 return
             else:
                 kind, topic = UNKNOWN, run.topic.decode()
         self.hand_in(kind, run, topic)
+
+    async def _claim(self, run: mqtt.Publish) -> None:
+        """The device wants to be claimed; acknowledged when that is known."""
+        device = cast(DeviceIdentity, self.identity)
+        for payload in run.payloads:
+            body = {"entity": device.entity, "id": device.device_id, "org": device.org, "said": payload[:4096].decode("utf-8", "replace")}
+            try:
+                await self.gateway.bus.nc.request(ARM, orjson.dumps(body), timeout=10)
+            except Exception as error:
+                log.warning("nobody takes claims: %r", error)
+                self.close("nobody takes claims now", mqtt.SERVER_UNAVAILABLE)
+                return
+        self.release(sum(map(len, run.payloads)) + ROOM * len(run.payloads))
+        self.acknowledge(run)
+        answering, self.gateway.answering = self.gateway.answering, []
+        write_answers(answering)
 
     def _answered(self, no: int, run: mqtt.Publish) -> None:
         """Answers to a command; acknowledged when the report of the last one is durable."""

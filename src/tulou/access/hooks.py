@@ -12,10 +12,12 @@ from tulou.access import deadletters, removal, writer
 from tulou.access.alarms import Alarms
 from tulou.access.applications import Applications
 from tulou.access.certificates.service import Certificates
+from tulou.access.claims import Claims
 from tulou.access.deadletters import DeadLetters
 from tulou.access.directory import Directory
 from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
+from tulou.access.groups.service import Groups
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.lwm2m.service import Lwm2m
@@ -92,8 +94,8 @@ def services(house: House) -> Sequence[object]:
     calls = Commands(house, devices)
     shadows = Shadows(house, devices)
     firmwares = Firmwares(house)
-    certificates = Certificates(house, devices)
-    door = HttpDoor(house, calls, shadows, firmwares, certificates, quotas)
+    certificates, claims = Certificates(house, devices), Claims(house, devices)
+    door = HttpDoor(house, calls, shadows, firmwares, certificates, quotas, claims)
     hub = Hub(house, directory)
     quotas.reported = lambda: [body.get("quotas", {}) for body in hub.told("gateway")]
     return [
@@ -101,7 +103,7 @@ def services(house: House) -> Sequence[object]:
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
         firmwares, Rollouts(house, firmwares, shadows), certificates,
-        Provisioning(house, devices, certificates), quotas,
+        Provisioning(house, devices, certificates), quotas, Groups(house), claims,
     ]
 
 
@@ -109,6 +111,7 @@ def services(house: House) -> Sequence[object]:
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1`: firmware, roll-outs, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
     from tulou.access.certificates.routes import routes as certificate_routes
+    from tulou.access.groups.routes import routes as group_routes
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.ota.routes import routes as ota_routes
     from tulou.access.provisioning.routes import routes as provisioning_routes
@@ -116,20 +119,21 @@ def routes(house: House) -> Sequence[BaseRoute]:
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    return [*certificate_routes(house), *provisioning_routes(house), *quota_routes(house), *ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
+    return [*certificate_routes(house), *provisioning_routes(house), *quota_routes(house), *group_routes(house), *ota_routes(house), *access_routes(house), *lwm2m_routes(house), *sensorthings_routes(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision` and `quota`."""
+    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota` and `group`."""
     from tulou.access.certificates.commands import authority, certificate
     from tulou.access.commands import device, frames, readings
+    from tulou.access.groups.commands import group
     from tulou.access.ota.commands import firmware, rollout
     from tulou.access.provisioning.commands import provision
     from tulou.access.quotas.commands import quota
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota]
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group]
 
 
 @hookimpl
@@ -142,6 +146,7 @@ async def started(house: House) -> None:
         await house.service(Firmwares).open()
         await house.service(Certificates).open()
         await house.service(Provisioning).open()
+        await house.service(Claims).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)

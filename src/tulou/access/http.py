@@ -23,6 +23,7 @@ from tulou.access.attributes import names
 from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
 from tulou.access.certificates.service import Certificates
+from tulou.access.claims import Claims
 from tulou.access.downlink import Commands, no_such_command
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.ota.firmware import Firmwares
@@ -49,10 +50,10 @@ class HttpDoor:
 
     def __init__(
         self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares, certificates: Certificates,
-        quotas: Quotas,
+        quotas: Quotas, claims: Claims,
     ) -> None:
         self.house, self.commands, self.shadows, self.firmwares = house, commands, shadows, firmwares
-        self.certificates, self.quotas = certificates, quotas
+        self.certificates, self.quotas, self.claims = certificates, quotas, claims
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
         self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
@@ -164,6 +165,12 @@ class HttpDoor:
         made = await self.certificates.renew(device, csr)
         return json_response({name: made[name] for name in ("certificate", "authority_certificate", "not_after")}, 201)
 
+    async def claim(self, request: Request) -> Response:
+        """The device wants to be claimed: `{secretKey, durationMs}`."""
+        device = await self.identify(request)
+        await self.claims.of_device(device, await body_bytes(request, 4096))
+        return json_response({})
+
     def route(self, method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
         """A route without an actor: the token in the path says which device speaks."""
 
@@ -187,6 +194,7 @@ class HttpDoor:
             self.route("GET", ATTRIBUTES, self.attributes),
             self.route("GET", f"{ATTRIBUTES}/updates", self.next_attributes),
             self.route("GET", "firmware", self.firmware), self.route("POST", "certificate", self.certificate),
+            self.route("POST", "claim", self.claim),
         ]
 
 

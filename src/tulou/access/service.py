@@ -19,6 +19,7 @@ import nats.errors
 import sqlalchemy as sa
 
 from tulou.access.directory import Directory
+from tulou.access.groups.tables import members
 from tulou.access.models import (
     ACTIVE,
     DISABLED,
@@ -297,11 +298,13 @@ class Devices:
     @operation(READ)
     async def find(
         self, actor: Actor, *, q: str = "", org: str | None = None, kind: str | None = None,
-        status: str | None = None, limit: int = 50, after: str | None = None, count: bool = False,
+        status: str | None = None, group: int | None = None, limit: int = 50, after: str | None = None, count: bool = False,
     ) -> dict[str, Any]:
         """Devices in the order of their entities; `q` is a part of id or name. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         conditions = _within(orgs)
+        if group is not None:
+            conditions.append(devices.c.entity_no.in_(members(group, orgs)))
         if kind:
             conditions.append(devices.c.type == kind)
         if status:
