@@ -132,9 +132,9 @@ class Things:
                 f"state 应为 {'、'.join(STATES)}", f"state must be one of {', '.join(STATES)}",
                 field="state", value=state, rule="ok | alarm | offline",
             )
-        grouped = None
+        grouped: list[int] | None = None
         if group is not None:
-            grouped = await self.house.db.read(lambda c: c.execute(members(group, orgs)).scalars().all())
+            grouped = await self.house.db.read(lambda c: list(c.execute(members(group, orgs)).scalars()))
         found = self.directory.search(
             orgs, nos=grouped, q=q, kind=kind, state=None if state is None else STATES.index(state), synthetic=synthetic,
             after=int(last[0]) if last else 0, limit=limit, count=count,

@@ -6,6 +6,8 @@ certificate's DER. What is revoked keeps its row, so that it stays revoked whate
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,7 +90,7 @@ class Proof(_Body):
     certificate: str = Field(min_length=1, max_length=16_384)
 
 
-def forget_certificates(connection: sa.Connection, entities: list[int]) -> None:
+def forget_certificates(connection: sa.Connection, entities: Sequence[int]) -> None:
     """The devices of these entities are deleted: their certificates end with them. Revoked ones are remembered."""
     connection.execute(device_certificates.delete().where(
         device_certificates.c.entity_no.in_(entities), device_certificates.c.status == ACTIVE

@@ -5,6 +5,8 @@ Law: a group and its devices are of one organisation; a device is in as many gro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -66,6 +68,6 @@ def members(no: int, orgs: Orgs) -> sa.Select[tuple[int]]:
     return query if orgs.all else query.where(device_groups.c.org.in_(sorted(orgs.ids)))
 
 
-def forget_members(connection: sa.Connection, entities: list[int]) -> None:
+def forget_members(connection: sa.Connection, entities: Sequence[int]) -> None:
     """The devices of these entities are deleted."""
     connection.execute(device_group_members.delete().where(device_group_members.c.entity_no.in_(entities)))

@@ -6,6 +6,7 @@ Law: of a secret only the SHA-256 is kept. A device is provisioned once: `provis
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Literal
 
 import sqlalchemy as sa
@@ -68,6 +69,6 @@ class KeyChange(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-def forget_provisioned(connection: sa.Connection, entities: list[int]) -> None:
+def forget_provisioned(connection: sa.Connection, entities: Sequence[int]) -> None:
     """The devices of these entities are deleted."""
     connection.execute(provisioned.delete().where(provisioned.c.entity_no.in_(entities)))
