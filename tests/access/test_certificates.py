@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import os
 import ssl
@@ -24,8 +25,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from tests.access.conftest import Estate, eventually
 from tulou import access
+from tulou.access.authenticate import SqlAuthenticator
 from tulou.access.certificates.service import FILE
 from tulou.access.certificates.tables import device_certificates
+from tulou.access.gateway import Gateway
 from tulou.access.supervise import gateway_config, tcp_ping
 from tulou.kernel.bus import Child, free_port
 from tulou.kernel.house import House
@@ -110,9 +113,9 @@ class Staying:
         self.loop.call_soon_threadsafe(lambda: future.done() or future.set_result(code))
 
     @classmethod
-    async def enter(cls, estate: Secure, certificate: tuple[str, str]) -> Staying:
+    async def enter(cls, estate: Secure, certificate: tuple[str, str], port: int = 0) -> Staying:
         made = cls(estate, certificate)
-        await asyncio.to_thread(made.client.connect, "localhost", estate.house.settings.mqtts_port)
+        await asyncio.to_thread(made.client.connect, "localhost", port or estate.house.settings.mqtts_port)
         made.client.loop_start()
         code = await asyncio.wait_for(made.connected, 20)
         assert code.value == 0, code
@@ -355,6 +358,29 @@ async def test_certificates_end_with_their_device(estate: Secure, lin: httpx.Asy
     assert await estate.house.db.read(lambda c: c.execute(count).scalar_one()) == 0
     await estate.device(lin, "fuzhou", "deleted-1")
     assert (await estate.publish(files)).returncode != 0, "the house issued it to another device of that name"
+
+
+async def test_what_expires_is_closed(estate: Secure, lin: httpx.AsyncClient) -> None:
+    _, made, files = await issued(estate, lin, "expires-1")
+    house = estate.house
+    config = replace(gateway_config(house), name="expiring", port=0, tls_port=-1)
+    gateway = Gateway(config, SqlAuthenticator(house.db), house.bus, house.db)
+    await gateway.start()
+    try:
+        staying = await Staying.enter(estate, files, gateway.ports[0])
+        assert gateway.certificates is not None
+        (connection, by), = gateway.certificates.open.items()
+        assert by.until == dt.datetime.fromisoformat(made["not_after"]).timestamp()
+        gateway.certificates.open[connection] = replace(by, until=0)
+        assert await staying.gone() == 0x87
+        past = device_certificates.update().where(device_certificates.c.no == made["no"]).values(
+            not_after=dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        )
+        await house.db.write(lambda c: c.execute(past) and None)
+        shown = (await lin.get("/devices/fuzhou:expires-1/certificates")).json()["items"]
+        assert [one["status"] for one in shown] == ["expired"]
+    finally:
+        await gateway.close()
 
 
 async def test_the_handshake_names_no_authority_and_refuses_what_nobody_vouches_for(estate: Secure, lin: httpx.AsyncClient) -> None:

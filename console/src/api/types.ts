@@ -188,6 +188,7 @@ export interface Quota {
   limits: Limits;
   above: (Limits & { org: string })[];
   use: { devices: number; messages_s: number | null; refused: number | null };
+  updated_at: string | null;
 }
 
 /** How a device is named in a field protocol; whether it has a password there. */

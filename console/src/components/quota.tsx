@@ -39,6 +39,7 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
       {(error ?? quota.error) !== null && <ProblemAlert error={error ?? quota.error} />}
       {quota.data && (
         <Form<Limits>
+          key={quota.data.updated_at}
           form={form}
           layout="vertical"
           disabled={!may}
@@ -46,9 +47,9 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
           onFinish={(limits) => {
             setBusy(true);
             setError(null);
-            put(at, { devices: limits.devices ?? null, messages_s: limits.messages_s ?? null })
-              .then(() => {
-                void client.invalidateQueries({ queryKey: [at] });
+            put<Quota>(at, { devices: limits.devices ?? null, messages_s: limits.messages_s ?? null })
+              .then((now) => {
+                client.setQueryData([at], now);
                 onClose();
               }, setError)
               .finally(() => setBusy(false));

@@ -134,7 +134,7 @@ class Things:
             )
         grouped: list[int] | None = None
         if group is not None:
-            grouped = await self.house.db.read(lambda c: list(c.execute(members(group, orgs)).scalars()))
+            grouped = await self.house.db.read(lambda c: [row[0] for row in c.execute(members(group, orgs))])
         found = self.directory.search(
             orgs, nos=grouped, q=q, kind=kind, state=None if state is None else STATES.index(state), synthetic=synthetic,
             after=int(last[0]) if last else 0, limit=limit, count=count,
