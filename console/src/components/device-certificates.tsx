@@ -40,7 +40,7 @@ export function DeviceCertificates({ device }: { device: Device }) {
           dataSource={items}
           scroll={{ x: 640 }}
           columns={[
-            { title: text.subject, dataIndex: "subject", className: "mono", ellipsis: true },
+            { title: text.subject, dataIndex: "subject", ellipsis: true, render: (subject: string) => <span className="mono">{subject}</span> },
             {
               title: text.status,
               dataIndex: "status",

@@ -48,7 +48,7 @@ export const en: Dict = {
     system: "System health",
     jobs: "Jobs",
     rollouts: "Firmware",
-    provisioning: "Provisioning and groups",
+    provisioning: "Provisioning",
     collapse: "Collapse navigation",
     expand: "Expand navigation",
     menu: "Open navigation",

@@ -46,7 +46,7 @@ export const zh = {
     system: "系统健康",
     jobs: "作业",
     rollouts: "固件发布",
-    provisioning: "设备开通与分组",
+    provisioning: "设备开通",
     collapse: "收起导航",
     expand: "展开导航",
     menu: "打开导航",

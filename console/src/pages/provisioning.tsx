@@ -244,7 +244,7 @@ function Authorities() {
           columns={[
             { title: text.name, dataIndex: "name", width: 170, ellipsis: true },
             { title: text.org, dataIndex: "org", width: 120, render: (id: string) => org(id) },
-            { title: text.subject, dataIndex: "subject", className: "mono", ellipsis: true },
+            { title: text.subject, dataIndex: "subject", ellipsis: true, render: (subject: string) => <span className="mono">{subject}</span> },
             {
               title: text.status,
               dataIndex: "status",
