@@ -210,16 +210,14 @@ class Connection(Peer):
                     self.waiting += events[number + 1 :]
                 return
 
-    def hand_in(self, kind: str, run: mqtt.Publish, topic: str = "") -> None:
+    def hand_in(self, kind: str, run: mqtt.Publish, topic: str = "", *, counted: bool = False) -> None:
         """Give a run to the ingestor. A connection that has handed in much more than was released is not read."""
-        if self.gateway.meters.by_org and run.payloads:
+        gateway, payloads = self.gateway, run.payloads
+        if gateway.meters.by_org and payloads and not counted:
             for part in self._metered(run):
-                self._hand_in(kind, part, topic)
-        else:
-            self._hand_in(kind, run, topic)
-
-    def _hand_in(self, kind: str, run: mqtt.Publish, topic: str) -> None:
-        ingestor, payloads = self.gateway.ingestor, run.payloads
+                self.hand_in(kind, part, topic, counted=True)
+            return
+        ingestor = gateway.ingestor
         size = sum(map(len, payloads)) + ROOM * len(payloads)
         identity = cast(DeviceIdentity, self.identity)
         self.hold(size)

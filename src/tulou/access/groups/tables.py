@@ -6,6 +6,7 @@ Law: a group and its devices are of one organisation; a device is in as many gro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,7 +61,7 @@ class Members(BaseModel):
     remove: list[str] = Field(default_factory=list, max_length=10_000)
 
 
-def members(no: int, orgs: Orgs) -> sa.Select[tuple[int]]:
+def members(no: int, orgs: Orgs) -> sa.Select[Any]:
     """The entities of a group's devices, none where the group is of none of these organisations."""
     query = sa.select(device_group_members.c.entity_no).join(
         device_groups, device_groups.c.no == device_group_members.c.group_no
