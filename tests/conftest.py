@@ -32,10 +32,11 @@ from tulou.kernel.settings import Settings
 from tulou.kernel.sql import Database
 
 LONGEST = (
-    "console/test_browser.py", "console/test_entity_page.py", "e2e/", "durability/", "access/test_redecode", "access/test_rules_crash",
-    "kernel/test_backup.py", "kernel/test_jobs.py", "console/",
+    "console/test_browser.py", "e2e/test_roles.py", "durability/", "access/test_redecode", "access/test_rules_crash.py",
+    "console/test_entity_page.py", "e2e/", "kernel/test_backup.py", "kernel/test_jobs.py", "console/",
 )
-"""Files that take longest: those that run side by side begin with them, so that none is left over at the end."""
+"""Files that take longest: those that run side by side begin with them, so that none is left over at the end; not two browsers
+at once."""
 
 KERNEL = (
     "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.system",

@@ -25,6 +25,7 @@ const DeadLetters = lazy(() => import("./pages/dead-letters.tsx"));
 const Audit = lazy(() => import("./pages/audit.tsx"));
 const System = lazy(() => import("./pages/system.tsx"));
 const Rollouts = lazy(() => import("./pages/rollouts.tsx"));
+const Provisioning = lazy(() => import("./pages/provisioning.tsx"));
 const Jobs = lazy(() => import("./pages/jobs.tsx"));
 
 function Waiting() {
@@ -70,6 +71,7 @@ export function App() {
             <Route path="audit" element={<Audit />} />
             <Route path="system" element={<System />} />
             <Route path="rollouts" element={<Rollouts />} />
+            <Route path="provisioning" element={<Provisioning />} />
             <Route path="jobs" element={<Jobs />} />
             <Route path="*" element={<NotFoundPage />} />
           </Route>

@@ -12,6 +12,7 @@ import {
   HeartOutlined,
   InboxOutlined,
   KeyOutlined,
+  SafetyCertificateOutlined,
   ScheduleOutlined,
   TeamOutlined,
 } from "@ant-design/icons";
@@ -75,6 +76,13 @@ export const GROUPS: Group[] = [
         needs: ["access.deadletter.read"],
       },
       { path: "/rollouts", key: "f", icon: <CloudUploadOutlined />, label: (t) => t.nav.rollouts, needs: ["access.rollout.read"] },
+      {
+        path: "/provisioning",
+        key: "v",
+        icon: <SafetyCertificateOutlined />,
+        label: (t) => t.nav.provisioning,
+        needs: ["access.provision.read"],
+      },
       { path: "/jobs", key: "j", icon: <ScheduleOutlined />, label: (t) => t.nav.jobs, needs: ["jobs.job.read"] },
       { path: "/audit", key: "l", icon: <AuditOutlined />, label: (t) => t.nav.audit, needs: ["audit.record.read"] },
       { path: "/system", key: "s", icon: <HeartOutlined />, label: (t) => t.nav.system, needs: ["house.*.read"] },

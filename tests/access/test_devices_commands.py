@@ -36,8 +36,8 @@ def tulou(estate: Estate, address: str, monkeypatch: pytest.MonkeyPatch) -> Tulo
     (home / "run.json").write_text(json.dumps(run_file))
     monkeypatch.setenv("TULOU_HOME", str(home))
 
-    async def run(*arguments: str, code: int = 0) -> Any:
-        result = await asyncio.to_thread(CliRunner().invoke, main, ["--json", "--lang", "en", *arguments])
+    async def run(*arguments: str, code: int = 0, stdin: str | None = None) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, main, ["--json", "--lang", "en", *arguments], stdin)
         assert result.exit_code == code, (result.output, result.exception)
         return json.loads(result.stdout) if result.stdout.strip() else None
 

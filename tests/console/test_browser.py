@@ -33,6 +33,7 @@ PAGES = {
     "alarms": "/alarms",
     "rules": "/rules",
     "dead-letters": "/dead-letters",
+    "provisioning": "/provisioning",
     "rollouts": "/rollouts",
     "jobs": "/jobs",
     "audit": "/audit",

@@ -131,6 +131,66 @@ export interface Device {
   identities: Identity[];
 }
 
+/** A certificate of a device; the private key only in the answer that made it. */
+export interface Certificate {
+  no: number;
+  status: string;
+  subject: string;
+  fingerprint: string;
+  not_after: string;
+  used_at: string | null;
+  certificate: string;
+  authority_certificate?: string;
+  private_key?: string;
+}
+
+/** Who issues certificates of devices; `code` while it is not proven. */
+export interface Authority {
+  no: number;
+  org: string;
+  name: string;
+  own: boolean;
+  status: string;
+  subject: string;
+  not_after: string;
+  code?: string;
+}
+
+export interface ProvisionKey {
+  no: number;
+  org: string;
+  type: string;
+  name: string;
+  key: string;
+  secret?: string;
+  strategy: string;
+  most: number | null;
+  made: number;
+  expires_at: string | null;
+  enabled: boolean;
+}
+
+export interface DeviceGroup {
+  no: number;
+  org: string;
+  name: string;
+  note: string;
+  devices: number;
+}
+
+export interface Limits {
+  devices: number | null;
+  messages_s: number | null;
+}
+
+export interface Quota {
+  org: string;
+  limits: Limits;
+  above: (Limits & { org: string })[];
+  use: { devices: number; messages_s: number | null; refused: number | null };
+  updated_at: string | null;
+}
+
 /** How a device is named in a field protocol; whether it has a password there. */
 export interface Identity {
   protocol: string;

@@ -8,6 +8,7 @@ import type { Device, Identity, ThingDetail } from "../api/types.ts";
 import { useFormat } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
+import { DeviceCertificates } from "./device-certificates.tsx";
 import { Facts, Nothing, Secret } from "./page.tsx";
 import { ProblemAlert, useShowProblem } from "./problem.tsx";
 
@@ -37,6 +38,7 @@ export function ThingDevice({ thing }: { thing: ThingDetail }) {
     <div className="panel box">
       <Facts facts={facts} />
       <Identities device={device} refresh={refresh} />
+      <DeviceCertificates device={device} />
       {secret && (
         <div className="gap-above">
           <Alert type="success" showIcon title={text.things.secretOnce} />

@@ -9,6 +9,7 @@ import type { Organisation } from "../api/types.ts";
 import { OrgSelect } from "../components/org-select.tsx";
 import { Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
+import { QuotaModal } from "../components/quota.tsx";
 import { useLabel } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
 import { useText } from "../settings.tsx";
@@ -38,6 +39,7 @@ export default function Organisations() {
   const orgs = useOrganisations();
   const [word, setWord] = useState("");
   const [applying, setApplying] = useState(false);
+  const [quota, setQuota] = useState<string | null>(null);
   const mayDecide = can("organisations.org.approve");
   const narrow = screens.md === false;
 
@@ -94,6 +96,18 @@ export default function Organisations() {
       render: (state: string) => <Tag color={COLOURS[state]}>{text.orgs.states[state] ?? state}</Tag>,
     },
   ];
+  if (can("access.quota.read"))
+    columns.push({
+      key: "quota",
+      width: 90,
+      align: "right",
+      render: (_: unknown, org) =>
+        org.state === "approved" && (
+          <Button size="small" type="text" aria-label={`${text.life.quota} ${org.id}`} onClick={() => setQuota(org.id)}>
+            {text.life.quota}
+          </Button>
+        ),
+    });
   if (mayDecide)
     columns.push({
       key: "actions",
@@ -163,6 +177,7 @@ export default function Organisations() {
           />
         )}
       </div>
+      {quota !== null && <QuotaModal org={quota} onClose={() => setQuota(null)} />}
       {applying && <Apply onClose={() => setApplying(false)} />}
     </div>
   );

@@ -6,6 +6,7 @@ import { del, get, post, upload } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import { useModels } from "../api/queries.ts";
 import type { Firmware, Rollout, RolloutDetail } from "../api/types.ts";
+import { GroupSelect } from "../components/group-select.tsx";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
 import { More, Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
@@ -247,6 +248,7 @@ interface Fields {
   firmware: number;
   name: string;
   q?: string;
+  group?: number;
   stages: string[];
   wait_s: number;
   updated_min: number;
@@ -256,7 +258,7 @@ interface Fields {
 }
 
 function NewRollout({ packages, onClose }: { packages: Firmware[]; onClose(): void }) {
-  const text = useText().ota;
+  const { ota: text, life } = useText();
   const client = useQueryClient();
   const [form] = Form.useForm<Fields>();
   const [error, setError] = useState<unknown>(null);
@@ -269,11 +271,11 @@ function NewRollout({ packages, onClose }: { packages: Firmware[]; onClose(): vo
     ["device_s", text.deviceS, 30 * 86400],
   ];
 
-  const send = ({ firmware, name, q, stages, device_s, ...gate }: Fields): void => {
+  const send = ({ firmware, name, q, group, stages, device_s, ...gate }: Fields): void => {
     setBusy(true);
     setError(null);
     const percents = stages.map(Number).sort((a, b) => a - b);
-    post("/rollouts", { firmware, name, q: q ?? "", device_s, stages: percents.map((percent) => ({ percent, ...gate })) })
+    post("/rollouts", { firmware, name, q: q ?? "", group: group ?? null, device_s, stages: percents.map((percent) => ({ percent, ...gate })) })
       .then(() => {
         void client.invalidateQueries({ queryKey: ["/rollouts"] });
         onClose();
@@ -306,6 +308,9 @@ function NewRollout({ packages, onClose }: { packages: Firmware[]; onClose(): vo
         </Form.Item>
         <Form.Item name="q" label={text.part} extra={text.partHint}>
           <Input spellCheck={false} />
+        </Form.Item>
+        <Form.Item name="group" label={life.group}>
+          <GroupSelect />
         </Form.Item>
         <Form.Item name="stages" label={text.percents} rules={[{ required: true }]}>
           <Select mode="tags" tokenSeparators={[",", " "]} />

@@ -9,6 +9,8 @@ import { usePages } from "../api/pages.ts";
 import { useModels, useTypeLabel } from "../api/queries.ts";
 import type { Page, Thing } from "../api/types.ts";
 import { entityPath } from "../components/entity-link.tsx";
+import { ClaimDevice } from "../components/claim-device.tsx";
+import { GroupSelect } from "../components/group-select.tsx";
 import { OrgSelect } from "../components/org-select.tsx";
 import { Nothing, PageHead, useHeight, useRested } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
@@ -18,7 +20,7 @@ import { useFormat, useLabel } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
 
-const FILTERS = ["q", "type", "org", "state", "synthetic"] as const;
+const FILTERS = ["q", "type", "org", "state", "synthetic", "group"] as const;
 
 export default function Things() {
   const text = useText();
@@ -34,6 +36,7 @@ export default function Things() {
   const q = useRested(typed.trim());
   const [holder, height] = useHeight<HTMLDivElement>();
   const [creating, setCreating] = useState(false);
+  const [claiming, setClaiming] = useState(false);
 
   const filters = useMemo(
     () => ({ ...Object.fromEntries(FILTERS.map((name) => [name, params.get(name) ?? undefined])), q: q || undefined }),
@@ -115,6 +118,7 @@ export default function Things() {
         title={text.things.title}
         note={count.data === undefined ? undefined : text.things.count(format.integer(count.data))}
       >
+        {can("access.device.create") && <Button onClick={() => setClaiming(true)}>{text.life.claim}</Button>}
         {can("access.device.create") && (
           <Button icon={<PlusOutlined />} onClick={() => setCreating(true)}>
             {text.things.newDevice}
@@ -174,6 +178,11 @@ export default function Things() {
             { value: "1", label: text.synthetic.only },
           ]}
         />
+        <GroupSelect
+          className="filter"
+          value={filters.group ? Number(filters.group) : undefined}
+          onChange={(value) => set("group", value?.toString())}
+        />
         {FILTERS.some((name) => params.get(name)) && (
           <Button
             type="link"
@@ -211,6 +220,7 @@ export default function Things() {
           )
         )}
       </div>
+      {claiming && <ClaimDevice onClose={() => setClaiming(false)} />}
       {creating && <NewDevice onClose={() => setCreating(false)} />}
     </div>
   );

@@ -54,7 +54,7 @@ class Authenticator(Protocol):
         ...
 
 
-class _Known(Generic[V]):
+class Known(Generic[V]):
     """What was looked up, by key, of so many at most; `device_of` says which device an entry is about."""
 
     def __init__(self, device_of: Callable[[V], str], size: int) -> None:
@@ -77,6 +77,11 @@ class _Known(Generic[V]):
             if generation == self._generation:
                 return found
 
+    def drop(self, key: bytes) -> None:
+        """Drop one entry."""
+        self._generation += 1
+        self._entries.pop(key, None)
+
     def forget(self, device_id: str) -> None:
         """Drop what is about the device, or everything if the id is empty."""
         self._generation += 1
@@ -94,7 +99,7 @@ class SqlAuthenticator:
 
     def __init__(self, db: Database, *, cached: int = 200_000) -> None:
         self._lookup = db.point(self.STATEMENT)
-        self._cache: _Known[DeviceIdentity] = _Known(lambda identity: identity.device_id, cached)
+        self._cache: Known[DeviceIdentity] = Known(lambda identity: identity.device_id, cached)
         self._names: dict[str, str] = {}
 
     async def authenticate(self, token: str) -> DeviceIdentity | None:
@@ -193,7 +198,7 @@ class Identities:
         self._lookup = db.point(self.STATEMENT)
         self._protocol, self._class_of = protocol, class_of
         self._forget_after = forget_after
-        self._cache: _Known[Speaker] = _Known(lambda speaker: speaker.device.device_id, cached)
+        self._cache: Known[Speaker] = Known(lambda speaker: speaker.device.device_id, cached)
         self._strangers: OrderedDict[bytes, float] = OrderedDict()
 
     def known(self, identity: bytes) -> Speaker | None:

@@ -93,14 +93,16 @@ def identity(
 @click.option("--org", help="机构 / organisation")
 @click.option("--type", "kind", help="实体类型 / entity type")
 @click.option("--status", type=click.Choice(["active", "disabled"]))
+@click.option("--group", type=click.IntRange(1), help="分组 / group")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, PAGE))
 @click.option("--after", help="上一页的游标 / cursor of the page before")
 @click.pass_obj
 def list_devices(
-    session: Any, q: str, org: str | None, kind: str | None, status: str | None, limit: int, after: str | None
+    session: Any, q: str, org: str | None, kind: str | None, status: str | None, group: int | None, limit: int,
+    after: str | None,
 ) -> None:
     """设备列表。List devices."""
-    query = {"q": q or None, "org": org, "type": kind, "status": status, "limit": limit, "after": after}
+    query = {"q": q or None, "org": org, "type": kind, "status": status, "group": group, "limit": limit, "after": after}
     session.output(session.call("GET", f"{API}/devices", params=query), DEVICE)
 
 
@@ -135,6 +137,30 @@ def disable(session: Any, device_id: str, undo: bool) -> None:
 def token(session: Any, device_id: str) -> None:
     """换发令牌；旧令牌立即失效。Give a new token; the old one stops working."""
     session.output(session.call("POST", _path(device_id) + "/token"))
+
+
+@device.command("claimable")
+@click.argument("device_id")
+@click.option("--seconds", default=86_400, show_default=True, type=click.IntRange(1), help="多少秒内 / within so many seconds")
+@click.option("--undo", is_flag=True, help="不再开放 / not any more")
+@click.pass_obj
+def claimable(session: Any, device_id: str, seconds: int, undo: bool) -> None:
+    """允许其他机构凭密码认领此设备。Let another organisation claim the device with a secret."""
+    path = _path(device_id) + "/claim"
+    if undo:
+        session.call("DELETE", path)
+    else:
+        session.output(session.call("POST", path, json={"seconds": seconds}))
+
+
+@device.command("claim")
+@click.argument("device_id")
+@click.option("--org", required=True, help="认领到的机构 / organisation that claims it")
+@click.pass_obj
+def claim(session: Any, device_id: str, org: str) -> None:
+    """认领设备；密码从终端或标准输入读取。Claim a device; its secret is asked for, or read from standard input."""
+    body = {"device": device_id, "org": org, "secret": _password(session)}
+    session.output(session.call("POST", f"{API}/claims", json=body))
 
 
 @device.command("poll")

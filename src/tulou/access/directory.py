@@ -366,10 +366,13 @@ class Directory:
 
     def search(
         self, orgs: Orgs, *, q: str = "", kind: str | None = None, state: int | None = None,
-        synthetic: bool | None = None, after: int = 0, limit: int = 50, count: bool = False,
+        synthetic: bool | None = None, nos: Sequence[int] | None = None, after: int = 0, limit: int = 50,
+        count: bool = False,
     ) -> Found:
-        """Entities whose name or id contains `q` (any case), in the order of their numbers."""
+        """Entities whose name or id contains `q` (any case), of `nos` if given, in the order of their numbers."""
         mask = self.within(orgs)
+        if nos is not None:
+            mask &= np.isin(self.no, np.array(nos, np.int64))
         if kind is not None:
             mask &= self.of_types([kind])
         if synthetic is not None:

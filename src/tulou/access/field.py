@@ -300,6 +300,9 @@ class FieldConnection(Peer):
         size = sum(map(len, raws)) + ROOM * len(raws)
         self.seen = self.clock.tick
         self.hold(size)
+        meter = door.gateway.meters.by_org.get(speaker.device.org)
+        if meter is not None:
+            self.slow(meter, len(raws))
         ingestor.add(
             Chunk(name, speaker.device.entity, speaker.of, speaker.rules, raws, ingestor.stamp(len(raws)), False, name,
                   door.codec),

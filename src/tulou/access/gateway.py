@@ -30,12 +30,13 @@ import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
+import sqlalchemy as sa
 import uvloop
 
 from tulou.access import attributes, mqtt, mqtt_commands
@@ -52,11 +53,15 @@ from tulou.access.ota import door as ota
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.poll_door import PollDoor
 from tulou.access.protocols import ANSWERED, FieldCodec, load
+from tulou.access.provisioning import door as provision
+from tulou.access.provisioning.door import Applicant
+from tulou.access.quotas.meters import Meters
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
 
 if TYPE_CHECKING:
+    from tulou.access.certificates.door import CertificateDoor
     from tulou.kernel.outbound import Outbound
 
 log = logging.getLogger("tulou.gateway")
@@ -65,8 +70,13 @@ TOPICS = {b"v1/devices/me/telemetry": TELEMETRY, b"v1/devices/me/attributes": AT
 REQUEST_ATTRIBUTES = b"v1/devices/me/attributes/request/"
 REQUEST_RPC = b"v1/devices/me/rpc/request/"
 RESPONSE_RPC = b"v1/devices/me/rpc/response/"
-GRANTED = re.compile(r"v1/devices/me/(attributes|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS)
+REQUEST_CERTIFICATE, RESPONSE_CERTIFICATE = b"v1/devices/me/certificate/request", b"v1/devices/me/certificate/response"
+GRANTED = re.compile(
+    r"v1/devices/me/(attributes|certificate/response|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS
+)
 """Topic filters that a device may subscribe to."""
+LIMITS = "SELECT o.id, o.parent, q.messages_s FROM organisations o LEFT JOIN quotas q ON q.org = o.id"
+CLAIM, ARM = b"v1/devices/me/claim", "tulou.claim.arm"
 COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
 """Bytes that a message holds beside its payload while it waits."""
@@ -78,7 +88,8 @@ class Config:
     `models` is type -> {open, offline_after_s, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
     {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media.
-    `opcua_home` is where the house's certificate for OPC UA is; without it no server is connected to."""
+    `opcua_home` is where the house's certificate for OPC UA is; without it no server is connected to. `tls_client`: "optional" or
+    "required", whether MQTT over TLS asks for a client's certificate."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -86,6 +97,7 @@ class Config:
     tls_port: int = 0
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_client: str = ""
     nats_url: str = "nats://127.0.0.1:4222"
     sql_url: str = ""
     max_packet: int = 1 << 20
@@ -144,10 +156,16 @@ class Door(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
 
+class OverQuota(mqtt.Publish):
+    """Of a run: the packets that are refused, because the organisation has sent what it may."""
+
+    __slots__ = ()
+
+
 class Connection(Peer):
     """One client. States: before CONNECT, asking who it is (events wait), serving, closed."""
 
-    __slots__ = ("_last_id", "application", "client_id", "commands", "gateway", "identity", "keep_alive", "level", "of",
+    __slots__ = ("_last_id", "applicant", "application", "client_id", "commands", "gateway", "identity", "keep_alive", "level", "of",
                  "packet_limit", "parser", "qos2", "receive_maximum", "rules", "waiting", "will")
 
     def __init__(self, gateway: Gateway) -> None:
@@ -156,6 +174,7 @@ class Connection(Peer):
         self.parser: mqtt.Parser | None = mqtt.Parser(gateway.config.max_packet)
         self.identity: DeviceIdentity | None = None
         self.application: Application | None = None
+        self.applicant: Applicant | None = None
         self.commands: MqttTarget | None = None
         self.waiting: list[Any] | None = None
         self.will: mqtt.Will | None = None
@@ -197,9 +216,14 @@ class Connection(Peer):
                     self.waiting += events[number + 1 :]
                 return
 
-    def hand_in(self, kind: str, run: mqtt.Publish, topic: str = "") -> None:
+    def hand_in(self, kind: str, run: mqtt.Publish, topic: str = "", *, counted: bool = False) -> None:
         """Give a run to the ingestor. A connection that has handed in much more than was released is not read."""
-        ingestor, payloads = self.gateway.ingestor, run.payloads
+        gateway, payloads = self.gateway, run.payloads
+        if gateway.meters.by_org and payloads and not counted:
+            for part in self._metered(run):
+                self.hand_in(kind, part, topic, counted=True)
+            return
+        ingestor = gateway.ingestor
         size = sum(map(len, payloads)) + ROOM * len(payloads)
         identity = cast(DeviceIdentity, self.identity)
         self.hold(size)
@@ -208,14 +232,31 @@ class Connection(Peer):
             (self, run), size,
         )
 
-    def close(self, why: str, reason: int = 0) -> None:
-        """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0."""
+    def _metered(self, run: mqtt.Publish) -> list[mqtt.Publish]:
+        """What of the run its organisation may send. The rest is refused where it can be (5.0, QoS 1 and 2: Quota exceeded),
+        in its turn; else all is taken, and the device is read more slowly."""
+        count, meter = len(run.payloads), self.gateway.meters.by_org.get(self.of[0])
+        if meter is None:
+            return [run]
+        if self.level != 5 or not run.qos:
+            self.slow(meter, count)
+            return [run]
+        may = meter.take(count, time.monotonic())
+        if may == count:
+            return [run]
+        same = run.topic, run.qos, run.dup, run.retain
+        parts = [mqtt.Publish(*same, run.ids[:may], run.payloads[:may])] if may else []
+        return [*parts, OverQuota(*same, run.ids[may:], [])]
+
+    def close(self, why: str, reason: int = 0, *, told: bool = False) -> None:
+        """Close after what was written is sent; nothing more is read. `reason` is told to clients of 5.0, and if `told` (to
+        applications always) why."""
         if self.parser is None:
             return
         self.parser = None
         if self.transport is not None:
-            if reason and self.level == 5 and (self.identity is not None or self.application is not None):
-                self.send(mqtt.disconnect(reason, why if self.application is not None else ""))
+            if reason and self.level == 5 and (self.identity or self.application or self.applicant):
+                self.send(mqtt.disconnect(reason, why if told or self.application is not None else ""))
             log.debug("closing %s %r: %s", self.peer, self.client_id, why)
             self.gateway.closing(self)
             if self.application is not None:
@@ -239,6 +280,8 @@ class Connection(Peer):
             return False
         if self.application is not None:
             return self.application.handle(event)
+        if self.applicant is not None:
+            return self.applicant.handle(event)
         if kind is mqtt.Connect:
             return self._connect(event)
         if kind is mqtt.Publish:
@@ -288,6 +331,15 @@ class Connection(Peer):
             self._refuse(mqtt.BAD_METHOD, f"authentication method {connect.method!r} is not spoken")
             return False
         token = connect.user or ""
+        certificates = gateway.certificates
+        if certificates is not None and (certificates.required or not (token or connect.password)):
+            der = self.certificate()
+            if der is not None:
+                self._look_up(self._certified(connect, der))
+                return False
+        if token == provision.USER and not connect.password:
+            self._provision(connect)
+            return True
         asks = gateway.broker.may_ask(connect)
         if not token and not asks and not connect.password:
             self._refuse(mqtt.NOT_AUTHORISED, "no access token as user name")
@@ -300,10 +352,43 @@ class Connection(Peer):
             gateway.throttled += 1
             self._refuse(mqtt.UNAVAILABLE, "too many failed attempts from this address")
             return False
+        self._look_up(self._ask(connect, "" if asks else token))
+        return False
+
+    def _look_up(self, asking: Coroutine[Any, Any, None]) -> None:
+        """Find out who it is; what comes meanwhile waits."""
         self.waiting = []
         self.pause(AUTH)
-        gateway.spawn(self._ask(connect, "" if asks else token))
-        return False
+        self.gateway.spawn(asking)
+
+    def certificate(self) -> bytes | None:
+        """The certificate (DER) that the client showed in the TLS handshake, whose key it has."""
+        ssl_object = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        return None if ssl_object is None else ssl_object.getpeercert(True)
+
+    async def _certified(self, connect: mqtt.Connect, der: bytes) -> None:
+        """Who it is, by its certificate."""
+        gateway = self.gateway
+        assert gateway.certificates is not None
+        try:
+            found = await gateway.certificates.identify(der)
+        except Exception as error:
+            log.warning("authentication is not possible: %r", error)
+            self._refuse(mqtt.UNAVAILABLE, "authentication is not possible now")
+            return
+        if self.transport is None or self.parser is None:
+            return
+        if found is None:
+            gateway.refused += 1
+            self._refuse(mqtt.NOT_AUTHORISED, "this certificate is of no device, or not valid")
+            return
+        self._accept(connect, found.device)
+        gateway.certificates.entered(self, found)
+        self._go_on()
+
+    def refuse_now(self, why: str) -> None:
+        """The credential by which the connection is open counts no more."""
+        self.close(why, mqtt.NOT_ALLOWED, told=True)
 
     async def _ask(self, connect: mqtt.Connect, token: str) -> None:
         """Who it is: the device of the token, else an application or person."""
@@ -393,6 +478,14 @@ class Connection(Peer):
         made = "" if connect.client_id else f"tulou-{secrets.token_hex(8)}"
         self.send(mqtt.connack(mqtt.ACCEPTED, self.level, client_id=made, packet_limit=self.gateway.config.max_packet))
 
+    def _provision(self, connect: mqtt.Connect) -> None:
+        """It has no credential yet, and asks for one."""
+        gateway = self.gateway
+        self.client_id, self.keep_alive = connect.client_id, connect.keep_alive * 1.5
+        gateway._anonymous.pop(self, None)
+        self.applicant = gateway.provisioning.enter(self)
+        self.send(mqtt.connack(mqtt.ACCEPTED, self.level, packet_limit=gateway.config.max_packet))
+
     def _take_commands(self, qos: int) -> None:
         if self.commands is not None:
             self.commands.qos = qos
@@ -400,6 +493,10 @@ class Connection(Peer):
         courier = self.gateway.courier
         self.commands = MqttTarget(self, courier, cast(DeviceIdentity, self.identity).entity, qos)
         courier.ready(self.commands)
+
+    def publish(self, topic: bytes, payload: bytes) -> None:
+        """Send a message at QoS 0."""
+        self.send(mqtt.publish(topic, payload, level=self.level))
 
     def next_id(self) -> bytes:
         """A packet id for what the door publishes."""
@@ -421,17 +518,37 @@ class Connection(Peer):
         kind = TOPICS.get(run.topic)
         topic = ""
         if kind is None:
-            if run.topic.startswith((REQUEST_ATTRIBUTES, REQUEST_RPC, ota.REQUEST)):
+            if run.topic.startswith((REQUEST_ATTRIBUTES, REQUEST_RPC, ota.REQUEST)) or run.topic == REQUEST_CERTIFICATE:
                 for payload in run.payloads:
                     self._answer(run.topic, payload)
                 run = mqtt.Publish(run.topic, run.qos, run.dup, run.retain, run.ids, [])  # acknowledged in its turn
                 kind = TELEMETRY
+            elif run.topic == CLAIM:
+                self.hold(sum(map(len, run.payloads)) + ROOM * len(run.payloads))
+                self.gateway.spawn(self._claim(run))
+                return
             elif run.topic.startswith(RESPONSE_RPC) and COMMAND_NO.fullmatch(run.topic, len(RESPONSE_RPC)):
                 self._answered(int(run.topic[len(RESPONSE_RPC) :]), run)
                 return
             else:
                 kind, topic = UNKNOWN, run.topic.decode()
         self.hand_in(kind, run, topic)
+
+    async def _claim(self, run: mqtt.Publish) -> None:
+        """The device wants to be claimed; acknowledged when that is known."""
+        device = cast(DeviceIdentity, self.identity)
+        for payload in run.payloads:
+            body = {"entity": device.entity, "id": device.device_id, "org": device.org, "said": payload[:4096].decode("utf-8", "replace")}
+            try:
+                await self.gateway.bus.nc.request(ARM, orjson.dumps(body), timeout=10)
+            except Exception as error:
+                log.warning("nobody takes claims: %r", error)
+                self.close("nobody takes claims now", mqtt.SERVER_UNAVAILABLE)
+                return
+        self.release(sum(map(len, run.payloads)) + ROOM * len(run.payloads))
+        self.acknowledge(run)
+        answering, self.gateway.answering = self.gateway.answering, []
+        write_answers(answering)
 
     def _answered(self, no: int, run: mqtt.Publish) -> None:
         """Answers to a command; acknowledged when the report of the last one is durable."""
@@ -462,6 +579,9 @@ class Connection(Peer):
         if topic.startswith(ota.REQUEST):
             self.gateway.firmware.asked(self, cast(DeviceIdentity, self.identity).entity, topic, payload)
             return
+        if topic == REQUEST_CERTIFICATE:
+            self._renew(payload)
+            return
         if topic.startswith(REQUEST_ATTRIBUTES):
             self.hold(attributes.ROOM)
             self.gateway.spawn(self.gateway.attributes.answer(
@@ -481,11 +601,23 @@ class Connection(Peer):
             answer = {"error": f"unknown method {str(method)[:80]}"}
         self.send(mqtt.publish(RESPONSE_RPC + topic[len(REQUEST_RPC) :], orjson.dumps(answer), level=self.level))
 
+    def _renew(self, csr: bytes) -> None:
+        certificates, device = self.gateway.certificates, cast(DeviceIdentity, self.identity)
+        if certificates is None or len(csr) > 16_384:
+            self.publish(RESPONSE_CERTIFICATE, orjson.dumps({"error": "此处不签发证书 (no certificates are issued here)"}))
+            return
+        self.gateway.spawn(certificates.renew(self, device, csr))
+
     def acknowledge(self, run: mqtt.Publish) -> None:
         """The run is durable: queue its PUBACKs or PUBRECs."""
         if not run.qos or self.transport is None:
             return
-        if run.qos == 1:
+        if type(run) is OverQuota:
+            if self.qos2 is not None:
+                for packet_id in run.ids:
+                    self.qos2.pop(packet_id, None)
+            data = b"".join(mqtt.acknowledgement(run.qos + 3, packet_id, mqtt.QUOTA) for packet_id in run.ids)
+        elif run.qos == 1:
             data = mqtt.pubacks(run.ids)
         else:
             if self.qos2 is not None:
@@ -503,7 +635,7 @@ class Gateway:
         self, config: Config, authenticator: Authenticator, bus: Bus, db: Database | None = None
     ) -> None:
         """`db` is where identities of field protocols are looked up; it may be left out where there are none."""
-        self.config, self.authenticator, self.bus = config, authenticator, bus
+        self.config, self.authenticator, self.bus, self.db = config, authenticator, bus, db
         self.models = config.rules()
         self.throttle = Throttle()
         self.connections: set[Connection] = set()
@@ -528,7 +660,10 @@ class Gateway:
         ]
         self.attributes = Attributes(bus)
         self.firmware = ota.FirmwareDoor(bus)
+        self.provisioning = provision.ProvisionDoor(self)
+        self.meters = Meters()
         self.polls = None if db is None or config.outbound is None else _poll_door(self, db, config)
+        self.certificates = None if db is None or not (config.tls_client and config.tls_port) else _certificate_door(self, db)
         if config.coap_port:
             self.doors += _coap_doors(self, db, config)
         if config.gb28181 is not None and db is not None:
@@ -548,13 +683,21 @@ class Gateway:
             pressure=self._press, high=config.high,
         )
         await self.bus.on_changed("devices", self._changed)
+        if self.db is not None:
+            await self._read_quotas()
+            for what in ("quotas", "organisations"):
+                await self.bus.on_changed(what, lambda _org: self._read_quotas())
         if config.port:
             self._servers.append(await loop.create_server(
                 self._accept, config.host, max(config.port, 0), backlog=4096
             ))
         if config.tls_port:
+            tls = self.tls()
+            if self.certificates is not None:
+                self.certificates.context(tls["ssl"])
+                await self.certificates.start()
             self._servers.append(await loop.create_server(
-                self._accept, config.host, max(config.tls_port, 0), backlog=4096, **self.tls()
+                self._accept, config.host, max(config.tls_port, 0), backlog=4096, **tls
             ))
         self.ports = [server.sockets[0].getsockname()[1] for server in self._servers]
         for door in self.doors:
@@ -638,6 +781,7 @@ class Gateway:
         self.connections.discard(connection)
         self.closed(connection)
         self._anonymous.pop(connection, None)
+        self.provisioning.open.pop(connection, None)
         if connection.application is not None:
             connection.application.leave()
         connection.take_no_commands()
@@ -645,6 +789,8 @@ class Gateway:
         if identity is None:
             return
         self.attributes.leave(connection, identity.entity)
+        if self.certificates is not None:
+            self.certificates.open.pop(connection, None)
         key = (identity.entity, connection.client_id)
         if self.entities.get(key) is connection:
             del self.entities[key]
@@ -695,6 +841,8 @@ class Gateway:
     async def _changed(self, device_id: str) -> None:
         """A device changed: forget it, and disconnect it if its token is no longer valid."""
         self.authenticator.forget(device_id)
+        if self.certificates is not None:
+            self.certificates.forget(device_id)
         which = self.devices.get(device_id, set()) if device_id else self.connections
         for connection in list(which):
             if connection.identity is not None:
@@ -703,6 +851,17 @@ class Gateway:
             door.changed(device_id)
         if self.polls is not None:
             self.polls.changed(device_id)
+
+    async def _read_quotas(self) -> None:
+        """How much organisations may send now."""
+        assert self.db is not None
+        try:
+            rows = await self.db.read(lambda c: c.execute(sa.text(LIMITS)).all())
+        except Exception as error:
+            log.warning("quotas cannot be read, those that were stay: %r", error)
+            return
+        self.meters.set({row.id: row.messages_s for row in rows if row.messages_s is not None},
+                        {row.id: row.parent for row in rows}, time.monotonic())
 
     def present(self, identity: DeviceIdentity, online: bool, **more: int) -> None:
         """Tell the house that a device was heard, or that its last connection closed. `more`: `at` if it was not now, `gone` when
@@ -721,6 +880,10 @@ class Gateway:
             if reconnects != self.bus.nc.stats["reconnects"]:  # changes may have been told while we were away
                 reconnects = self.bus.nc.stats["reconnects"]
                 self.authenticator.forget("")
+                if self.certificates is not None:
+                    self.certificates.missed()
+                if self.db is not None:
+                    await self._read_quotas()
                 for door in self.doors:
                     door.forget()
                 self.courier.again()
@@ -729,6 +892,8 @@ class Gateway:
                     self.polls.missed()
             self.courier.tick()
             self._sweep()
+            if self.certificates is not None:
+                self.certificates.sweep()
             for door in self.doors:
                 door.sweep()
             if self.polls is not None:
@@ -745,6 +910,7 @@ class Gateway:
         for connection, since in list(self._anonymous.items()):
             if tick - since > limit and not connection.reasons:
                 connection.close("no CONNECT in time [MQTT-3.1.0-1]")
+        self.provisioning.sweep()
         if self.ingestor.pressed:
             return
         late = [
@@ -783,8 +949,14 @@ class Gateway:
             "failing": next((ingestor.failing for ingestor in ingestors if ingestor.failing), ""),
             "protocol_errors": self.protocol_errors, "refused": self.refused, "throttled": self.throttled,
             "applications": self.broker.stats(), "commands": self.courier.stats(),
-            "turned_away": self.turned_away, "rss": rss(), "fields": spoken,
+            "turned_away": self.turned_away, "rss": rss(), "fields": spoken, "quotas": self.meters.report(time.monotonic()),
         }
+
+
+def _certificate_door(gateway: Gateway, db: Database) -> CertificateDoor:
+    from tulou.access.certificates.door import CertificateDoor
+
+    return CertificateDoor(gateway, db)
 
 
 def _coap_doors(gateway: Gateway, db: Database | None, config: Config) -> list[Door]:

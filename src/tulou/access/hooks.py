@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from tulou.access import deadletters, removal, writer
 from tulou.access.alarms import Alarms
 from tulou.access.applications import Applications
+from tulou.access.certificates.service import Certificates
+from tulou.access.claims import Claims
 from tulou.access.deadletters import DeadLetters
 from tulou.access.directory import Directory
 from tulou.access.downlink import STREAM, Commands
 from tulou.access.entity_page import EntityPages
+from tulou.access.groups.service import Groups
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
 from tulou.access.lorawan.service import NetworkServers
@@ -25,6 +28,8 @@ from tulou.access.opcua.service import OpcUaServers
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
+from tulou.access.provisioning.service import Provisioning
+from tulou.access.quotas.service import Quotas
 from tulou.access.redecode import Redecodes
 from tulou.access.rules.engine import Engine
 from tulou.access.rules.service import Rules
@@ -88,45 +93,61 @@ def streams(house: House) -> Sequence[StreamSpec]:
 def services(house: House) -> Sequence[object]:
     """The operations of access, and the directory, hub and HTTP door of this process."""
     directory = Directory(house)
-    devices = Devices(house, directory)
+    quotas = Quotas(house)
+    devices = Devices(house, directory, quotas)
     alarms, rules = Alarms(house, directory), Rules(house, directory)
     things = Things(house, directory, devices)
     calls = Commands(house, devices)
     shadows = Shadows(house, devices)
     firmwares = Firmwares(house)
-    door = HttpDoor(house, calls, shadows, firmwares)
+    certificates, claims = Certificates(house, devices), Claims(house, devices)
+    door = HttpDoor(house, calls, shadows, firmwares, certificates, quotas, claims)
+    hub = Hub(house, directory)
+    quotas.reported = lambda: [body.get("quotas", {}) for body in hub.told("gateway")]
     return [
-        devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), Hub(house, directory), door, rules,
+        devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), hub, door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
         OpcUaServers(house, devices), NetworkServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
+        certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims,
     ]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
-    """`/api/v1`: firmware, roll-outs, cards, devices, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    """`/api/v1`: devices and their life, things, live, alarms, dead letters, readings, and HTTP ingest; `/sta/v1.1`: SensorThings."""
+    from tulou.access.certificates.routes import routes as certificate_routes
+    from tulou.access.groups.routes import routes as group_routes
     from tulou.access.lorawan.routes import routes as lorawan_routes
     from tulou.access.lwm2m.routes import routes as lwm2m_routes
     from tulou.access.ocpp.routes import routes as ocpp_routes
     from tulou.access.opcua.routes import routes as opcua_routes
     from tulou.access.ota.routes import routes as ota_routes
+    from tulou.access.provisioning.routes import routes as provisioning_routes
+    from tulou.access.quotas.routes import routes as quota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
-    found = (ota_routes, access_routes, lwm2m_routes, ocpp_routes, opcua_routes, lorawan_routes, sensorthings_routes)
+    found = (
+        certificate_routes, provisioning_routes, quota_routes, group_routes, ota_routes, access_routes, lwm2m_routes, ocpp_routes,
+        opcua_routes, lorawan_routes, sensorthings_routes,
+    )
     return [route for routes_of in found for route in routes_of(house)]
 
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `tulou readings`, `tulou frames`, `tulou rule`, `tulou firmware`, `tulou rollout` and `tulou card`."""
+    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota`, `group`, `card`."""
+    from tulou.access.certificates.commands import authority, certificate
     from tulou.access.commands import device, frames, readings
+    from tulou.access.groups.commands import group
     from tulou.access.ocpp.commands import card
     from tulou.access.ota.commands import firmware, rollout
+    from tulou.access.provisioning.commands import provision
+    from tulou.access.quotas.commands import quota
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout, card]
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card]
 
 
 @hookimpl
@@ -138,6 +159,9 @@ async def started(house: House) -> None:
         await house.service(Shadows).open()
         await house.service(Firmwares).open()
         await house.service(Charging).open()
+        await house.service(Certificates).open()
+        await house.service(Provisioning).open()
+        await house.service(Claims).open()
     if not _mirrors(house):
         return
     directory = house.service(Directory)
@@ -154,6 +178,7 @@ async def started(house: House) -> None:
         devices = house.service(Devices)
         await devices.settle()
         await house.bus.on_changed("organisations", lambda _key: devices.settle())
+        await house.service(Quotas).open()
         await house.service(HttpDoor).open()
         await house.service(NetworkServers).open()
 
@@ -296,9 +321,10 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "bench/things.py",
         ),
         "N2.5": (
-            "partial", "设备开通、停用、换令牌、批量导入、在线状态、命令下发与影子、规则与告警、死信重放、编解码器修正后重读历史、固件分阶段发布；"
+            "partial", "设备开通（登记、密钥自助、证书请求）、令牌与 X.509 证书及轮换、认领、分组、机构配额、批量导入、在线状态、命令下发与影子、规则与告警、死信重放、编解码器修正后重读历史、固件分阶段发布；"
             "SensorThings 1.1 读取与写入读数（frost 客户端）；LwM2M 注册、观察、读写与执行",
-            "devices: provision, disable, rotate tokens, bulk import, presence, commands and shadow, rules and alarms, dead "
+            "devices: provisioned by people, by key or by certificate request; tokens and X.509 certificates with rotation, claiming, "
+            "groups, quotas, bulk import, presence, commands and shadow, rules and alarms, dead "
             "letters with replay, history read again after a codec was mended, firmware in stages; "
             "SensorThings 1.1 to read and to write Observations (frost client); LwM2M: register, observe, read, write, execute",
             "tests/access/test_sensorthings_client.py",

@@ -22,9 +22,12 @@ from starlette.routing import Route
 from tulou.access.attributes import names
 from tulou.access.authenticate import DeviceIdentity, SqlAuthenticator, Throttle
 from tulou.access.batch import BatchBuilder
+from tulou.access.certificates.service import Certificates
+from tulou.access.claims import Claims
 from tulou.access.downlink import Commands, no_such_command
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.ota.firmware import Firmwares
+from tulou.access.quotas.service import Quotas
 from tulou.access.shadow import Shadows
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
 from tulou.kernel.errors import Invalid, NotFound, Throttled, TulouError, Unauthenticated, Unavailable
@@ -45,8 +48,12 @@ RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII | re.IGNORECAS
 class HttpDoor:
     """The door for devices that speak HTTP."""
 
-    def __init__(self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares) -> None:
+    def __init__(
+        self, house: House, commands: Commands, shadows: Shadows, firmwares: Firmwares, certificates: Certificates,
+        quotas: Quotas, claims: Claims,
+    ) -> None:
         self.house, self.commands, self.shadows, self.firmwares = house, commands, shadows, firmwares
+        self.certificates, self.quotas, self.claims = certificates, quotas, claims
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
         self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
@@ -87,6 +94,7 @@ class HttpDoor:
         if self.ingestor is None:
             raise Unavailable("入口尚未打开", "the door is not open", rule="bus")
         device = await self.identify(request)
+        self.quotas.spend(device.org)
         payload = await body_bytes(request, self.house.settings.max_payload)
         rules = self.rules.get(device.type, ANY)
         chunk = Chunk(
@@ -150,6 +158,19 @@ class HttpDoor:
         headers["content-length"] = str(max(0, end - start))
         return StreamingResponse(self.firmwares.part(row, start, end), status, headers, "application/octet-stream")
 
+    async def certificate(self, request: Request) -> Response:
+        """The device's next certificate, for the request (PEM) in the body."""
+        device = await self.identify(request)
+        csr = (await body_bytes(request, 16_384)).decode("utf-8", "replace")
+        made = await self.certificates.renew(device, csr)
+        return json_response({name: made[name] for name in ("certificate", "authority_certificate", "not_after")}, 201)
+
+    async def claim(self, request: Request) -> Response:
+        """The device wants to be claimed: `{secretKey, durationMs}`."""
+        device = await self.identify(request)
+        await self.claims.of_device(device, await body_bytes(request, 4096))
+        return json_response({})
+
     def route(self, method: str, path: str, handle: Callable[[Request], Awaitable[Response]]) -> Route:
         """A route without an actor: the token in the path says which device speaks."""
 
@@ -172,7 +193,8 @@ class HttpDoor:
             self.route("GET", "rpc", self.next_command), self.route("POST", "rpc/{no}", self.answer),
             self.route("GET", ATTRIBUTES, self.attributes),
             self.route("GET", f"{ATTRIBUTES}/updates", self.next_attributes),
-            self.route("GET", "firmware", self.firmware),
+            self.route("GET", "firmware", self.firmware), self.route("POST", "certificate", self.certificate),
+            self.route("POST", "claim", self.claim),
         ]
 
 

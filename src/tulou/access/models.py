@@ -13,7 +13,10 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tulou.access.certificates.tables import forget_certificates
+from tulou.access.groups.tables import forget_members
 from tulou.access.ota.tables import rollout_devices
+from tulou.access.provisioning.tables import forget_provisioned
 from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
 
 ACTIVE, DISABLED, SUSPENDED = "active", "disabled", "suspended"
@@ -72,6 +75,16 @@ device_opcua = sa.Table(
     sa.Column("updated_by", sa.String(128), nullable=False),
 )
 """The server of OPC UA that a device stands for (`opcua/service.py`), as JSON."""
+
+device_claims = sa.Table(
+    "device_claims", metadata,
+    sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("secret_hash", sa.String(64), nullable=False),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+)
+"""Devices that another organisation may claim (`claims.py`)."""
 
 alarms = sa.Table(
     "alarms", metadata,
@@ -261,6 +274,10 @@ def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
     connection.execute(device_polls.delete().where(device_polls.c.entity_no.in_(entities)))
     connection.execute(device_opcua.delete().where(device_opcua.c.entity_no.in_(entities)))
+    forget_certificates(connection, entities)
+    forget_provisioned(connection, entities)
+    forget_members(connection, entities)
+    connection.execute(device_claims.delete().where(device_claims.c.entity_no.in_(entities)))
     connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
     connection.execute(rollout_devices.delete().where(rollout_devices.c.entity_no.in_(entities)))
     connection.execute(

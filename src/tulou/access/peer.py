@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-AUTH, WRITE, PRESSURE, UNRELEASED = 1, 2, 4, 8
-"""Reasons not to read: who it is is being asked, it does not read its answers, the door holds too much, it alone does."""
+if TYPE_CHECKING:
+    from tulou.access.quotas.meters import Meter
+
+AUTH, WRITE, PRESSURE, UNRELEASED, QUOTA = 1, 2, 4, 8, 16
+"""Reasons not to read: who it is is being asked, it does not read its answers, the door holds too much, it alone does, its
+organisation sends more than it may."""
 HELD = 1 << 20
 """Bytes that one connection may have handed in and not yet seen released before it is no longer read."""
 
@@ -73,6 +78,20 @@ class Peer(asyncio.Protocol):
         self.held -= size
         if self.reasons and self.held < HELD // 2:
             self.resume(UNRELEASED)
+
+    def slow(self, meter: Meter, count: int) -> None:
+        """Count messages that cannot be refused; nothing more is read until its organisation may send more."""
+        wait = meter.owe(count, time.monotonic())
+        if wait > 0 and not self.reasons & QUOTA:
+            self.pause(QUOTA)
+            asyncio.get_running_loop().call_later(wait, self._again, meter)
+
+    def _again(self, meter: Meter) -> None:
+        wait = meter.wait(time.monotonic())
+        if wait > 0 and self.transport is not None:
+            asyncio.get_running_loop().call_later(wait, self._again, meter)
+        else:
+            self.resume(QUOTA)
 
     def send(self, data: bytes) -> None:
         if self.transport is not None:

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from tulou.access import entity_page, redecode
+from tulou.access.claims import Claim, Claims, NewClaim
 from tulou.access.deadletters import DeadLetters
 from tulou.access.downlink import Commands, no_such_command
 from tulou.access.http import HttpDoor
@@ -86,6 +87,14 @@ def _no(request: Request) -> int:
     return path_number(request, "no", no_such_thing)
 
 
+def _group(request: Request) -> int | None:
+    """The group of devices that a list is narrowed to. Raises `Invalid`."""
+    raw = _text(request, "group")
+    if raw is not None and not (raw.isascii() and raw.isdigit() and len(raw) < 19):
+        raise Invalid("group 应为分组序号", "group is the number of a group", field="group", value=raw, rule="number")
+    return int(raw) if raw else None
+
+
 def _wait(request: Request) -> float:
     """The seconds to wait for a command's end. Raises `Invalid`."""
     raw = request.query_params.get("wait", "0")
@@ -100,13 +109,14 @@ def routes(house: House) -> list[BaseRoute]:
     devices, things = house.service(Devices), house.service(Things)
     calls, shadows = house.service(Commands), house.service(Shadows)
     hub, letters = house.service(Hub), house.service(DeadLetters)
+    claims = house.service(Claims)
     redecodes, polls = house.service(redecode.Redecodes), house.service(Polls)
 
     async def device_list(request: Request, actor: Actor) -> Response:
         query = request.query_params
         return json_response(await devices.find(
             actor, q=query.get("q", ""), org=_text(request, "org"), kind=_text(request, "type"),
-            status=_text(request, "status"), limit=limit_of(request), after=_text(request, "after"),
+            status=_text(request, "status"), group=_group(request), limit=limit_of(request), after=_text(request, "after"),
             count=bool(flag(request, "count")),
         ))
 
@@ -127,6 +137,16 @@ def routes(house: House) -> list[BaseRoute]:
 
     async def device_token(request: Request, actor: Actor) -> Response:
         return json_response(await devices.rotate(actor, request.path_params["id"]))
+
+    async def device_arm(request: Request, actor: Actor) -> Response:
+        return json_response(await claims.arm(actor, request.path_params["id"], await body_model(request, NewClaim)), 201)
+
+    async def device_disarm(request: Request, actor: Actor) -> Response:
+        await claims.disarm(actor, request.path_params["id"])
+        return Response(status_code=204)
+
+    async def device_claim(request: Request, actor: Actor) -> Response:
+        return json_response(await claims.claim(actor, await body_model(request, Claim)), 201)
 
     async def device_disable(request: Request, actor: Actor) -> Response:
         return json_response(await devices.disable(actor, request.path_params["id"]))
@@ -183,7 +203,7 @@ def routes(house: House) -> list[BaseRoute]:
         query = request.query_params
         return json_response(await things.find(
             actor, q=query.get("q", "").strip(), kind=_text(request, "type"), org=_text(request, "org"),
-            state=_text(request, "state"), synthetic=flag(request, "synthetic"), limit=limit_of(request),
+            state=_text(request, "state"), synthetic=flag(request, "synthetic"), group=_group(request), limit=limit_of(request),
             after=_text(request, "after"), count=bool(flag(request, "count")),
         ))
 
@@ -279,6 +299,9 @@ def routes(house: House) -> list[BaseRoute]:
         at("GET", "/devices/{id}", device_get),
         at("DELETE", "/devices/{id}", device_delete),
         at("POST", "/devices/{id}/token", device_token),
+        at("POST", "/devices/{id}/claim", device_arm),
+        at("DELETE", "/devices/{id}/claim", device_disarm),
+        at("POST", "/claims", device_claim),
         at("POST", "/devices/{id}/disable", device_disable),
         at("POST", "/devices/{id}/enable", device_enable),
         at("POST", "/devices/{id}/identities", device_identify),

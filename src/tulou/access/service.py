@@ -19,6 +19,7 @@ import nats.errors
 import sqlalchemy as sa
 
 from tulou.access.directory import Directory
+from tulou.access.groups.tables import members
 from tulou.access.models import (
     ACTIVE,
     DISABLED,
@@ -35,6 +36,7 @@ from tulou.access.models import (
     identity_document,
 )
 from tulou.access.protocols import Digested, load
+from tulou.access.quotas.service import Quotas
 from tulou.context import ContextService, NewEntity, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
@@ -102,8 +104,8 @@ def identity_taken(spoken: Identity) -> Conflict:
 class Devices:
     """The operations on devices."""
 
-    def __init__(self, house: House, directory: Directory) -> None:
-        self.house = house
+    def __init__(self, house: House, directory: Directory, quotas: Quotas) -> None:
+        self.house, self.quotas = house, quotas
         self.policy = house.policy
         self.db = house.db
         self.directory = directory
@@ -120,6 +122,10 @@ class Devices:
         Raises `Conflict` if it is of another type, or synthetic where the request is not (or the other way round).
         """
         self.policy.require(actor, CREATE, new.org)
+        return await self.make(actor, new)
+
+    async def make(self, actor: Actor, new: NewDevice) -> dict[str, Any]:
+        """As `create`, for who has the right."""
         device = (await self._create(actor, [self._checked(new)]))[0]
         if isinstance(device, TulouError):
             raise device
@@ -237,6 +243,7 @@ class Devices:
                     sa.select(device_identities).where(device_identities.c.identity.in_(wanted))
                 )
             } if wanted else {}
+            room = self.quotas.room(connection)
             answers: list[dict[str, Any] | TulouError] = []
             rows: list[dict[str, Any]] = []
             spoken: list[dict[str, Any]] = []
@@ -263,6 +270,10 @@ class Devices:
                     (entity[no].type, bool(entity[no].synthetic)) != (new.type, new.synthetic)
                 ):
                     answers.append(other_kind(new))
+                    continue
+                full = room(new.org)
+                if full is not None:
+                    answers.append(full)
                     continue
                 token = tokens[new.device_id]
                 values = {
@@ -296,11 +307,13 @@ class Devices:
     @operation(READ)
     async def find(
         self, actor: Actor, *, q: str = "", org: str | None = None, kind: str | None = None,
-        status: str | None = None, limit: int = 50, after: str | None = None, count: bool = False,
+        status: str | None = None, group: int | None = None, limit: int = 50, after: str | None = None, count: bool = False,
     ) -> dict[str, Any]:
         """Devices in the order of their entities; `q` is a part of id or name. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         conditions = _within(orgs)
+        if group is not None:
+            conditions.append(devices.c.entity_no.in_(members(group, orgs)))
         if kind:
             conditions.append(devices.c.type == kind)
         if status:

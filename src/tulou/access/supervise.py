@@ -82,12 +82,19 @@ def gateway_config(house: House) -> Config:
             f"setting mqtt_anonymous is lower-case letters, digits and hyphens, not {settings.mqtt_anonymous!r}",
             field="mqtt_anonymous", value=settings.mqtt_anonymous, rule="[a-z0-9-]{1,64}",
         )
+    if settings.mqtts_client_certificate not in ("", "optional", "required"):
+        raise Invalid(
+            f"设置项 mqtts_client_certificate 为空、optional 或 required，现为 {settings.mqtts_client_certificate!r}",
+            f"setting mqtts_client_certificate is empty, optional or required, not {settings.mqtts_client_certificate!r}",
+            field="mqtts_client_certificate", value=settings.mqtts_client_certificate, rule="optional | required",
+        )
     name = "gateway"
     if settings.nats_url:  # several machines may each run one: the name keeps their subjects and times apart
         name += "-" + re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower())
     return Config(
         name=name, host=settings.bind, port=settings.mqtt_port, tls_port=settings.mqtts_port,
-        tls_certificate=settings.tls_certificate, tls_key=settings.tls_key, nats_url=house.bus.url,
+        tls_certificate=settings.tls_certificate, tls_key=settings.tls_key,
+        tls_client=settings.mqtts_client_certificate, nats_url=house.bus.url,
         sql_url=settings.sql_url, max_packet=settings.max_payload, max_connections=settings.max_connections,
         anonymous=settings.mqtt_anonymous, longest_keep_alive=settings.mqtt_keep_alive,
         models={

@@ -21,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from tulou.access.directory import Directory
+from tulou.access.groups.tables import members
 from tulou.access.presence import STATES
 from tulou.access.service import Devices
 from tulou.context import ContextService, forms
@@ -120,8 +121,8 @@ class Things:
     @operation(READ)
     async def find(
         self, actor: Actor, *, q: str = "", kind: str | None = None, org: str | None = None,
-        state: str | None = None, synthetic: bool | None = None, limit: int = 50, after: str | None = None,
-        count: bool = False,
+        state: str | None = None, synthetic: bool | None = None, group: int | None = None, limit: int = 50,
+        after: str | None = None, count: bool = False,
     ) -> dict[str, Any]:
         """Things whose name or id contains `q`, with their latest values. Keyset-paged by number."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
@@ -131,8 +132,11 @@ class Things:
                 f"state 应为 {'、'.join(STATES)}", f"state must be one of {', '.join(STATES)}",
                 field="state", value=state, rule="ok | alarm | offline",
             )
+        grouped: list[int] | None = None
+        if group is not None:
+            grouped = await self.house.db.read(lambda c: [row[0] for row in c.execute(members(group, orgs))])
         found = self.directory.search(
-            orgs, q=q, kind=kind, state=None if state is None else STATES.index(state), synthetic=synthetic,
+            orgs, nos=grouped, q=q, kind=kind, state=None if state is None else STATES.index(state), synthetic=synthetic,
             after=int(last[0]) if last else 0, limit=limit, count=count,
         )
         directory = self.directory

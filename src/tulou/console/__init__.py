@@ -32,6 +32,7 @@ PAGES = (
     "audit",
     "system",
     "jobs",
+    "provisioning",
     "rollouts",
 )
 """First parts of the addresses of pages (console/src/app.tsx); every one is answered with index.html."""

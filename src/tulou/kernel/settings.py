@@ -74,6 +74,11 @@ class Settings:
     field_udp_ports: str = _entry("", "现场协议 UDP 端口，写法同上，仅 ais", "ports of field protocols over UDP, written alike; ais only")
     tls_certificate: str = _entry("", "TLS 证书文件", "TLS certificate file (PEM) for HTTP, MQTT, OCPP and field protocols")
     tls_key: str = _entry("", "TLS 私钥文件", "TLS private key file (PEM)")
+    mqtts_client_certificate: str = _entry(
+        "", "MQTT TLS 端口是否要求设备证书：空为不要求，optional 为可选，required 为必须",
+        "whether MQTT over TLS asks for a device's certificate: empty: no; optional; required",
+    )
+    certificate_days: int = _entry(365, "签发的设备证书有效天数", "days for which device certificates that the house issues are valid")
     public_url: str = _entry("", "对外地址", "address that people use, for OIDC redirects and links")
     admin_password: str = _entry("", "首个管理员口令", "first administrator's password; made at random if empty")
     database_url: str = _entry("", "PostgreSQL 地址；空为 SQLite", "PostgreSQL address; empty means SQLite in the home")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -186,6 +187,11 @@ class CoapDoor:
         if held > HELD + size:
             request.answer(m.TOO_MANY, told("该设备待写入的消息过多", "too much of this device waits to be stored"),
                            (m.MAX_AGE, m.uint(1)), *options)
+            return
+        meter = self.gateway.meters.by_org.get(device.org)
+        if meter is not None and not meter.take(1, now := time.monotonic()):
+            request.answer(m.TOO_MANY, told("机构的消息配额已用尽", "the organisation's quota of messages is used up"),
+                           (m.MAX_AGE, m.uint(int(meter.retry_after(now)) + 1)), *options)
             return
         of, rules = self.gateway.class_of(device)
         at = ingestor.stamp(1)

@@ -384,6 +384,9 @@ class Lwm2mDoor:
     def _hand_in(self, registration: Registration, path: content.Path, message: Message, notice: Message | None) -> None:
         """Give what a device said to the ingestor; `notice` is acknowledged when it is durable."""
         speaker, at = registration.speaker, self.ingestor.stamp(1)
+        meter = self.gateway.meters.by_org.get(speaker.device.org)
+        if meter is not None:
+            meter.owe(1, time.monotonic())
         named = [f"as={name}={where}" for where, name in self._mapping(registration).items()
                  if content.path_of(where)[: len(path)] == path]
         said = message.uint(m.CONTENT_FORMAT)

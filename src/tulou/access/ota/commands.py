@@ -86,6 +86,7 @@ def rollout() -> None:
 @click.option("--name", required=True, help="名称 / name")
 @click.option("--device", "devices", multiple=True, help="只给这些设备；可重复 / these devices only; may be repeated")
 @click.option("--q", default="", help="只给标识或名称含此的设备 / devices with this part of id or name only")
+@click.option("--group", type=click.IntRange(1), help="只给此分组的设备 / devices of this group only")
 @click.option("--stages", default="1,10,50,100", show_default=True, help="各阶段的累计百分比 / percent up to each stage")
 @click.option("--wait", "wait_s", default=600.0, show_default=True, help="阶段间至少等待的秒数 / seconds to wait in a stage")
 @click.option("--updated", "updated_min", default=95.0, show_default=True, help="至少 % 已升级 / at least % updated")
@@ -96,7 +97,7 @@ def rollout() -> None:
 @click.option("--start", "starts", is_flag=True, help="立即开始 / begin at once")
 @click.pass_obj
 def create(
-    session: Any, firmware_no: int, name: str, devices: tuple[str, ...], q: str, stages: str, wait_s: float,
+    session: Any, firmware_no: int, name: str, devices: tuple[str, ...], q: str, group: int | None, stages: str, wait_s: float,
     updated_min: float, failed_max: float, silent_max: float, device_s: float, starts: bool,
 ) -> None:
     """准备发布；加 --start 立即开始。Prepare a roll-out, and begin with --start."""
@@ -107,7 +108,7 @@ def create(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--stages") from None
     made = session.call("POST", f"{API}/rollouts", json={
-        "firmware": firmware_no, "name": name, "devices": list(devices) or None, "q": q, "device_s": device_s,
+        "firmware": firmware_no, "name": name, "devices": list(devices) or None, "q": q, "group": group, "device_s": device_s,
         "stages": [stage.model_dump() for stage in parts],
     })
     _show(session, session.call("POST", f"{API}/rollouts/{made['no']}/start") if starts else made)

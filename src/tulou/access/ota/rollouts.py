@@ -18,6 +18,7 @@ import nats.errors
 import orjson
 import sqlalchemy as sa
 
+from tulou.access.groups.tables import device_groups, members
 from tulou.access.models import ACTIVE, devices, shadows
 from tulou.access.ota import engine
 from tulou.access.ota.engine import (
@@ -47,7 +48,7 @@ from tulou.context import ContextService, current_observations
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
 from tulou.kernel.http import page
-from tulou.kernel.policy import Actor, operation, system
+from tulou.kernel.policy import Actor, Orgs, operation, system
 from tulou.kernel.sql import utcnow
 
 if TYPE_CHECKING:
@@ -93,9 +94,14 @@ class Rollouts:
     async def create(self, actor: Actor, new: NewRollout) -> dict[str, Any]:
         """Prepare a roll-out; nothing happens until it starts. Raises `NotFound` for a firmware that there is not."""
         package = await self.firmwares.mine(actor, CREATE, new.firmware)
+        if new.group is not None:
+            group = sa.select(device_groups.c.no).where(device_groups.c.no == new.group, device_groups.c.org == package.org)
+            if await self.db.read(lambda c: c.scalar(group)) is None:
+                raise Invalid(f"{package.org} 中没有分组 {new.group}", f"{package.org} has no group {new.group}", field="group",
+                              value=new.group, rule=f"a group of {package.org}")
         values = {
             "org": package.org, "name": new.name, "firmware_no": package.no,
-            "selection": orjson.dumps({"devices": new.devices, "q": new.q}).decode(),
+            "selection": orjson.dumps({"devices": new.devices, "q": new.q, "group": new.group}).decode(),
             "stages": orjson.dumps([stage.model_dump() for stage in new.stages]).decode(), "device_s": new.device_s,
             "state": DRAFT, "stage": 0, "reason": "", "settled": True, "created_at": utcnow(), "created_by": actor.id,
         }
@@ -172,6 +178,9 @@ class Rollouts:
         if selection["q"]:
             like = "%" + selection["q"].replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
             query = query.where(sa.or_(devices.c.id.ilike(like, escape="\\"), devices.c.name.ilike(like, escape="\\")))
+        if selection.get("group") is not None:
+            of = Orgs(False, frozenset({row.org}))
+            query = query.where(devices.c.entity_no.in_(members(selection["group"], of)))
         if selection["devices"] is not None:
             query = query.where(devices.c.id.in_(selection["devices"]))
 

@@ -87,8 +87,8 @@ def _rising(stages: list[Stage]) -> list[Stage]:
 
 
 class NewRollout(BaseModel):
-    """A roll-out to prepare: to the active devices of the firmware's organisation and type, of these `devices` (ids) or of
-    those whose id or name has the part `q`, if either is given. `device_s`: seconds after which a device that was told
+    """A roll-out to prepare: to the active devices of the firmware's organisation and type, of these `devices` (ids), of
+    those whose id or name has the part `q`, of this `group`, where given. `device_s`: seconds after which a device that was told
     and is not updated counts as failed."""
 
     model_config = ConfigDict(extra="forbid")
@@ -97,6 +97,7 @@ class NewRollout(BaseModel):
     name: str = Field(min_length=1, max_length=200)
     devices: list[str] | None = Field(default=None, min_length=1, max_length=10_000)
     q: str = Field(default="", max_length=200)
+    group: int | None = Field(default=None, ge=1)
     stages: Annotated[list[Stage], AfterValidator(_rising)] = Field(
         default_factory=lambda: [Stage(percent=percent) for percent in (1, 10, 50, 100)], min_length=1, max_length=20
     )

@@ -215,6 +215,7 @@ class SensorThings:
         ingestor = self.door.ingestor
         if ingestor is None:
             raise Unavailable("入口尚未打开", "the door is not open", rule="bus")
+        self.door.quotas.spend(stream.place.org, len(lines))
         place, told = stream.place, {"datastream": stream.property, "observations": len(lines)}
         await self.house.db.write(lambda connection: audit.record(connection, actor, CREATE, place.org, place.id, told))
         first = ingestor.stamp(len(lines))

@@ -5,7 +5,7 @@ from alembic import op
 
 from tulou.kernel.sql import UtcDateTime
 
-revision = "access040"
+revision = "access032"
 down_revision = "access031"
 branch_labels = None
 depends_on = None
