@@ -19,7 +19,7 @@ from tests.access.test_gateway import TOKENS, House, command, until
 from tulou.access.authenticate import Throttle
 from tulou.access.batch import Batch
 from tulou.access.coap import message as m
-from tulou.access.coap.door import CoapDoor
+from tulou.access.coap.door import ASKING_OF, CoapDoor
 from tulou.access.coap.message import Block, Message, parse
 from tulou.access.gateway import Gateway
 
@@ -184,6 +184,26 @@ async def test_a_disabled_device_is_refused_at_once(house: House) -> None:
     assert (await thing.answer()).code == m.UNAUTHORIZED
     thing.say(b'{"a":1}', 1)  # even the repeat of what was accepted
     assert (await thing.answer()).code == m.UNAUTHORIZED
+
+
+async def test_a_flood_of_unknown_tokens_is_looked_up_a_few_at_a_time(house: House) -> None:
+    door = await door_of(house)
+    thing = await Thing.connect(door)
+    most, find = 0, door.gateway.authenticator.authenticate
+
+    async def slow(token: str) -> Any:
+        nonlocal most
+        most = max(most, sum(door._asking.values()))
+        await asyncio.sleep(0.05)
+        return await find(token)
+
+    door.gateway.authenticator.authenticate = slow  # type: ignore[method-assign]
+    for number in range(60):
+        thing.say(b"{}", number, token=f"guess{number}")
+    await until(lambda: door.refused + door.dropped + door.throttled == 60)
+    assert 0 < most <= ASKING_OF
+    assert door.dropped > 0
+    assert door._asking == {}
 
 
 async def test_guessing_is_throttled_and_leaves_nothing_behind(house: House) -> None:

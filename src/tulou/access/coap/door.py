@@ -110,7 +110,7 @@ class CoapDoor:
             self.gateway.spawn(self._ask(request, token, kind))
 
     def may_ask(self, request: Request) -> bool:
-        """Whether a device may be looked up for this request; if not, it was answered or dropped."""
+        """Whether a device may be looked up for this request, which then counts until `asked`; if not, it was answered or dropped."""
         host = str(request.peer[0])
         wait = self.throttle.wait(host)
         if wait > 0:
@@ -121,17 +121,17 @@ class CoapDoor:
         if self._asking.get(host, 0) >= ASKING_OF or sum(self._asking.values()) >= ASKING:
             self.dropped += 1
             return False
+        self._asking[host] = self._asking.get(host, 0) + 1
         return True
 
-    def asking(self, host: str, more: int) -> None:
-        """Count a look-up that begins or ends."""
-        count = self._asking.pop(host, 0) + more
-        if count:
-            self._asking[host] = count
+    def asked(self, request: Request) -> None:
+        """The look-up has ended."""
+        host = str(request.peer[0])
+        self._asking[host] -= 1
+        if not self._asking[host]:
+            del self._asking[host]
 
     async def _ask(self, request: Request, token: str, kind: str) -> None:
-        host = str(request.peer[0])
-        self.asking(host, 1)
         try:
             device = await self.gateway.authenticator.authenticate(token)
         except Exception as error:
@@ -139,10 +139,10 @@ class CoapDoor:
             self.away(request)
             return
         finally:
-            self.asking(host, -1)
+            self.asked(request)
         if device is None:
             self.refused += 1
-            self.throttle.failed(host)
+            self.throttle.failed(str(request.peer[0]))
             request.answer(m.UNAUTHORIZED, told("设备令牌无效", "unknown access token", "token"))
             return
         try:

@@ -207,8 +207,6 @@ class Lwm2mDoor:
             self.gateway.spawn(self._look(request, endpoint, query))
 
     async def _look(self, request: Request, endpoint: bytes, query: dict[str, str]) -> None:
-        host = str(request.peer[0])
-        self.coap.asking(host, 1)
         try:
             speaker = await self.identities.find(endpoint)
         except Exception as error:
@@ -216,9 +214,9 @@ class Lwm2mDoor:
             self.coap.away(request)
             return
         finally:
-            self.coap.asking(host, -1)
+            self.coap.asked(request)
         if speaker is None:
-            self.coap.throttle.failed(host)
+            self.coap.throttle.failed(str(request.peer[0]))
             self._refuse(request)
             return
         try:
