@@ -60,10 +60,20 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
             const share = limit === null || !used ? 0 : limit === 0 ? 100 : Math.min(100, (used / limit) * 100);
             return (
               <div key={key} data-testid={`quota-${key}`}>
-                <Form.Item name={key} label={title} extra={text.quotaUse(used === null || used === undefined ? "—" : format.scalar(used))}>
+                <Form.Item
+                  name={key}
+                  label={title}
+                  extra={
+                    <>
+                      {text.quotaUse(used === null || used === undefined ? "—" : format.scalar(used))}
+                      {limit !== null && (
+                        <Progress percent={Math.round(share)} status={share >= 100 ? "exception" : "normal"} size="small" />
+                      )}
+                    </>
+                  }
+                >
                   <InputNumber min={0} placeholder={text.unlimited} style={{ width: "100%" }} />
                 </Form.Item>
-                {limit !== null && <Progress percent={Math.round(share)} status={share >= 100 ? "exception" : "normal"} size="small" />}
               </div>
             );
           })}

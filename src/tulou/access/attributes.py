@@ -1,4 +1,5 @@
-"""Desired attributes at the MQTT door, in a gateway: `v1/devices/me/attributes`, the convention that integrators know.
+"""Desired attributes in a gateway: `v1/devices/me/attributes` of MQTT, the convention that integrators know, and what CoAP
+observes.
 
 Law: the house knows what devices are to be (`shadow.py`), a gateway tells them. A device that subscribes is told what
 it is not yet; after that, what changes. Questions are put together: a storm of devices is a few requests.
@@ -7,7 +8,7 @@ it is not yet; after that, what changes. Questions are put together: a storm of 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import nats.errors
 import orjson
@@ -30,12 +31,18 @@ ROOM = 1024
 """Bytes that a question of a device holds until it is answered."""
 
 
+class Listener(Protocol):
+    """A connection or an observation that is told of changes: the JSON of a change, at the quality of service it asked for."""
+
+    def told(self, change: bytes, qos: int) -> None: ...
+
+
 class Attributes:
     """The devices of one gateway that want to hear what they are to be."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        self._listening: dict[int, dict[Connection, int]] = {}
+        self._listening: dict[int, dict[Listener, int]] = {}
         self.new: Gathering[int] = Gathering(self._ask)
         """The entities whose devices are to be told; its `run` is to be a task."""
 
@@ -43,15 +50,19 @@ class Attributes:
         """Hear of changes."""
         await self.bus.nc.subscribe(CHANGED, cb=self._changed)
 
-    def listen(self, connection: Connection, entity: int, qos: int) -> None:
+    def listen(self, listener: Listener, entity: int, qos: int) -> None:
         """The device subscribed: it is told what it is not yet."""
-        self._listening.setdefault(entity, {})[connection] = qos
+        self.watch(listener, entity, qos)
         self.new.add([entity])
 
-    def leave(self, connection: Connection, entity: int) -> None:
+    def watch(self, listener: Listener, entity: int, qos: int = 0) -> None:
+        """The device is told what changes from now on."""
+        self._listening.setdefault(entity, {})[listener] = qos
+
+    def leave(self, listener: Listener, entity: int) -> None:
         """The device listens here no more."""
         same = self._listening.get(entity)
-        if same is not None and same.pop(connection, None) is not None and not same:
+        if same is not None and same.pop(listener, None) is not None and not same:
             del self._listening[entity]
 
     def again(self) -> None:
@@ -73,8 +84,8 @@ class Attributes:
 
     def _tell(self, entity: int, values: dict[str, Any]) -> None:
         payload = orjson.dumps(values)
-        for connection, qos in self._listening.get(entity, {}).items():
-            connection.send(mqtt.publish(TOPIC, payload, qos, connection.next_id() if qos else b"", level=connection.level))
+        for listener, qos in self._listening.get(entity, {}).items():
+            listener.told(payload, qos)
 
     async def answer(self, connection: Connection, entity: int, number: bytes, payload: bytes) -> None:
         """A device asks for values: `{"clientKeys": "a,b", "sharedKeys": "c"}`; of all without either."""

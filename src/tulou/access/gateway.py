@@ -550,6 +550,10 @@ class Connection(Peer):
         answering, self.gateway.answering = self.gateway.answering, []
         write_answers(answering)
 
+    def told(self, change: bytes, qos: int) -> None:
+        """What the device is to be has changed."""
+        self.send(mqtt.publish(attributes.TOPIC, change, qos, self.next_id() if qos else b"", level=self.level))
+
     def _answered(self, no: int, run: mqtt.Publish) -> None:
         """Answers to a command; acknowledged when the report of the last one is durable."""
         size = sum(map(len, run.payloads)) + ROOM * len(run.payloads)

@@ -1,4 +1,5 @@
-"""The CoAP door: `POST /api/v1/{token}/telemetry` and `/attributes` over UDP, the convention that integrators know.
+"""The CoAP door: `POST /api/v1/{token}/telemetry` and `/attributes` over UDP, the convention that integrators know; what devices
+read and observe is in `observe.py`.
 
 Law: 2.04 is sent after the batch that carries the message is synced in JetStream. What was refused is answered with 4.00
 naming the field, and kept as a dead letter; what could be read beside it is stored. A message that comes twice is
@@ -10,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tulou.access.authenticate import DeviceIdentity, Throttle
 from tulou.access.coap import Unreadable
 from tulou.access.coap import message as m
 from tulou.access.coap.endpoint import Endpoint, Request, diagnosis, told
+from tulou.access.coap.observe import Observers
 from tulou.access.coap.payload import AS_JSON, READ, codec, kept
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import HELD
@@ -32,9 +35,10 @@ ROOM = 400
 """Bytes that a message holds beside its payload while it waits."""
 ASKING, ASKING_OF = 500, 8
 """Look-ups under way, and of one address; what is more is dropped, and comes again by retransmission."""
+RPC, COMMAND_NO = "rpc", re.compile("[0-9]{1,18}", re.ASCII)
 LATER = (m.MAX_AGE, m.uint(5))
 """With 5.03: when to try again, in seconds (RFC 7252, 5.9.3.4)."""
-CATALOGUE = b"</api/v1>;rt=\"tulou.telemetry\";ct=\"50 60 110 112\""
+CATALOGUE = b"</api/v1>;rt=\"tulou.telemetry\";ct=\"50 60 110 112\";obs"
 
 
 class Branch(Protocol):
@@ -54,6 +58,7 @@ class CoapDoor:
         self.throttle = Throttle()
         self.endpoint = Endpoint(self.serve, gateway.config.max_packet)
         self.branches: dict[str, Branch] = {}
+        self.observers = Observers(self)
         self.ports: list[int] = []
         self.ingestor: Ingestor
         self.refused = self.throttled = self.dropped = self.unavailable = 0
@@ -74,6 +79,7 @@ class CoapDoor:
     async def close(self) -> None:
         """Make durable and answer what was taken, then close the socket."""
         self.endpoint.serve = lambda request: None
+        self.observers.close()
         await asyncio.gather(self.ingestor.close(), *(branch.close() for branch in self.branches.values()))
         self.endpoint.close()
 
@@ -92,9 +98,17 @@ class CoapDoor:
             request.answer(m.BAD_OPTION, told("不支持的必需选项", "critical option not understood", "option", unknown))
         elif path and path[0] in self.branches:
             self.branches[path[0]].serve(request)
-        elif len(path) == 4 and path[:2] == ["api", "v1"] and path[3] in (TELEMETRY, ATTRIBUTES):
+        elif len(path) == 4 and path[:2] == ["api", "v1"] and path[3] in (TELEMETRY, ATTRIBUTES, RPC):
+            token, kind = path[2:]
+            if code == m.POST and kind != RPC:
+                self._recognise(request, token, lambda device: self._take(request, device, kind))
+            elif code == m.GET and kind != TELEMETRY:
+                self._recognise(request, token, lambda device: self.observers.get(request, device, token, kind))
+            else:
+                request.answer(m.NOT_ALLOWED)
+        elif len(path) == 5 and path[:2] == ["api", "v1"] and path[3] == RPC and COMMAND_NO.fullmatch(path[4]):
             if code == m.POST:
-                self._recognise(request, path[2], path[3])
+                self._recognise(request, path[2], lambda device: self.observers.answered(request, device, int(path[4])))
             else:
                 request.answer(m.NOT_ALLOWED)
         elif path == [".well-known", "core"] and code == m.GET:
@@ -102,12 +116,12 @@ class CoapDoor:
         else:
             request.answer(m.NOT_FOUND)
 
-    def _recognise(self, request: Request, token: str, kind: str) -> None:
+    def _recognise(self, request: Request, token: str, serve: Callable[[DeviceIdentity], None]) -> None:
         known = self.gateway.authenticator.known(token)
         if known is not None:
-            self._take(request, known, kind)
+            serve(known)
         elif self.may_ask(request):
-            self.gateway.spawn(self._ask(request, token, kind))
+            self.gateway.spawn(self._ask(request, token, serve))
 
     def may_ask(self, request: Request) -> bool:
         """Whether a device may be looked up for this request, which then counts until `asked`; if not, it was answered or dropped."""
@@ -131,7 +145,7 @@ class CoapDoor:
         if not self._asking[host]:
             del self._asking[host]
 
-    async def _ask(self, request: Request, token: str, kind: str) -> None:
+    async def _ask(self, request: Request, token: str, serve: Callable[[DeviceIdentity], None]) -> None:
         try:
             device = await self.gateway.authenticator.authenticate(token)
         except Exception as error:
@@ -146,7 +160,7 @@ class CoapDoor:
             request.answer(m.UNAUTHORIZED, told("设备令牌无效", "unknown access token", "token"))
             return
         try:
-            self._take(request, device, kind)
+            serve(device)
         except Unreadable as error:
             request.answer(m.BAD_REQUEST, diagnosis(error))
 
@@ -225,15 +239,18 @@ class CoapDoor:
         log.warning("coap: %s, %d bytes held", "refusing" if on else "accepting", self.ingestor.held)
 
     def changed(self, device_id: str) -> None:
-        """A device changed. Its token is asked for with every message, so there is nothing to close."""
+        """A device changed. Its token is asked for with every message; what it observes may have to end."""
+        self.observers.changed(device_id)
 
     def forget(self) -> None:
-        """Changes may have been missed. Nothing is cached here."""
+        """Changes may have been missed."""
+        self.observers.changed("")
 
     def sweep(self) -> None:
         """Once a second: drop what is too old."""
         if self.gateway.tick % 10 == 0:
             self.endpoint.sweep()
+            self.observers.sweep()
 
     def stats(self) -> dict[str, Any]:
         """Counters since the start, and the state now."""
@@ -244,4 +261,5 @@ class CoapDoor:
             "broken": endpoint.broken, "stray": 0, "throttled": self.throttled, "timed_out": 0,
             "turned_away": self.dropped, "datagrams": endpoint.received_count, "repeats": endpoint.repeats,
             "unavailable": self.unavailable, "remembered": endpoint.recent.count, "blocks_held": endpoint.transfers.held,
+            "observers": len(self.observers),
         }

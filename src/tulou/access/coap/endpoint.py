@@ -3,7 +3,8 @@
 Law: what a stranger can make it hold is nothing. Messages are remembered against repetition (4.2), and blocks are
 collected, only for an `owner` that a door has recognised, and both are bounded for each owner and together. An answer
 is sent when the door has one; until then a repeat of the request is silent, so the client's own retransmission waits
-for it. Requests of our own are confirmable and retransmitted (4.2); the door sees to one at a time for each peer (4.7).
+for it. Requests and notifications of our own are confirmable and
+retransmitted (4.2); the door sees to one at a time for each peer (4.7).
 """
 
 from __future__ import annotations
@@ -403,16 +404,8 @@ class Endpoint(asyncio.DatagramProtocol):
         data = Message(m.CON, code, number, token, options, payload).encode()
         exchange = _Exchange(asyncio.get_running_loop().create_future(), asyncio.Event())
         self._exchanges[peer, token] = self._waiting[peer, number] = exchange
-        pause = ACK_TIMEOUT * random.uniform(1, ACK_RANDOM)  # noqa: S311
         try:
-            for _ in range(MAX_RETRANSMIT + 1):
-                self.send(data, peer)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(exchange.acknowledged.wait(), pause)
-                    break
-                pause *= 2
-            else:
-                raise Lost("the device does not answer")
+            await self._transmit(data, peer, exchange)
             try:
                 return await asyncio.wait_for(exchange.answer, SEPARATE)
             except TimeoutError:
@@ -421,6 +414,36 @@ class Endpoint(asyncio.DatagramProtocol):
             exchange.answer.cancel()
             self._exchanges.pop((peer, token), None)
             self._waiting.pop((peer, number), None)
+
+    async def _transmit(self, data: bytes, peer: Address, exchange: _Exchange) -> None:
+        """Send until it is acknowledged (RFC 7252, 4.2). Raises `Lost`."""
+        pause = ACK_TIMEOUT * random.uniform(1, ACK_RANDOM)  # noqa: S311
+        for _ in range(MAX_RETRANSMIT + 1):
+            self.send(data, peer)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(exchange.acknowledged.wait(), pause)
+                return
+            pause *= 2
+        raise Lost("the device does not answer")
+
+    async def notify(self, peer: Address, token: bytes, options: list[tuple[int, bytes]], payload: bytes) -> None:
+        """Send a confirmable notification, and wait until the client has it (RFC 7641, 4.5). Raises `Lost`, also for a reset."""
+        await self._confirm(peer, Message(m.CON, m.CONTENT, self.next_id(), token, options, payload), reset=False)
+
+    async def ping(self, peer: Address) -> None:
+        """Ask whether the peer lives; it answers with a reset (RFC 7252, 4.3). Raises `Lost`."""
+        await self._confirm(peer, Message(m.CON, 0, self.next_id()), reset=True)
+
+    async def _confirm(self, peer: Address, message: Message, *, reset: bool) -> None:
+        exchange = _Exchange(asyncio.get_running_loop().create_future(), asyncio.Event())
+        self._waiting[peer, message.id] = exchange
+        try:
+            await self._transmit(message.encode(), peer, exchange)
+            if exchange.answer.done() and (lost := exchange.answer.exception()) is not None and not reset:
+                raise lost
+        finally:
+            exchange.answer.cancel()
+            self._waiting.pop((peer, message.id), None)
 
     async def observe(self, observation: Observation) -> Message:
         """Observe a resource (RFC 7641, 3.1); returns the first answer. It is observed if that has an Observe option.
