@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
+import random
 import select
 import shutil
 import sqlite3
@@ -23,7 +25,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from tulou.kernel import hookspecs, migrate
+from tulou.kernel import bus, hookspecs, migrate
 from tulou.kernel.bus import NatsServer, free_port
 from tulou.kernel.house import House
 from tulou.kernel.organisations import passwords
@@ -42,6 +44,17 @@ KERNEL = (
     "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.system",
     "tulou.packs.hooks",
 )
+
+
+def _own_ports() -> None:
+    """Each of the processes that run tests side by side chooses from ports of its own: a port is free when it is chosen, and used
+    seconds later."""
+    worker, together = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = bus.PORTS[int(worker.removeprefix("gw")) :: together]
+    bus._ports = itertools.cycle(random.sample(mine, len(mine)))
+
+
+_own_ports()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -48,6 +48,20 @@ class Estate:
         self.house = house
         self.app = Front(house)
         self.clients: list[httpx.AsyncClient] = []
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls, house: House, *roles: str) -> AsyncIterator[Self]:
+        """The house started with these roles, or all, and a gateway; it ends in any case, because a process has one readings store."""
+        await house.start(roles or ("gateway", "api", "writer", "rules", "worker"))
+        try:
+            await access.start_gateway(house)
+            made = cls(house)
+            yield made
+            for client in made.clients:
+                await client.aclose()
+        finally:
+            await house.stop()
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         made = httpx.AsyncClient(
@@ -103,13 +117,8 @@ async def estate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Esta
         home=home, http_port=free_port(), mqtt_port=free_port(), field_ports=ports, coap_port=free_port(), lwm2m="nosec",
         ocpp_port=free_port(),
     ))
-    await house.start(("gateway", "api", "writer", "rules", "worker"))
-    await access.start_gateway(house)
-    made = Estate(house)
-    yield made
-    for client in made.clients:
-        await client.aclose()
-    await house.stop()
+    async with Estate.opened(house) as made:
+        yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -24,7 +24,6 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from tests.access.conftest import Estate, eventually
-from tulou import access
 from tulou.access.authenticate import SqlAuthenticator
 from tulou.access.certificates.service import FILE
 from tulou.access.certificates.tables import device_certificates
@@ -146,14 +145,9 @@ async def estate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Secu
         home=folder / "home", http_port=free_port(), mqtt_port=0, mqtts_port=free_port(), tls_certificate=certificate,
         tls_key=key, mqtts_client_certificate="optional",
     ))
-    await house.start(("gateway", "api", "writer"))
-    await access.start_gateway(house)
-    made = Secure(house)
-    made.folder = folder
-    yield made
-    for client in made.clients:
-        await client.aclose()
-    await made.house.stop()
+    async with Secure.opened(house, "gateway", "api", "writer") as made:
+        made.folder = folder
+        yield made
 
 
 async def issued(estate: Secure, lin: httpx.AsyncClient, key: str) -> tuple[dict[str, Any], dict[str, Any], tuple[str, str]]:

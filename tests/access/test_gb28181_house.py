@@ -20,7 +20,6 @@ import pytest_asyncio
 from tests.access.camera import REALM, SERVER, Camera, Said
 from tests.access.conftest import Estate, eventually
 from tests.access.test_gateway import command
-from tulou import access
 from tulou.access.live import Hub
 from tulou.access.supervise import gateway_config
 from tulou.kernel.bus import free_port
@@ -73,13 +72,8 @@ async def estate(tmp_path_factory: pytest.TempPathFactory, media: tuple[MediaSer
         home=home, http_port=free_port(), mqtt_port=0, gb28181_port=free_port(), gb28181_media=f"http://127.0.0.1:{media[1]}/calls",
         outbound_allow=f"127.0.0.1:{media[1]}",
     ))
-    await house.start(("gateway", "api", "writer", "rules", "worker"))
-    await access.start_gateway(house)
-    made = Estate(house)
-    yield made
-    for client in made.clients:
-        await client.aclose()
-    await house.stop()
+    async with Estate.opened(house) as made:
+        yield made
 
 
 async def sipp(estate: Estate, scenario: str, code: str, transport: str, *more: str, secret: str = SECRET) -> tuple[int, str]:

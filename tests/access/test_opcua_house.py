@@ -16,7 +16,6 @@ from cryptography import x509
 from tests.access.conftest import Estate, eventually
 from tests.access.test_devices_commands import Tulou, tulou  # noqa: F401 - a fixture
 from tests.access.test_opcua import Plant
-from tulou import access
 from tulou.access.opcua.certificate import URI
 from tulou.kernel.bus import free_port
 from tulou.kernel.house import House
@@ -36,13 +35,8 @@ async def estate(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Esta
             outbound_allow="127.0.0.1",
         )
     )
-    await house.start(("gateway", "api", "writer", "rules", "worker"))
-    await access.start_gateway(house)
-    made = Estate(house)
-    yield made
-    for client in made.clients:
-        await client.aclose()
-    await house.stop()
+    async with Estate.opened(house) as made:
+        yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -99,8 +99,11 @@ async def test_a_message_is_decoded_once_and_a_stuck_writer_silences_no_alarm(
             count = sa.select(sa.func.count()).select_from(alarms).where(alarms.c.rule != "offline")
             return bool(await house.db.read(lambda c: c.execute(count).scalar()) == len(bodies))
 
+        async def all_judged() -> bool:
+            return house.service(Engine).position == len(bodies)
+
         await eventually(all_raised)
-        assert house.service(Engine).position == len(bodies)
+        await eventually(all_judged)
         assert stuck or decoded == bodies
     finally:
         await house.stop()
