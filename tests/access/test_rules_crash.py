@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tests.access.conftest import ADMIN, eventually
 from tests.access.receivers import HttpReceiver
 from tests.access.test_writer import pipe, store  # noqa: F401
-from tests.access.writing import NOVEMBER, Pipe, batch
+from tests.access.writing import NOVEMBER, Pipe, Reading, batch
 from tests.durability.kill9 import PASSWORD, Tree
 from tulou.access import Bulk, Devices
 from tulou.access.batch import Batch
@@ -33,20 +33,19 @@ from tulou.kernel.settings import Settings
 S = 1_000_000
 
 
-def story(numbers: list[int]) -> list[bytes]:
+def story(numbers: list[int]) -> list[list[Reading]]:
     """What devices tell now of a night that is over: tilt and water level of every shaft, half of them beyond a bound."""
     dice, out = random.Random(7), []
-    told = time.time_ns() // 1000
-    start = told - 3 * 3_600 * S
+    start = time.time_ns() // 1000 - 3 * 3_600 * S
     for step in range(120):
         now = start + step * 20 * S
-        readings = [
+        readings: list[Reading] = [
             (no, name, now + no, float(dice.choice(values)))
             for no in numbers for name, values in (("tilt", (1, 10, 20, 40)), ("waterLevel", (0.5, 1.2, 2, 3)))
             if dice.random() < 0.8
         ]
         if readings:
-            out.append(batch(readings, of=("fuzhou", "Manhole", 0), received=told + step * S // 50))
+            out.append(readings)
     return out
 
 
@@ -67,11 +66,12 @@ async def test_alarms_after_crashes_are_those_of_one_run(
         await house.service(Rules).create(ADMIN, NewRule.model_validate(
             {"org": "fuzhou", "name": "both", "type": "Manhole", "condition": both}
         ))
-        bodies, dice = story([line["no"] for line in made]), random.Random(3)
+        dice, bodies = random.Random(3), []
 
         async def speak() -> None:
-            for body in bodies:
-                await house.bus.js.publish("tulou.readings.test", body)
+            for readings in story([line["no"] for line in made]):
+                bodies.append(batch(readings, of=("fuzhou", "Manhole", 0), received=time.time_ns() // 1000))
+                await house.bus.js.publish("tulou.readings.test", bodies[-1])
                 await asyncio.sleep(0.02)
 
         speaking = asyncio.create_task(speak())
