@@ -12,19 +12,14 @@ import httpx
 import orjson
 import pytest
 
+from tests.access import test_shadow
 from tests.access.conftest import Estate
 from tests.access.test_coap import Thing
+from tests.access.test_coap_house import Door
 from tulou.access.coap import message as m
 from tulou.access.coap.message import Message
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-
-
-class Door:
-    """Where a client finds the house."""
-
-    def __init__(self, estate: Estate) -> None:
-        self.ports = [estate.house.settings.coap_port]
 
 
 class Observing:
@@ -61,7 +56,7 @@ async def observing(estate: Estate, device: dict[str, Any]) -> AsyncIterator[Obs
 
 
 async def desire(client: httpx.AsyncClient, device: dict[str, Any], **values: Any) -> None:
-    answer = await client.patch(f"/devices/{device['id']}/shadow", json={"desired": values, "version": None})
+    answer = await test_shadow.desire(client, device, **values)
     assert answer.status_code == 200, answer.text
 
 
@@ -132,7 +127,7 @@ async def test_commands_are_observed_one_after_another_and_answered(estate: Esta
 
 async def test_a_reset_ends_it_and_so_does_another_token(estate: Estate, lin: httpx.AsyncClient) -> None:
     device = await estate.device(lin, "fuzhou", "ends", type="Device")
-    thing = await Thing.connect(Door(estate))  # type: ignore[arg-type]
+    thing = await Thing.connect(Door(estate.house.settings.coap_port))  # type: ignore[arg-type]
 
     def ask(number: int, token: bytes, *options: tuple[int, bytes]) -> None:
         path = m.path_options(["api", "v1", device["token"], "attributes"])

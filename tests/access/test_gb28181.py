@@ -334,7 +334,7 @@ async def test_a_hundred_thousand_half_registrations_hold_nothing(house: Site, d
                 await asyncio.sleep(0)
         assert (len(door.registrations), len(door.recent), len(door.nonces._used)) == (0, 0, 0)
         assert len(door.strangers._spent) <= 10_000
-        assert sum(door._asking.values()) <= 500
+        assert len(door._asking) <= 500
         await until(lambda: not door._asking)
         sink.close()
         assert (await camera.register()).status == 200

@@ -33,7 +33,7 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
 from tulou.kernel.http import cursor, from_cursor
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -117,9 +117,7 @@ class Alarms:
                     rule=" | ".join(known),
                 )
         last = from_cursor(after, 1)
-        conditions: list[sa.ColumnElement[bool]] = []
-        if not orgs.all:
-            conditions.append(alarms.c.org.in_(sorted(orgs.ids)))
+        conditions = within(alarms.c.org, orgs)
         if state is not None:
             cleared = alarms.c.cleared_at
             conditions.append(cleared.is_(None) if state == "open" else cleared.is_not(None))
@@ -139,7 +137,7 @@ class Alarms:
             rows = connection.execute(page).all()
             groups = {row.group_id for row in rows if row.group_id is not None}
             sizes = sa.select(alarms.c.group_id, sa.func.count()).where(
-                alarms.c.group_id.in_(groups), *([] if orgs.all else [alarms.c.org.in_(sorted(orgs.ids))])
+                alarms.c.group_id.in_(groups), *within(alarms.c.org, orgs)
             ).group_by(alarms.c.group_id)
             return rows, {row[0]: row[1] for row in connection.execute(sizes)} if groups else {}
 

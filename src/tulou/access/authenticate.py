@@ -13,9 +13,9 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tulou.access.telemetry import Rules
 from tulou.kernel.sql import Database
@@ -34,6 +34,11 @@ class DeviceIdentity:
     type: str
     origin: int
     device_id: str
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> DeviceIdentity:
+        """Of a row that begins with entity, organisation, type, origin and device."""
+        return cls(int(row[0]), str(row[1]), str(row[2]), int(row[3]), str(row[4]))
 
     @property
     def synthetic(self) -> bool:
@@ -145,6 +150,30 @@ class Throttle:
             self._spent.popitem(last=False)
 
 
+class LookUps:
+    """Look-ups of devices that are under way, by address: so many of all, and of one. Who is not recognised costs no more."""
+
+    def __init__(self, most: int, of_one: int) -> None:
+        self._most, self._of_one = most, of_one
+        self._by: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return sum(self._by.values())
+
+    def begin(self, address: str) -> bool:
+        """Whether one more may begin, which is then under way until `end`."""
+        if self._by.get(address, 0) >= self._of_one or len(self) >= self._most:
+            return False
+        self._by[address] = self._by.get(address, 0) + 1
+        return True
+
+    def end(self, address: str) -> None:
+        """One has ended."""
+        self._by[address] -= 1
+        if not self._by[address]:
+            del self._by[address]
+
+
 class Speaker:
     """The device of an identity, its class and rules, and the hash of its protocol password (empty: none is asked)."""
 
@@ -224,7 +253,7 @@ class Identities:
             if len(self._strangers) > 10_000:
                 self._strangers.popitem(last=False)
             return None
-        device = DeviceIdentity(int(row[0]), row[1], row[2], int(row[3]), str(row[4]))
+        device = DeviceIdentity.of(row)
         return self._cache.put(identity, Speaker(device, *self._class_of(device), str(row[5])))
 
     def forget(self, device_id: str) -> None:

@@ -21,12 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tulou.access.authenticate import DeviceIdentity
 from tulou.access.certificates.tables import ACTIVE as VALID
 from tulou.access.certificates.tables import device_authorities, device_certificates
+from tulou.access.gateway import ARM
 from tulou.access.models import NewDevice, device_claims, device_document, device_identities, devices, forget_devices
 from tulou.access.provisioning.tables import provisioned
 from tulou.access.service import Devices, token_hash
 from tulou.context import ContextService, NewEntity, entities
 from tulou.kernel import audit
-from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
+from tulou.kernel.errors import Conflict, NotFound, TulouError
 from tulou.kernel.http import checked, parsed
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.organisations.throttle import Throttle
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from tulou.kernel.house import House
 
 WRITE, CREATE = "access.device.write", "access.device.create"
-ARM = "tulou.claim.arm"
-"""Subject: a gateway says that a device wants to be claimed."""
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 LONGEST_DEVICE_MS = 7 * 86_400_000
 LONGEST = 5 * 365 * 86_400
@@ -147,9 +146,7 @@ class Claims:
         """Take a device into an organisation: the device as it is there now. Raises `NotFound` alike for whatever is wrong,
         `Conflict` where the organisation has one of its key, `Throttled`."""
         self.policy.require(actor, CREATE, claim.org)
-        if claim.org not in self.house.service(Organisations).rows:
-            raise Invalid(f"没有机构 {claim.org}", f"there is no organisation {claim.org}", field="org", value=claim.org,
-                          rule="an organisation's id")
+        self.house.service(Organisations).must_have(claim.org)
         for throttle, key in ((self.by_person, actor.person or actor.id), (self.by_device, claim.device)):
             throttle.check(key)
         query = sa.select(devices, device_claims.c.secret_hash, device_claims.c.expires_at, entities.c.lon, entities.c.lat).join(

@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,8 +27,13 @@ IMPORTED = ("line", "id", "token", "created", "error")
 MOST_SHOWN = 10_000
 TOGETHER = 4
 """Requests of an import that are under way together."""
-PAGE = 1000
 LINES = 500
+
+
+def paged(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a list: how many, and where it goes on."""
+    command = click.option("--after", help="上一页的游标 / cursor of the page before")(command)
+    return click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))(command)
 
 
 def _path(device_id: str) -> str:
@@ -94,8 +99,7 @@ def identity(
 @click.option("--type", "kind", help="实体类型 / entity type")
 @click.option("--status", type=click.Choice(["active", "disabled"]))
 @click.option("--group", type=click.IntRange(1), help="分组 / group")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, PAGE))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_devices(
     session: Any, q: str, org: str | None, kind: str | None, status: str | None, group: int | None, limit: int,
@@ -256,8 +260,7 @@ def command(
 @device.command("commands")
 @click.argument("device_id", required=False)
 @click.option("--state", help="open 或某一状态 / open, or a state")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, PAGE))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_commands(session: Any, device_id: str | None, state: str | None, limit: int, after: str | None) -> None:
     """已下发的命令，新的在前。Commands, newest first."""

@@ -19,15 +19,15 @@ import nats.errors
 import sqlalchemy as sa
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from tulou.access.ingest import Ingestor, Item
+from tulou.access.ingest import Ingestor, settle
 from tulou.access.models import devices
 from tulou.access.service import Devices
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Rules
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, NotFound, TulouError
 from tulou.kernel.http import page
-from tulou.kernel.policy import Actor, Orgs, operation
-from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
+from tulou.kernel.policy import Actor, operation
+from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.bus import Bus
@@ -150,7 +150,7 @@ class DeadLetters:
     ) -> dict[str, Any]:
         """Letters of the organisations that the actor may see, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        conditions = _within(orgs)
+        conditions = within(dead_letters.c.org, orgs)
         query = sa.select(dead_letters).where(*conditions)
         rows, more = await page(self.db, query, dead_letters.c.id, limit, after, newest=True)
         shown = self.house.service(Devices).shown
@@ -168,7 +168,7 @@ class DeadLetters:
         `{id, error}`. What is refused again becomes a new letter."""
         visible = self.policy.require_any(actor, READ)
         wanted = sorted(set(ids))
-        query = sa.select(dead_letters).where(dead_letters.c.id.in_(wanted), *_within(visible))
+        query = sa.select(dead_letters).where(dead_letters.c.id.in_(wanted), *within(dead_letters.c.org, visible))
         found = {row.id: row for row in await self.db.read(lambda c: c.execute(query).all())}
         lines: list[dict[str, Any]] = []
         for number in wanted:
@@ -222,19 +222,9 @@ class DeadLetters:
         if door is None:
             bus = self.house.bus
             door = self._doors[protocol] = Ingestor(
-                bus.nc, bus.js, name="replay", protocol=protocol, released=_release, pressure=lambda on: None
+                bus.nc, bus.js, name="replay", protocol=protocol, released=settle, pressure=lambda on: None
             )
         return door
-
-
-def _release(items: list[Item]) -> None:
-    for _, receipt, _ in items:
-        if not receipt.done():
-            receipt.set_result(None)
-
-
-def _within(orgs: Orgs) -> list[sa.ColumnElement[bool]]:
-    return [] if orgs.all else [dead_letters.c.org.in_(sorted(orgs.ids))]
 
 
 async def run(house: House) -> None:

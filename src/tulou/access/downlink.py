@@ -39,7 +39,7 @@ from tulou.kernel.errors import Conflict, Invalid, NotFound, Throttled
 from tulou.kernel.http import checked, json_text, page
 from tulou.kernel.packs import Command, Property
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -152,8 +152,7 @@ class Commands:
         """Commands, newest first; `state` is one of theirs, or `open`. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         query = sa.select(commands)
-        if not orgs.all:
-            query = query.where(commands.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(commands.c.org, orgs))
         if device is not None:
             query = query.where(commands.c.entity_no == (await self.devices.mine(actor, READ, device)).entity_no)
         if state is not None:

@@ -22,6 +22,7 @@ from tulou.kernel.errors import Invalid
 from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, path_number, route
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, operation
+from tulou.kernel.sql import within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -51,8 +52,7 @@ class EntityPages:
                           rule=f"1..{MOST}")
         table = entities.c
         query = sa.select(table.no, table.id, table.type, table.name, table.synthetic, table.org).where(table.id.in_(ids))
-        if not orgs.all:
-            query = query.where(table.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(table.org, orgs))
         query = query.order_by(table.org != actor.org, table.no).limit(SAME)
         return [self._item(row) for row in await self.house.db.read(lambda c: c.execute(query).all())]
 

@@ -45,6 +45,7 @@ from tulou.access.application import Application
 from tulou.access.attributes import Attributes
 from tulou.access.authenticate import Authenticator, DeviceIdentity, Identities, SqlAuthenticator, Throttle
 from tulou.access.broker import Broker
+from tulou.access.certificates import RESPONSE as CERTIFICATE
 from tulou.access.courier import Courier, answer_of
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
@@ -70,7 +71,7 @@ TOPICS = {b"v1/devices/me/telemetry": TELEMETRY, b"v1/devices/me/attributes": AT
 REQUEST_ATTRIBUTES = b"v1/devices/me/attributes/request/"
 REQUEST_RPC = b"v1/devices/me/rpc/request/"
 RESPONSE_RPC = b"v1/devices/me/rpc/response/"
-REQUEST_CERTIFICATE, RESPONSE_CERTIFICATE = b"v1/devices/me/certificate/request", b"v1/devices/me/certificate/response"
+REQUEST_CERTIFICATE = b"v1/devices/me/certificate/request"
 GRANTED = re.compile(
     r"v1/devices/me/(attributes|certificate/response|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS
 )
@@ -608,7 +609,7 @@ class Connection(Peer):
     def _renew(self, csr: bytes) -> None:
         certificates, device = self.gateway.certificates, cast(DeviceIdentity, self.identity)
         if certificates is None or len(csr) > 16_384:
-            self.publish(RESPONSE_CERTIFICATE, orjson.dumps({"error": "此处不签发证书 (no certificates are issued here)"}))
+            self.publish(CERTIFICATE, orjson.dumps({"error": "此处不签发证书 (no certificates are issued here)"}))
             return
         self.gateway.spawn(certificates.renew(self, device, csr))
 

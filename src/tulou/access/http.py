@@ -25,7 +25,7 @@ from tulou.access.batch import BatchBuilder
 from tulou.access.certificates.service import Certificates
 from tulou.access.claims import Claims
 from tulou.access.downlink import Commands, no_such_command
-from tulou.access.ingest import Ingestor, Item
+from tulou.access.ingest import Ingestor, settle
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.quotas.service import Quotas
 from tulou.access.shadow import Shadows
@@ -62,14 +62,8 @@ class HttpDoor:
     async def open(self) -> None:
         """Begin to take messages; needs the bus."""
         bus = self.house.bus
-
-        def released(items: list[Item]) -> None:
-            for _, future, _ in items:
-                if not future.done():
-                    future.set_result(None)
-
         self.ingestor = Ingestor(
-            bus.nc, bus.js, name="http", protocol="http", released=released, pressure=lambda _on: None
+            bus.nc, bus.js, name="http", protocol="http", released=settle, pressure=lambda _on: None
         )
         await bus.on_changed("devices", self.authenticator.forget)
 

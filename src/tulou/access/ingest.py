@@ -66,6 +66,13 @@ class _Flight:
     lags: dict[int, _Lag] = field(default_factory=dict)
 
 
+def settle(items: list[Item]) -> None:
+    """Who waits for these (`Ingestor.submit`) waits no more: they are durable."""
+    for _, future, _ in items:
+        if not future.done():
+            future.set_result(None)
+
+
 class Ingestor:
     """Batches chunks into the stream READINGS and their dead letters into DEAD.
 
@@ -133,7 +140,7 @@ class Ingestor:
     async def submit(self, chunk: Chunk) -> None:
         """Take a chunk and return when it is durable; for doors that answer one request at a time.
 
-        The door's `released` must set the future that it finds as the receipt. Raises `Unavailable` when too much is
+        The door's `released` must be `settle`, or set the future that it finds as the receipt. Raises `Unavailable` when too much is
         held already; nothing was accepted then.
         """
         if self.pressed:

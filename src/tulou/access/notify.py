@@ -34,7 +34,7 @@ from tulou.access.rules.models import SEVERITIES, Severity
 from tulou.kernel import audit
 from tulou.kernel.errors import Invalid, NotFound, TulouError, Unavailable
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import BigId, Json, UtcDateTime, metadata, utcnow
+from tulou.kernel.sql import BigId, Json, UtcDateTime, metadata, utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -174,8 +174,7 @@ class Channels:
         """Channels, newest first."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         query = sa.select(alarm_channels).order_by(alarm_channels.c.id.desc()).limit(1000)
-        if not orgs.all:
-            query = query.where(alarm_channels.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(alarm_channels.c.org, orgs))
         waiting = sa.select(alarm_outbox.c.channel_id, sa.func.count()).group_by(alarm_outbox.c.channel_id)
         rows, counts = await self.house.db.read(
             lambda c: (c.execute(query).all(), {row[0]: row[1] for row in c.execute(waiting)})

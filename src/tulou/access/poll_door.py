@@ -15,7 +15,7 @@ import functools
 import heapq
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -356,7 +356,7 @@ class PollDoor:
         row = await self._plan(entity)
         if row is None:
             return None
-        device, document = _identity(row), orjson.loads(row[5])
+        device, document = DeviceIdentity.of(row), orjson.loads(row[5])
         heartbeat = document["heartbeat"]
         noise = bytes.fromhex(heartbeat[4:]) if heartbeat.startswith("hex:") else heartbeat.encode()
         plan = Plan(device, row[5], [], [noise] if noise else [], document["host"] or "", document["port"] or 0)
@@ -366,7 +366,7 @@ class PollDoor:
                 found = await self._device(body["device"])
                 if found is None:
                     continue
-                whose = _identity(found)
+                whose = DeviceIdentity.of(found)
             station = Station(METERS[body["protocol"]], body["address"], whose, *self.gateway.class_of(whose), body["timeout_s"])
             periods: dict[float, list[Point]] = {}
             for point in body["points"]:
@@ -484,10 +484,6 @@ class PollDoor:
             "down_meters": [f"{s.device.device_id} {s.meter.name} {s.address}" for s in down[:SHOWN]],
             "unreachable": dict(self.unreachable),
         }
-
-
-def _identity(row: Sequence[Any]) -> DeviceIdentity:
-    return DeviceIdentity(int(row[0]), row[1], row[2], int(row[3]), str(row[4]))
 
 
 def _released(items: list[Item]) -> None:

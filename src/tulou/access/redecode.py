@@ -35,7 +35,7 @@ from tulou.kernel.policy import ROOT, Actor, Orgs, operation
 from tulou.kernel.readings import KeptFrame, Reading, Readings, Touched
 from tulou.kernel.readings.amend import content, identity
 from tulou.kernel.readings.rows import rows_of
-from tulou.kernel.sql import BigId, Database, UtcDateTime, metadata, utcnow
+from tulou.kernel.sql import BigId, Database, UtcDateTime, metadata, utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -441,7 +441,7 @@ class Redecodes:
     async def find(self, actor: Actor, *, limit: int = 50, after: str | None = None) -> dict[str, Any]:
         """Runs that the actor may see, newest first. Keyset-paged."""
         visible = self.policy.require_any(actor, READ)
-        query = sa.select(redecodes).where(*_seen(visible))
+        query = sa.select(redecodes).where(*within(redecodes.c.org, visible))
         rows, more = await page(self.db, query, redecodes.c.id, limit, after, newest=True)
         return {"items": [document(row) for row in rows], "next": more}
 
@@ -520,7 +520,3 @@ class Redecodes:
 def no_such_run(number: object) -> NotFound:
     """The one error for a run that is not there or must not be known."""
     return NotFound(f"没有重读 {number}", f"no run {number}", field="id", value=number)
-
-
-def _seen(orgs: Orgs) -> list[sa.ColumnElement[bool]]:
-    return [] if orgs.all else [redecodes.c.org.in_(sorted(orgs.ids))]

@@ -42,8 +42,8 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import checked, page
 from tulou.kernel.organisations import Organisations, passwords
-from tulou.kernel.policy import Actor, Orgs, operation, system
-from tulou.kernel.sql import utcnow
+from tulou.kernel.policy import Actor, operation, system
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -164,9 +164,7 @@ class Devices:
 
     def _checked(self, new: NewDevice) -> NewDevice:
         """The same with its key settled. Raises `Invalid` for an organisation or a type that there is not."""
-        if new.org not in self.house.service(Organisations).rows:
-            raise Invalid(f"没有机构 {new.org}", f"there is no organisation {new.org}", field="org", value=new.org,
-                          rule="an organisation's id")
+        self.house.service(Organisations).must_have(new.org)
         if new.type not in self.house.packs.models:
             raise Invalid(
                 f"类型 {new.type} 不在任何包的模型中", f"type {new.type} is not a model of any pack",
@@ -311,7 +309,7 @@ class Devices:
     ) -> dict[str, Any]:
         """Devices in the order of their entities; `q` is a part of id or name. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
-        conditions = _within(orgs)
+        conditions = within(devices.c.org, orgs)
         if group is not None:
             conditions.append(devices.c.entity_no.in_(members(group, orgs)))
         if kind:
@@ -413,7 +411,7 @@ class Devices:
     @operation(READ)
     async def of_entity(self, actor: Actor, no: int) -> dict[str, Any] | None:
         """The device that speaks for an entity, with its identities, or None."""
-        conditions = _within(self.policy.visible(actor, READ))
+        conditions = within(devices.c.org, self.policy.visible(actor, READ))
         query = sa.select(devices).where(devices.c.entity_no == no, *conditions)
         row = await self.db.read(lambda c: c.execute(query).first())
         return await self._document(row) if row is not None else None
@@ -527,9 +525,3 @@ class Devices:
     async def mine(self, actor: Actor, action: str, device_id: str) -> Any:
         """The device's row, if the actor may see it; then what he may not do to it is `Forbidden`."""
         return self.policy.require_seen(actor, READ, action, await self._row(device_id), no_such_device(device_id))
-
-
-def _within(orgs: Orgs) -> list[sa.ColumnElement[bool]]:
-    return [] if orgs.all else [devices.c.org.in_(sorted(orgs.ids))]
-
-

@@ -137,12 +137,12 @@ async def start_gateway(house: House) -> Child | None:
     if config.gb28181 is not None:
         listens += [(config.gb28181[key], f"gb28181_{key}", socket.SOCK_STREAM) for key in ("port", "tls_port") if config.gb28181[key]]
     silent = [(of["udp_port"], "field_udp_ports", socket.SOCK_DGRAM) for of in config.fields.values() if of["udp_port"]]
+    if config.gb28181 is not None and config.gb28181["port"]:
+        silent.append((config.gb28181["port"], "gb28181_port", socket.SOCK_DGRAM))
     if not listens and not silent:
         return None
     for port, setting, kind in (*listens, *silent):
         _free(config.host, port, setting, kind)
-    if config.gb28181 is not None and config.gb28181["port"]:
-        _free(config.host, config.gb28181["port"], "gb28181_port", socket.SOCK_DGRAM)
     child = Child(
         "gateway", [sys.executable, "-m", "tulou.access.gateway"],
         env={**os.environ, "TULOU_GATEWAY": config.to_json(), "TULOU_LOG_LEVEL": house.settings.log_level},

@@ -27,7 +27,7 @@ from tulou.kernel.errors import Invalid
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.http import API, cursor, from_cursor, json_response, limit_of, route
 from tulou.kernel.policy import ROOT, Actor, operation
-from tulou.kernel.sql import BigId, Database, UtcDateTime, metadata, utcnow
+from tulou.kernel.sql import BigId, Database, UtcDateTime, metadata, utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -252,8 +252,7 @@ class Audit:
         if not orgs:
             return []
         query = sa.select(audit_log).order_by(audit_log.c.seq.desc()).limit(limit)
-        if not orgs.all:
-            query = query.where(audit_log.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(audit_log.c.org, orgs))
         if by:
             query = query.where(audit_log.c.actor == by)
         if action:

@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import nats.errors
 import pluggy
 
 from tulou.kernel import hookspecs
@@ -137,6 +138,16 @@ class House:
     def has_service(self, cls: type[Any]) -> bool:
         """Whether `cls` is registered."""
         return cls in self._services
+
+    async def changed(self, what: str, key: str = "") -> None:
+        """Tell every process that cached rows of `what` are stale (`Bus.changed`), after the change was committed. Where the bus
+        is away, its client delivers this when it is back."""
+        if not hasattr(self, "bus"):
+            return
+        try:
+            await self.bus.changed(what, key)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            log.warning("%s %s changed, but the bus is away: %r", what, key, error)
 
     async def actor(self, scope: Scope) -> Actor:
         """Who asks: the actor of the token or session, or `ANONYMOUS`. Raises `Unauthenticated` for a bad one."""

@@ -15,12 +15,15 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from tulou.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    from tulou.kernel.policy import Orgs
 
 T = TypeVar("T")
 
@@ -39,6 +42,11 @@ metadata = sa.MetaData(
 Json = sa.JSON().with_variant(JSONB(), "postgresql")
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """A 64-bit key that SQLite can auto-increment (only INTEGER PRIMARY KEY can)."""
+
+
+def within(column: sa.ColumnElement[Any], orgs: Orgs) -> list[sa.ColumnElement[bool]]:
+    """The condition that `column` is one of these organisations; none where no filter is needed."""
+    return [] if orgs.all else [column.in_(sorted(orgs.ids))]
 
 
 class UtcDateTime(sa.TypeDecorator[dt.datetime]):

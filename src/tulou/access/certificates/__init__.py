@@ -2,3 +2,8 @@
 
 `x509.py` reads and makes them and does no I/O, `service.py` has the operations, `door.py` is the gateway's side.
 """
+
+USED, RENEW = "tulou.certificate.used", "tulou.certificate.renew"
+"""Subjects: a gateway says which certificate was used; a device of it asks for the next one."""
+RESPONSE = b"v1/devices/me/certificate/response"
+"""Topic of the answer to a device that asks for its next certificate."""

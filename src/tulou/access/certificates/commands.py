@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 import click
 
+from tulou.access.commands import paged
+
 API = "/api/v1"
 CERTIFICATE = ("no", "status", "subject", "not_after", "used_at", "fingerprint")
 EXPIRING = ("device", "no", "status", "not_after", "fingerprint")
@@ -73,8 +75,7 @@ def revoke(session: Any, device_id: str, no: int) -> None:
 @certificate.command("expiring")
 @click.option("--days", default=30, show_default=True, type=click.IntRange(0, 3650), help="多少天内 / within so many days")
 @click.option("--org", help="机构 / organisation")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def expiring(session: Any, days: int, org: str | None, limit: int, after: str | None) -> None:
     """将到期的证书。Certificates that expire soon."""
@@ -89,8 +90,7 @@ def authority() -> None:
 
 @authority.command("list")
 @click.option("--org", help="机构 / organisation")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_authorities(session: Any, org: str | None, limit: int, after: str | None) -> None:
     """已登记的签发机构与平台自有的。Registered authorities, and the house's own."""

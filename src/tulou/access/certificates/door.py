@@ -21,7 +21,7 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.access.authenticate import DeviceIdentity, Known
-from tulou.access.certificates import x509
+from tulou.access.certificates import RENEW, RESPONSE, USED, x509
 from tulou.kernel.errors import Invalid
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tulou.gateway.certificates")
 
-USED, RENEW = "tulou.certificate.used", "tulou.certificate.renew"
-RESPONSE = b"v1/devices/me/certificate/response"
 SLICE = 100
 """Certificates that are put into OpenSSL's store at a time: each is sorted in, which takes longer the more there are."""
 EVERY = 30
@@ -194,7 +192,7 @@ class CertificateDoor:
         if row is not None:
             if row[0] != "active" or row[8] != "active":
                 return None
-            return Certified(_device(row[3:8]), digest, row[1], until, row[2] is not None)
+            return Certified(DeviceIdentity.of(row[3:8]), digest, row[1], until, row[2] is not None)
         for authority in self._authorities.get(found.issuer, ()):
             if authority.own or len(found.names) != 1 or not x509.issued_by(der, authority.der):
                 continue
@@ -202,7 +200,7 @@ class CertificateDoor:
             device = await self._device(f"{authority.org}:{name}")
             if device is not None:
                 ends = x509.from_der(authority.der).not_after.timestamp()
-                return Certified(_device(device), digest, authority.no, min(until, ends), False)
+                return Certified(DeviceIdentity.of(device), digest, authority.no, min(until, ends), False)
         return None
 
     def entered(self, connection: Connection, by: Certified) -> None:
@@ -237,7 +235,3 @@ class CertificateDoor:
             finally:
                 self._renewing.discard(connection)
         connection.publish(RESPONSE, orjson.dumps(answer))
-
-
-def _device(row: Any) -> DeviceIdentity:
-    return DeviceIdentity(int(row[0]), str(row[1]), str(row[2]), int(row[3]), str(row[4]))

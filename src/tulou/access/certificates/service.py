@@ -17,12 +17,11 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nats.errors
 import orjson
 import sqlalchemy as sa
 
 from tulou.access.authenticate import DeviceIdentity
-from tulou.access.certificates import x509
+from tulou.access.certificates import RENEW, USED, x509
 from tulou.access.certificates.tables import (
     ACTIVE,
     AT_ONCE,
@@ -40,7 +39,7 @@ from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import checked, page
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import ROOT, Actor, operation, system
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.access.service import Devices
@@ -51,8 +50,6 @@ log = logging.getLogger("tulou.access.certificates")
 READ, CREATE, DELETE = (f"access.certificate.{verb}" for verb in ("read", "create", "delete"))
 READ_AUTHORITY, CREATE_AUTHORITY, DELETE_AUTHORITY = (f"access.authority.{verb}" for verb in ("read", "create", "delete"))
 HOUSE = system("access.certificates")
-USED, RENEW = "tulou.certificate.used", "tulou.certificate.renew"
-"""Subjects: a gateway says which certificate was used; a device of it asks for the next one."""
 FILE = "device-ca.pem"
 MOST_ROWS = 50
 """Certificates of an outside authority that are remembered of a device."""
@@ -106,8 +103,7 @@ class Certificates:
         query = sa.select(device_certificates, devices.c.id.label("device")).join(
             devices, devices.c.entity_no == _of.entity_no
         ).where(_of.status == ACTIVE, _of.not_after < utcnow() + dt.timedelta(days=days))
-        if not orgs.all:
-            query = query.where(devices.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(devices.c.org, orgs))
         rows, more = await page(self.db, query, _of.no, limit, after)
         return {"items": [{"device": row.device, **certificate_document(row)} for row in rows], "next": more}
 
@@ -173,7 +169,7 @@ class Certificates:
 
         row, gone = await self.db.write(write)
         for fingerprint in (*gone, found.fingerprint):
-            await self._changed("certificates", fingerprint)
+            await self.house.changed("certificates", fingerprint)
         answer = certificate_document(row)
         if made is not None:
             answer |= {"authority_certificate": x509.pem(made)}
@@ -192,7 +188,7 @@ class Certificates:
             return row
 
         row = await self.db.write(write)
-        await self._changed("certificates", row.fingerprint)
+        await self.house.changed("certificates", row.fingerprint)
         return certificate_document(row)
 
     async def renew(self, device: DeviceIdentity, csr: str) -> dict[str, Any]:
@@ -246,7 +242,7 @@ class Certificates:
 
         gone = await self.db.write(write)
         if gone:
-            await self._changed("certificates", gone)
+            await self.house.changed("certificates", gone)
         return b"{}"
 
     async def _issuer(self, found: x509.Certificate, org: str) -> int | None:
@@ -279,9 +275,7 @@ class Certificates:
     async def register(self, actor: Actor, new: NewAuthority) -> dict[str, Any]:
         """Name an authority; it counts once `prove` has shown that its key is at hand. Raises `Invalid`."""
         self.policy.require(actor, CREATE_AUTHORITY, new.org)
-        if new.org not in self.house.service(Organisations).rows:
-            raise Invalid(f"没有机构 {new.org}", f"there is no organisation {new.org}", field="org", value=new.org,
-                          rule="an organisation's id")
+        self.house.service(Organisations).must_have(new.org)
         found = x509.from_pem(new.certificate)
         now = utcnow()
         if not found.authority or not found.valid(now):
@@ -335,7 +329,7 @@ class Certificates:
             changed = await self.db.write(write)
         except sa.exc.IntegrityError:
             raise taken from None
-        await self._changed("authorities", str(no))
+        await self.house.changed("authorities", str(no))
         return authority_document(changed)
 
     @operation(DELETE_AUTHORITY)
@@ -353,7 +347,7 @@ class Certificates:
 
         changed = await self.db.write(write)
         self._own = None
-        await self._changed("authorities", str(no))
+        await self.house.changed("authorities", str(no))
         return authority_document(changed)
 
     async def _authority(self, actor: Actor, action: str, no: int) -> Any:
@@ -399,16 +393,8 @@ class Certificates:
             return no
 
         no = await self.db.write(write)
-        await self._changed("authorities", str(no))
+        await self.house.changed("authorities", str(no))
         return no
-
-    async def _changed(self, what: str, key: str) -> None:
-        if not hasattr(self.house, "bus"):
-            return
-        try:
-            await self.house.bus.changed(what, key)
-        except (nats.errors.Error, TimeoutError, OSError) as error:  # delivered when the bus is back
-            log.warning("%s %s changed, but the bus is away: %r", what, key, error)
 
 
 def _store(path: Path, text: str) -> None:

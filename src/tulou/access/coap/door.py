@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tulou.access.authenticate import DeviceIdentity, Throttle
+from tulou.access.authenticate import DeviceIdentity, LookUps, Throttle
 from tulou.access.coap import Unreadable
 from tulou.access.coap import message as m
-from tulou.access.coap.endpoint import Endpoint, Request, diagnosis, told
+from tulou.access.coap.endpoint import Endpoint, Holding, Request, diagnosis, told
 from tulou.access.coap.observe import Observers
 from tulou.access.coap.payload import AS_JSON, READ, codec, kept
 from tulou.access.ingest import Ingestor, Item
@@ -63,8 +63,8 @@ class CoapDoor:
         self.ingestor: Ingestor
         self.refused = self.throttled = self.dropped = self.unavailable = 0
         self._port = port
-        self._held: dict[str, int] = {}
-        self._asking: dict[str, int] = {}
+        self._held = Holding(HELD)
+        self._asking = LookUps(ASKING, ASKING_OF)
         self._refusals: dict[int, Refusal] = {}
 
     async def start(self) -> None:
@@ -132,18 +132,14 @@ class CoapDoor:
             request.answer(m.TOO_MANY, told("无效凭证尝试过多", "too many unknown credentials from this address"),
                            (m.MAX_AGE, m.uint(int(wait) + 1)))
             return False
-        if self._asking.get(host, 0) >= ASKING_OF or sum(self._asking.values()) >= ASKING:
+        if not self._asking.begin(host):
             self.dropped += 1
             return False
-        self._asking[host] = self._asking.get(host, 0) + 1
         return True
 
     def asked(self, request: Request) -> None:
         """The look-up has ended."""
-        host = str(request.peer[0])
-        self._asking[host] -= 1
-        if not self._asking[host]:
-            del self._asking[host]
+        self._asking.end(str(request.peer[0]))
 
     async def _ask(self, request: Request, token: str, serve: Callable[[DeviceIdentity], None]) -> None:
         try:
@@ -197,8 +193,7 @@ class CoapDoor:
             self.away(request)
             return
         size = len(payload) + ROOM
-        held = self._held.get(device.device_id, 0) + size
-        if held > HELD + size:
+        if self._held.full(device.device_id):
             request.answer(m.TOO_MANY, told("该设备待写入的消息过多", "too much of this device waits to be stored"),
                            (m.MAX_AGE, m.uint(1)), *options)
             return
@@ -215,16 +210,14 @@ class CoapDoor:
             assert content_format is not None
             raw = kept([kind], content_format, payload, at)
             chunk = Chunk(self.name, device.entity, of, rules, [raw], at, False, kind, codec)
-        self._held[device.device_id] = held
+        self._held.add(device.device_id, size)
         ingestor.add(chunk, (request, options, device.device_id), size)
 
     # Called by the ingestor and the gateway
 
     def _released(self, items: list[Item]) -> None:
         for chunk, (request, options, device_id), size in items:
-            held = self._held.pop(device_id, size) - size
-            if held > 0:
-                self._held[device_id] = held
+            self._held.release(device_id, size)
             refusal = self._refusals.pop(chunk.ts, None)
             if refusal is None:
                 request.answer(m.CHANGED, b"", *options)

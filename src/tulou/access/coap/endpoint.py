@@ -146,6 +146,27 @@ class Recent:
         return silent
 
 
+class Holding:
+    """Bytes that devices have handed in and that are not durable yet."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[str, int] = {}
+
+    def full(self, owner: str) -> bool:
+        """Whether nothing more is taken of this owner now."""
+        return self._of.get(owner, 0) > self._most
+
+    def add(self, owner: str, size: int) -> None:
+        self._of[owner] = self._of.get(owner, 0) + size
+
+    def release(self, owner: str, size: int) -> None:
+        """So much of it is durable."""
+        held = self._of.pop(owner, size) - size
+        if held > 0:
+            self._of[owner] = held
+
+
 @dataclass(slots=True)
 class _Transfer:
     """The blocks of a request so far."""

@@ -21,7 +21,7 @@ import orjson
 from tulou.access.attributes import ASK, DELTA, names
 from tulou.access.authenticate import DeviceIdentity
 from tulou.access.coap import message as m
-from tulou.access.coap.endpoint import Address, Lost, Request, told
+from tulou.access.coap.endpoint import Address, Holding, Lost, Request, told
 from tulou.access.courier import JSON, Call, answer_of
 from tulou.access.peer import HELD
 from tulou.access.protocols import ANSWERED, DELIVERED
@@ -192,7 +192,7 @@ class Observers:
     def __init__(self, door: CoapDoor) -> None:
         self.door = door
         self._of: dict[str, OrderedDict[Key, Observer]] = {}
-        self._held: dict[str, int] = {}
+        self.held = Holding(HELD)
 
     def __len__(self) -> int:
         return sum(map(len, self._of.values()))
@@ -282,23 +282,16 @@ class Observers:
             request.answer(code, payload, *options)
             return
         size = len(payload) + ROOM
-        held = self._held.get(device.device_id, 0) + size
-        if held > HELD + size:
+        if self.held.full(device.device_id):
             request.answer(m.TOO_MANY, told("该设备待记录的应答过多", "too many answers of this device wait"), (m.MAX_AGE, m.uint(1)), *options)
             return
-        self._held[device.device_id] = held
+        self.held.add(device.device_id, size)
         for observer in self._of.get(device.device_id, {}).values():
             if isinstance(observer, CommandsObserver):
                 observer.answered(no)
         self.door.gateway.courier.report(
             no, device.entity, ANSWERED, receipt=(_Receipt(self, request, options, device.device_id), None, size), **answer_of(payload),
         )
-
-    def recorded(self, device_id: str, size: int) -> None:
-        """An answer is durable."""
-        held = self._held.pop(device_id, size) - size
-        if held > 0:
-            self._held[device_id] = held
 
     async def delta(self, entity: int) -> bytes:
         """What a device is to be and is not yet. Raises what the bus raises."""
@@ -358,7 +351,7 @@ class _Receipt:
         self._observers, self._request, self._options, self._device_id = observers, request, options, device_id
 
     def release(self, size: int) -> None:
-        self._observers.recorded(self._device_id, size)
+        self._observers.held.release(self._device_id, size)
 
     def acknowledge(self, _run: Any) -> None:
         self._request.answer(m.CHANGED, b"", *self._options)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import nats.errors
 import orjson
 
-from tulou.access.authenticate import Identities, Speaker, Throttle
+from tulou.access.authenticate import Identities, LookUps, Speaker, Throttle
 from tulou.access.coap import Unreadable
 from tulou.access.coap.endpoint import Recent
 from tulou.access.gb28181 import digest, manscdp, sip
@@ -147,7 +147,7 @@ class SipDoor(asyncio.DatagramProtocol):
         self._listen = int(settings["port"]), int(settings["tls_port"])
         self._servers: list[asyncio.Server] = []
         self._transport: asyncio.DatagramTransport | None = None
-        self._asking: dict[str, int] = {}
+        self._asking = LookUps(ASKING, ASKING_OF)
         self._registering_now = 0
         self._refusals: dict[int, Refusal] = {}
         self._number = random.randrange(1, 1 << 20)  # noqa: S311 - only to tell runs apart
@@ -307,14 +307,10 @@ class SipDoor(asyncio.DatagramProtocol):
             self._refuse(message, way, identity, credentials)
         elif credentials is not None and self._fresh(credentials, way) and self.throttle.wait(way.host) > 0:
             self.throttled += 1
-        elif self._may_ask(way.host):
-            self._asking[way.host] = self._asking.get(way.host, 0) + 1
+        elif self._asking.begin(way.host):
             self.gateway.spawn(self._look(message, way, identity, min(expires, LONGEST), credentials))
         else:
             self._challenge(message, way, self.realm, False)
-
-    def _may_ask(self, host: str) -> bool:
-        return self._asking.get(host, 0) < ASKING_OF and sum(self._asking.values()) < ASKING
 
     def _fresh(self, credentials: dict[str, str], way: Way) -> bool:
         """Whether the nonce is of us, for this address, and young: who says so receives what is sent there."""
@@ -328,9 +324,7 @@ class SipDoor(asyncio.DatagramProtocol):
             self._stranger(message, way, 503)
             return
         finally:
-            self._asking[way.host] -= 1
-            if not self._asking[way.host]:
-                del self._asking[way.host]
+            self._asking.end(way.host)
         try:
             if speaker is None:
                 self._refuse(message, way, identity, credentials)

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from tulou.access.commands import paged
+
 API = "/api/v1"
 GROUP = ("no", "org", "name", "devices", "note", "created_at")
 
@@ -30,8 +32,7 @@ def create(session: Any, name: str, org: str, note: str) -> None:
 
 @group.command("list")
 @click.option("--org", help="机构 / organisation")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_groups(session: Any, org: str | None, limit: int, after: str | None) -> None:
     """分组列表。Groups."""

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from tulou.access.groups.tables import GroupChange, Members, NewGroup, device_group_members, device_groups
 from tulou.access.models import devices
 from tulou.kernel import audit
-from tulou.kernel.errors import Conflict, Invalid, NotFound
+from tulou.kernel.errors import Conflict, NotFound
 from tulou.kernel.http import page
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -47,8 +47,7 @@ class Groups:
         """Groups with the count of their devices. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         query = sa.select(device_groups)
-        if not orgs.all:
-            query = query.where(_of.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(_of.org, orgs))
         rows, more = await page(self.db, query, _of.no, limit, after)
         return {"items": await self._documents(rows), "next": more}
 
@@ -61,9 +60,7 @@ class Groups:
     async def create(self, actor: Actor, new: NewGroup) -> dict[str, Any]:
         """Make a group. Raises `Conflict` where the organisation has one of this name."""
         self.policy.require(actor, CREATE, new.org)
-        if new.org not in self.house.service(Organisations).rows:
-            raise Invalid(f"没有机构 {new.org}", f"there is no organisation {new.org}", field="org", value=new.org,
-                          rule="an organisation's id")
+        self.house.service(Organisations).must_have(new.org)
 
         def write(connection: sa.Connection) -> Any:
             row = connection.execute(device_groups.insert().values(

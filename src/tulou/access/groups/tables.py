@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
 from tulou.kernel.policy import Orgs
-from tulou.kernel.sql import BigId, UtcDateTime, metadata
+from tulou.kernel.sql import BigId, UtcDateTime, metadata, within
 
 device_groups = sa.Table(
     "device_groups", metadata,
@@ -63,10 +63,9 @@ class Members(BaseModel):
 
 def members(no: int, orgs: Orgs) -> sa.Select[Any]:
     """The entities of a group's devices, none where the group is of none of these organisations."""
-    query = sa.select(device_group_members.c.entity_no).join(
+    return sa.select(device_group_members.c.entity_no).join(
         device_groups, device_groups.c.no == device_group_members.c.group_no
-    ).where(device_groups.c.no == no)
-    return query if orgs.all else query.where(device_groups.c.org.in_(sorted(orgs.ids)))
+    ).where(device_groups.c.no == no, *within(device_groups.c.org, orgs))
 
 
 def forget_members(connection: sa.Connection, entities: Sequence[int]) -> None:

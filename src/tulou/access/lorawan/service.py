@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tulou.access.authenticate import DeviceIdentity, Identities
 from tulou.access.batch import BatchBuilder
 from tulou.access.http import refused
-from tulou.access.ingest import Ingestor, Item
+from tulou.access.ingest import Ingestor, settle
 from tulou.access.lorawan.events import EVENTS, Unreadable, codec, dev_eui, opened, sealed
 from tulou.access.telemetry import ANY, Chunk, Rules, decode
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
@@ -42,14 +42,8 @@ class NetworkServers:
     async def open(self) -> None:
         """Begin to take events; needs the bus."""
         bus = self.house.bus
-
-        def released(items: list[Item]) -> None:
-            for _, future, _ in items:
-                if not future.done():
-                    future.set_result(None)
-
         self.ingestor = Ingestor(
-            bus.nc, bus.js, name="http-lorawan", protocol=codec.name, released=released, pressure=lambda _on: None)
+            bus.nc, bus.js, name="http-lorawan", protocol=codec.name, released=settle, pressure=lambda _on: None)
         await bus.on_changed("devices", self._identities.forget)
 
     @operation(WRITE)

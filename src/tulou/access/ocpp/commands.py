@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from tulou.access.commands import paged
+
 API = "/api/v1"
 CARD = ("no", "org", "tag", "status", "label", "expires_at")
 
@@ -21,8 +23,7 @@ def card() -> None:
 
 @card.command("list")
 @click.option("--org", help="机构 / organisation")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_cards(session: Any, org: str | None, limit: int, after: str | None) -> None:
     """充电卡列表，最新在前。Cards, newest first."""

@@ -20,7 +20,7 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Invalid, NotFound
 from tulou.kernel.http import page
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -80,8 +80,7 @@ class Charging:
         """Cards, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, MANAGE).narrow(org)
         query = sa.select(id_tags)
-        if not orgs.all:
-            query = query.where(id_tags.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(id_tags.c.org, orgs))
         rows, more = await page(self.db, query, id_tags.c.no, limit, after, newest=True)
         return {"items": [document(row) for row in rows], "next": more}
 

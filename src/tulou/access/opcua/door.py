@@ -14,7 +14,7 @@ import contextlib
 import functools
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from tulou.access.authenticate import DeviceIdentity
 from tulou.access.courier import RETURNED, Call
-from tulou.access.ingest import Ingestor, Item
+from tulou.access.ingest import Ingestor, settle
 from tulou.access.protocols import ANSWERED, REFUSED
 from tulou.access.telemetry import Chunk, Rules
 from tulou.kernel.bus import end
@@ -120,7 +120,8 @@ class OpcUaDoor:
         self.ingestor: Ingestor
         self._tasks: set[asyncio.Task[Any]] = set()
         self._running: dict[int, tuple[str, str, frozenset[str], asyncio.Task[Any]]] = {}
-        self._changing = asyncio.Lock()
+        self._changes: set[str | None] = set()
+        self._rearranging = False
         self._plan, self._device = db.point(self.PLAN), db.point(self.DEVICE)
         self._subscriptions: list[Any] = []
         self._room = asyncio.Event()
@@ -130,7 +131,7 @@ class OpcUaDoor:
         """Connect to the servers that there are."""
         config, bus = self.gateway.config, self.gateway.bus
         self.ingestor = Ingestor(
-            bus.nc, bus.js, name=f"{config.name}-opcua", protocol=self.name, released=_released, pressure=self._press,
+            bus.nc, bus.js, name=f"{config.name}-opcua", protocol=self.name, released=settle, pressure=self._press,
             high=config.high,
         )
         self._subscriptions = [
@@ -153,36 +154,47 @@ class OpcUaDoor:
         return task
 
     def changed(self, device_id: str) -> None:
-        self.spawn(self._rearrange(device_id))
+        self._note(device_id)
 
     def forget(self) -> None:
-        self.spawn(self._rearrange(None))
+        self._note(None)
+
+    def _note(self, change: str | None) -> None:
+        """What came while the servers are looked up is looked at together, once, after that."""
+        self._changes.add(change)
+        if not self._rearranging:
+            self._rearranging = True
+            self.spawn(self._rearrange())
 
     def sweep(self) -> None:
         """Once a second: look at the links."""
         for link in self.links.values():
             link.look()
 
-    async def _rearrange(self, device_id: str | None) -> None:
-        """Begin anew with what concerns this device (empty: all; None: whose document is another one now), begin what is
-        new, end what is no more."""
-        async with self._changing:
-            try:
-                rows = await self.db.read(lambda c: c.execute(sa.text(self.ALL)).all())
-            except Exception as error:
-                log.warning("servers of OPC UA cannot be looked up: %r", error)
-                return
-            wanted = {int(entity): (str(name), str(document)) for entity, name, document in rows}
-            for entity, (name, document, concerned, task) in list(self._running.items()):
-                same = wanted.get(entity) == (name, document)
-                if not same or device_id == "" or device_id == name or device_id in concerned:
-                    del self._running[entity]
-                    await end([task], patience=4)
-            for entity, (name, document) in wanted.items():
-                if entity not in self._running:
-                    body = orjson.loads(document)
-                    concerned = frozenset(one["device"] for one in (*body["nodes"], *body["folders"]) if one["device"])
-                    self._running[entity] = name, document, concerned, self.spawn(self._keep(entity, name))
+    async def _rearrange(self) -> None:
+        """Begin anew with what concerns the devices that changed (empty: all; None: whose document is another one now), begin
+        what is new, end what is no more."""
+        try:
+            while self._changes:
+                changes, self._changes = self._changes, set()
+                try:
+                    rows = await self.db.read(lambda c: c.execute(sa.text(self.ALL)).all())
+                except Exception as error:
+                    log.warning("servers of OPC UA cannot be looked up: %r", error)
+                    continue
+                wanted = {int(entity): (str(name), str(document)) for entity, name, document in rows}
+                for entity, (name, document, concerned, task) in list(self._running.items()):
+                    same = wanted.get(entity) == (name, document)
+                    if not same or "" in changes or name in changes or changes & concerned:
+                        del self._running[entity]
+                        await end([task], patience=4)
+                for entity, (name, document) in wanted.items():
+                    if entity not in self._running:
+                        body = orjson.loads(document)
+                        concerned = frozenset(one["device"] for one in (*body["nodes"], *body["folders"]) if one["device"])
+                        self._running[entity] = name, document, concerned, self.spawn(self._keep(entity, name))
+        finally:
+            self._rearranging = False
 
     def _press(self, on: bool) -> None:
         if on:
@@ -263,14 +275,14 @@ class OpcUaDoor:
         row = await self._plan(entity)
         if row is None:
             return None
-        device, body = _identity(row), orjson.loads(row[5])
+        device, body = DeviceIdentity.of(row), orjson.loads(row[5])
         own = Station(device, *self.gateway.class_of(device))
 
         async def whose(name: str | None) -> Station | None:
             if not name:
                 return own
             found = await self._device(name)
-            return None if found is None else Station(_identity(found), *self.gateway.class_of(_identity(found)))
+            return None if found is None else Station(DeviceIdentity.of(found), *self.gateway.class_of(DeviceIdentity.of(found)))
 
         url = urlsplit(body["url"])
         items = [
@@ -384,13 +396,3 @@ class OpcUaDoor:
             "unreachable": dict(self.unreachable),
             "refused_nodes": dict(list(refused.items())[:SHOWN]),
         }
-
-
-def _identity(row: Sequence[Any]) -> DeviceIdentity:
-    return DeviceIdentity(int(row[0]), row[1], row[2], int(row[3]), str(row[4]))
-
-
-def _released(items: Iterable[Item]) -> None:
-    for _, future, _ in items:
-        if not future.done():
-            future.set_result(None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from tulou.access.commands import paged
 from tulou.access.ota.engine import Stage
 
 API = "/api/v1"
@@ -51,8 +52,7 @@ def upload(session: Any, file: Path, org: str, kind: str, title: str, version: s
 @firmware.command("list")
 @click.option("--org", help="机构 / organisation")
 @click.option("--type", "kind", help="实体类型 / entity type")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_firmware(session: Any, org: str | None, kind: str | None, limit: int, after: str | None) -> None:
     """固件列表。Packages."""
@@ -117,8 +117,7 @@ def create(
 @rollout.command("list")
 @click.option("--org", help="机构 / organisation")
 @click.option("--state", type=click.Choice(["draft", "running", "paused", "aborted", "done"]))
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_rollouts(session: Any, org: str | None, state: str | None, limit: int, after: str | None) -> None:
     """发布列表，最新在前。Roll-outs, newest first."""
@@ -138,8 +137,7 @@ def show(session: Any, no: int) -> None:
 @click.argument("no", type=int)
 @click.option("--state", type=click.Choice(["waiting", "told", "updated", "failed", "withdrawn"]))
 @click.option("--stage", type=click.IntRange(1), help="阶段 / stage")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_devices(session: Any, no: int, state: str | None, stage: int | None, limit: int, after: str | None) -> None:
     """发布中的设备。The devices of a roll-out."""

@@ -27,7 +27,7 @@ from tulou.kernel.errors import Conflict, Invalid, NotFound, TooLarge, TulouErro
 from tulou.kernel.http import page
 from tulou.kernel.objects import Objects
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -139,8 +139,7 @@ class Firmwares:
         """Packages, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         query = sa.select(firmware)
-        if not orgs.all:
-            query = query.where(firmware.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(firmware.c.org, orgs))
         if kind:
             query = query.where(firmware.c.type == kind)
         rows, more = await page(self.db, query, firmware.c.no, limit, after, newest=True)

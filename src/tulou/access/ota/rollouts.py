@@ -49,7 +49,7 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
 from tulou.kernel.http import page
 from tulou.kernel.policy import Actor, Orgs, operation, system
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -124,8 +124,7 @@ class Rollouts:
         """Roll-outs, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         query = _rows()
-        if not orgs.all:
-            query = query.where(rollouts.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(rollouts.c.org, orgs))
         if state:
             query = query.where(rollouts.c.state == state)
         shown, more = await page(self.db, query, rollouts.c.no, limit, after, newest=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from tulou.access.commands import paged
+
 API = "/api/v1"
 KEY = ("no", "org", "type", "name", "key", "strategy", "made", "most", "expires_at", "enabled")
 
@@ -35,8 +37,7 @@ def create(session: Any, org: str, kind: str, name: str, strategy: str, most: in
 
 @provision.command("list")
 @click.option("--org", help="机构 / organisation")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_keys(session: Any, org: str | None, limit: int, after: str | None) -> None:
     """密钥列表，新的在前。Keys, newest first."""

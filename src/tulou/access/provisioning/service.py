@@ -33,7 +33,7 @@ from tulou.kernel.http import checked, page
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.organisations.throttle import Throttle
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -79,8 +79,7 @@ class Provisioning:
         """Keys, newest first. Keyset-paged."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         query = sa.select(provision_keys)
-        if not orgs.all:
-            query = query.where(_by.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(_by.org, orgs))
         rows, more = await page(self.db, query, _by.no, limit, after, newest=True)
         return {"items": [key_document(row) for row in rows], "next": more}
 
@@ -88,9 +87,7 @@ class Provisioning:
     async def create(self, actor: Actor, new: NewKey) -> dict[str, Any]:
         """Make a key; its secret is shown only now. Raises `Invalid` for an organisation or type that there is not."""
         self.policy.require(actor, CREATE, new.org)
-        if new.org not in self.house.service(Organisations).rows:
-            raise Invalid(f"没有机构 {new.org}", f"there is no organisation {new.org}", field="org", value=new.org,
-                          rule="an organisation's id")
+        self.house.service(Organisations).must_have(new.org)
         if new.type not in self.house.packs.models:
             raise Invalid(f"类型 {new.type} 不在任何包的模型中", f"type {new.type} is not a model of any pack", field="type",
                           value=new.type, rule="model of a pack")

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import nats.errors
 import sqlalchemy as sa
 
 from tulou.access.models import devices
@@ -112,11 +111,7 @@ class Quotas:
 
         await self.db.write(write)
         await self.reload()
-        if hasattr(self.house, "bus"):
-            try:
-                await self.house.bus.changed("quotas", org)
-            except (nats.errors.Error, TimeoutError, OSError) as error:  # delivered when the bus is back
-                log.warning("the quota of %s changed, but the bus is away: %r", org, error)
+        await self.house.changed("quotas", org)
         return await self._document(org)
 
     def _seen(self, actor: Actor, org: str) -> None:

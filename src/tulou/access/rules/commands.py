@@ -10,6 +10,8 @@ from typing import Any
 import click
 import orjson
 
+from tulou.access.commands import paged
+
 RULES = "/api/v1/rules"
 SHOWN = ("id", "org", "name", "type", "severity", "enabled", "version")
 
@@ -22,8 +24,7 @@ def rule() -> None:
 @rule.command("list")
 @click.option("--org", help="机构 / organisation")
 @click.option("--type", "kind", help="实体类型 / entity type")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--after", help="上一页的游标 / cursor of the page before")
+@paged
 @click.pass_obj
 def list_rules(session: Any, org: str | None, kind: str | None, limit: int, after: str | None) -> None:
     """机构的规则。Rules of organisations."""

@@ -25,7 +25,7 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
 from tulou.kernel.http import checked, page
 from tulou.kernel.policy import Actor, operation
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -58,8 +58,7 @@ class Rules:
         """Rules of organisations, newest first. Keyset-paged. `declared` are those of packs, which apply to everyone."""
         orgs = self.policy.require_any(actor, READ).narrow(org)
         query = sa.select(rules)
-        if not orgs.all:
-            query = query.where(rules.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(rules.c.org, orgs))
         if kind is not None:
             query = query.where(rules.c.type == kind)
         rows, more = await page(self.house.db, query, rules.c.id, limit, after, newest=True)

@@ -52,6 +52,7 @@ from tulou.kernel.errors import Forbidden, Invalid, NotFound
 from tulou.kernel.http import cursor, from_cursor
 from tulou.kernel.policy import Actor, Orgs
 from tulou.kernel.readings import Value
+from tulou.kernel.sql import within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -270,8 +271,7 @@ class Collections:
             c.no, c.id, c.org, c.type, sa.func.coalesce(c.name, "").label("name"), c.synthetic, c.lon, c.lat,
             sa.case((c.west.is_not(None), c.doc)).label("doc"), c.times, c.created_at,
         ).where(*where)
-        if not self.orgs.all:
-            query = query.where(c.org.in_(sorted(self.orgs.ids)))
+        query = query.where(*within(c.org, self.orgs))
         if after:
             query = query.where(c.no > after)
         query = query.order_by(*order, c.no).limit(limit)
@@ -283,8 +283,7 @@ class Collections:
         """How many entities, by type."""
         c = entities.c
         query = sa.select(c.type, sa.func.count()).where(*where).group_by(c.type)
-        if not self.orgs.all:
-            query = query.where(c.org.in_(sorted(self.orgs.ids)))
+        query = query.where(*within(c.org, self.orgs))
         rows = await self.db.read(lambda connection: connection.execute(query).all())
         return {row[0]: row[1] for row in rows}
 

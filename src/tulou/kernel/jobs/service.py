@@ -15,7 +15,7 @@ from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
 from tulou.kernel.jobs.models import job_lines, jobs
 from tulou.kernel.policy import ROOT, Actor, operation, refusal
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House, JobKind
@@ -100,8 +100,7 @@ class Jobs:
         if not orgs:
             return []
         query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit)
-        if not orgs.all:
-            query = query.where(jobs.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(jobs.c.org, orgs))
         for column, value in ((jobs.c.state, state), (jobs.c.kind, kind)):
             if value:
                 query = query.where(column == value)

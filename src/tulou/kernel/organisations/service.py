@@ -27,7 +27,7 @@ from tulou.kernel.organisations.models import (
     users,
 )
 from tulou.kernel.policy import ROOT, Actor, Binding, operation, refusal, system
-from tulou.kernel.sql import utcnow
+from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -148,6 +148,11 @@ class Organisations:
     def below(self, org: str) -> list[str]:
         """`org` and every organisation below it."""
         return [key for key in self.rows if org in self.policy.ancestors(key)]
+
+    def must_have(self, org: str) -> None:
+        """Raises `Invalid` for an organisation that there is not."""
+        if org not in self.rows:
+            raise Invalid(f"没有机构 {org}", f"there is no organisation {org}", field="org", value=org, rule="an organisation's id")
 
     @operation("organisations.org.read")
     async def search(
@@ -342,8 +347,7 @@ class People:
         if not orgs:
             return []
         query = sa.select(users).order_by(users.c.id).limit(limit)
-        if not orgs.all:
-            query = query.where(users.c.org.in_(sorted(orgs.ids)))
+        query = query.where(*within(users.c.org, orgs))
         if state is not None:
             query = query.where(users.c.state == state)
         if after is not None:
