@@ -181,18 +181,20 @@ async def test_mosquitto_clients(home: Home, version: str) -> None:
 async def test_paho(home: Home, protocol: paho.MQTTProtocolVersion) -> None:
     gateway = await home.gateway()
 
+    got: list[bytes] = []
+
     def client(name: str) -> paho.Client:
         five = protocol == paho.MQTTv5
         made = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol,
                            clean_session=None if five else False)
         kept = Properties(PacketTypes.CONNECT)
         kept.SessionExpiryInterval = 3600
+        made.on_message = lambda _client, _data, message: got.append(message.payload)
         made.connect("127.0.0.1", gateway.ports[0], **({"clean_start": False, "properties": kept} if five else {}))
         made.loop_start()
         return made
 
     def work() -> list[bytes]:
-        got: list[bytes] = []
         subscribed = threading.Event()
         listener = client("listener")
         listener.on_subscribe = lambda *_: subscribed.set()
@@ -204,7 +206,6 @@ async def test_paho(home: Home, protocol: paho.MQTTProtocolVersion) -> None:
         for number in range(60):
             speaker.publish(f"p/{number % 3}", str(number), qos=1 + number % 2).wait_for_publish(20)
         listener = client("listener")
-        listener.on_message = lambda _client, _data, message: got.append(message.payload)
         until = time.monotonic() + 20
         while len(got) < 60 and time.monotonic() < until:
             time.sleep(0.05)

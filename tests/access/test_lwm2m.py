@@ -141,7 +141,7 @@ class Client:
         self.location = ""
 
     async def open(self) -> Client:
-        self.context = await aiocoap.Context.create_server_context(self.site, bind=("127.0.0.1", free_port()))
+        self.context = await aiocoap.Context.create_server_context(self.site, bind=("127.0.0.1", free_port()), transports=["udp6"])
         return self
 
     async def ask(self, code: Any, path: str, payload: bytes = b"", content_format: int | None = None) -> aiocoap.Message:

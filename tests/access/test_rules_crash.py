@@ -63,9 +63,14 @@ async def test_alarms_after_crashes_are_those_of_one_run(
         items = [{"org": "fuzhou", "type": "Manhole", "name": "井", "id": f"k-{n}"} for n in range(8)]
         made = await house.service(Devices).create_many(ADMIN, Bulk(items=items))
         both = {"kind": "expression", "raise_if": "tilt > 15 and waterLevel > 1", "clear_if": "tilt < 5", "for_s": 30}
-        await house.service(Rules).create(ADMIN, NewRule.model_validate(
+        rule = await house.service(Rules).create(ADMIN, NewRule.model_validate(
             {"org": "fuzhou", "name": "both", "type": "Manhole", "condition": both}
         ))
+
+        async def is_followed() -> bool:
+            return house.service(engine.Engine).evaluator.rule((rule["type"], "", rule["key"], rule["version"])) is not None
+
+        await eventually(is_followed)
         dice, bodies = random.Random(3), []
 
         async def speak() -> None:
