@@ -12,7 +12,7 @@ import { useText } from "../settings.tsx";
 import { SeverityMark } from "./alarm-item.tsx";
 import { OrgSelect, useOrgName } from "./org-select.tsx";
 import { Nothing, OnceModal, RemoveButton } from "./page.tsx";
-import { ProblemAlert, useShowProblem } from "./problem.tsx";
+import { ProblemAlert, useSending, useShowProblem } from "./problem.tsx";
 
 const SEVERITIES = ["warning", "minor", "major", "critical"];
 const KINDS = ["webhook", "email", "sms"] as const;
@@ -138,24 +138,16 @@ function AddChannel({ onClose }: { onClose(): void }) {
   const session = useSession();
   const { data: models } = useModels();
   const [form] = Form.useForm<Values>();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
+  const { error, busy, send } = useSending();
   const [secret, setSecret] = useState<string | null>(null);
   const kind = Form.useWatch("kind", form) ?? "webhook";
 
-  const submit = async ({ name, org, url, to, least, types }: Values): Promise<void> => {
-    setBusy(true);
-    setError(null);
+  const submit = ({ name, org, url, to, least, types }: Values): void => {
     const address = kind === "webhook" ? { kind, url } : { kind, to };
-    try {
-      const made = await post<Channel>("/alarm-channels", { name, org, address, least, types: types.length ? types : null });
+    send(post<Channel>("/alarm-channels", { name, org, address, least, types: types.length ? types : null }), (made) => {
       if (made.secret) setSecret(made.secret);
       else onClose();
-    } catch (refused) {
-      setError(refused);
-    } finally {
-      setBusy(false);
-    }
+    });
   };
 
   return (
@@ -172,7 +164,7 @@ function AddChannel({ onClose }: { onClose(): void }) {
         form={form}
         layout="vertical"
         initialValues={{ org: session.user.org, kind: "webhook", least: "warning", types: [] }}
-        onFinish={(values) => void submit(values)}
+        onFinish={submit}
       >
         <Form.Item name="name" label={text.rules.name} rules={[{ required: true }]}>
           <Input maxLength={200} />

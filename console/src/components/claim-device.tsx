@@ -1,12 +1,11 @@
 /** Claim a device of another organisation with its secret. */
 import { useQueryClient } from "@tanstack/react-query";
 import { App, Form, Input, Modal } from "antd";
-import { useState } from "react";
 import { post } from "../api/client.ts";
 import { useSession } from "../session.tsx";
 import { useText } from "../settings.tsx";
 import { OrgSelect } from "./org-select.tsx";
-import { ProblemAlert } from "./problem.tsx";
+import { ProblemAlert, useSending } from "./problem.tsx";
 
 export function ClaimDevice({ onClose }: { onClose(): void }) {
   const texts = useText();
@@ -15,8 +14,7 @@ export function ClaimDevice({ onClose }: { onClose(): void }) {
   const client = useQueryClient();
   const { message } = App.useApp();
   const [form] = Form.useForm<{ device: string; secret: string; org: string }>();
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const { error, busy, send } = useSending();
   return (
     <Modal open title={text.claim} onCancel={onClose} onOk={() => form.submit()} okText={text.claim} confirmLoading={busy}>
       {error !== null && <ProblemAlert error={error} />}
@@ -24,17 +22,13 @@ export function ClaimDevice({ onClose }: { onClose(): void }) {
         form={form}
         layout="vertical"
         initialValues={{ org: session.user.org }}
-        onFinish={(claim) => {
-          setBusy(true);
-          setError(null);
-          post<{ id: string }>("/claims", claim)
-            .then(({ id }) => {
-              void message.success(text.claimed(id));
-              void client.invalidateQueries({ queryKey: ["/things"] });
-              onClose();
-            }, setError)
-            .finally(() => setBusy(false));
-        }}
+        onFinish={(claim) =>
+          send(post<{ id: string }>("/claims", claim), ({ id }) => {
+            void message.success(text.claimed(id));
+            void client.invalidateQueries({ queryKey: ["/things"] });
+            onClose();
+          })
+        }
       >
         <Form.Item name="device" label={texts.things.deviceId} rules={[{ required: true }]}>
           <Input className="mono" spellCheck={false} />

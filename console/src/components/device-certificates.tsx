@@ -8,7 +8,7 @@ import { useFormat } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
 import { RemoveButton, Secret } from "./page.tsx";
-import { ProblemAlert, useShowProblem } from "./problem.tsx";
+import { ProblemAlert, useSending, useShowProblem } from "./problem.tsx";
 
 export const STATUS: Record<string, string> = { active: "success", revoked: "default", expired: "warning", pending: "processing" };
 const SOON = 30 * 86_400_000;
@@ -104,8 +104,7 @@ function NewCertificate({ at, onClose, refresh }: { at: string; onClose(): void;
   const text = texts.life;
   const [form] = Form.useForm<{ pem?: string }>();
   const [made, setMade] = useState<Certificate | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const { error, busy, send } = useSending();
   const files: [string, string | undefined][] = [
     ["key.pem", made?.private_key],
     ["certificate.pem", made?.certificate],
@@ -143,14 +142,10 @@ function NewCertificate({ at, onClose, refresh }: { at: string; onClose(): void;
           layout="vertical"
           onFinish={({ pem }) => {
             const given = (pem ?? "").trim();
-            setBusy(true);
-            setError(null);
-            post<Certificate>(at, given ? { [given.includes("REQUEST") ? "csr" : "certificate"]: given } : {})
-              .then((answer) => {
-                setMade(answer);
-                return refresh();
-              }, setError)
-              .finally(() => setBusy(false));
+            send(post<Certificate>(at, given ? { [given.includes("REQUEST") ? "csr" : "certificate"]: given } : {}), (answer) => {
+              setMade(answer);
+              return refresh();
+            });
           }}
         >
           <Form.Item name="pem" label={text.pem} extra={text.pemHint}>

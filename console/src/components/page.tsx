@@ -1,5 +1,5 @@
 /** The parts that list pages share. */
-import { Alert, App, Button, Empty, Modal } from "antd";
+import { Alert, App, Button, Empty, Modal, Table, type TableProps } from "antd";
 import { useEffect, useRef, useState, type ReactNode } from "react";
 import { useText } from "../settings.tsx";
 import { ProblemAlert } from "./problem.tsx";
@@ -38,6 +38,33 @@ export function More({ hasNextPage, isFetchingNextPage, fetchNextPage }: MorePro
         {text.actions.more}
       </Button>
     </div>
+  );
+}
+
+interface PagedTableProps<T> extends TableProps<T> {
+  /** What `usePages` gives. */
+  pages: MoreProps & { items: T[]; isLoading: boolean; error: unknown; refetch(): unknown };
+  testid?: string;
+  empty: ReactNode;
+}
+
+/** A list that grows as the reader asks for more, as a table in a panel. */
+export function PagedTable<T extends object>({ pages, testid, empty, ...table }: PagedTableProps<T>) {
+  return (
+    <>
+      {pages.error != null && <ProblemAlert error={pages.error} retry={() => void pages.refetch()} />}
+      <div className="panel table-wrap" data-testid={testid}>
+        <Table<T>
+          size="middle"
+          loading={pages.isLoading}
+          dataSource={pages.items}
+          pagination={false}
+          locale={{ emptyText: empty }}
+          {...table}
+        />
+        <More {...pages} />
+      </div>
+    </>
   );
 }
 

@@ -1,6 +1,6 @@
 /** How a refusal is shown: in the reader's language, with the field, the value and the rule it names. */
 import { Alert, App, Button, Result } from "antd";
-import { useCallback } from "react";
+import { useCallback, useState } from "react";
 import { OFFLINE, Problem } from "../api/client.ts";
 import { useSettings, useText, type Language } from "../settings.tsx";
 
@@ -90,4 +90,19 @@ export function useShowProblem(): (error: unknown) => void {
     },
     [notification, language, text],
   );
+}
+
+/** Of a form: whether it is being sent, what was refused, and how to send it; `done` takes the answer to what was accepted. */
+export function useSending() {
+  const [error, setError] = useState<unknown>(null);
+  const [busy, setBusy] = useState(false);
+  const send = <T,>(asked: Promise<T>, done: (answer: T) => unknown): void => {
+    setBusy(true);
+    setError(null);
+    void asked
+      .then(done)
+      .catch(setError)
+      .finally(() => setBusy(false));
+  };
+  return { error, busy, send };
 }

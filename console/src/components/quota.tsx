@@ -1,14 +1,13 @@
 /** What an organisation may use, and what it uses. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Alert, Form, InputNumber, Modal, Progress } from "antd";
-import { useState } from "react";
 import { get, put } from "../api/client.ts";
 import type { Limits, Quota } from "../api/types.ts";
 import { useFormat } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
 import { useOrgName } from "./org-select.tsx";
-import { ProblemAlert } from "./problem.tsx";
+import { ProblemAlert, useSending } from "./problem.tsx";
 
 export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
   const texts = useText();
@@ -18,8 +17,7 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
   const can = useCan();
   const client = useQueryClient();
   const [form] = Form.useForm<Limits>();
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const { error, busy, send } = useSending();
   const at = `/orgs/${encodeURIComponent(org)}/quota`;
   const quota = useQuery({ queryKey: [at], queryFn: ({ signal }) => get<Quota>(at, undefined, signal), refetchInterval: 3000 });
   const may = can("access.quota.approve");
@@ -44,16 +42,12 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
           layout="vertical"
           disabled={!may}
           initialValues={quota.data.limits}
-          onFinish={(limits) => {
-            setBusy(true);
-            setError(null);
-            put<Quota>(at, { devices: limits.devices ?? null, messages_s: limits.messages_s ?? null })
-              .then((now) => {
-                client.setQueryData([at], now);
-                onClose();
-              }, setError)
-              .finally(() => setBusy(false));
-          }}
+          onFinish={(limits) =>
+            send(put<Quota>(at, { devices: limits.devices ?? null, messages_s: limits.messages_s ?? null }), (now) => {
+              client.setQueryData([at], now);
+              onClose();
+            })
+          }
         >
           {rows.map(([key, title, used]) => {
             const limit = quota.data.limits[key];

@@ -8,7 +8,7 @@ import { useOrganisations } from "../api/queries.ts";
 import type { Organisation } from "../api/types.ts";
 import { OrgSelect } from "../components/org-select.tsx";
 import { Nothing, PageHead } from "../components/page.tsx";
-import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
+import { ProblemAlert, useSending, useShowProblem } from "../components/problem.tsx";
 import { QuotaModal } from "../components/quota.tsx";
 import { useLabel } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
@@ -188,21 +188,13 @@ function Apply({ onClose }: { onClose(): void }) {
   const session = useSession();
   const client = useQueryClient();
   const [form] = Form.useForm();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
+  const { error, busy, send } = useSending();
 
-  const submit = async (values: Record<string, string>): Promise<void> => {
-    setBusy(true);
-    setError(null);
-    try {
-      await post("/orgs", values);
+  const submit = (values: Record<string, string>): void => {
+    send(post("/orgs", values), async () => {
       await client.invalidateQueries({ queryKey: ["orgs"] });
       onClose();
-    } catch (refused) {
-      setError(refused);
-    } finally {
-      setBusy(false);
-    }
+    });
   };
 
   return (
@@ -216,7 +208,7 @@ function Apply({ onClose }: { onClose(): void }) {
         form={form}
         layout="vertical"
         initialValues={{ parent: session.user.org, kind: "department" }}
-        onFinish={(values) => void submit(values)}
+        onFinish={submit}
       >
         <Form.Item name="name_zh" label={text.orgs.nameZh} rules={[{ required: true }]}>
           <Input />

@@ -1,14 +1,14 @@
 /** People, and the roles they hold. */
 import { DeleteOutlined, MoreOutlined, PlusOutlined } from "@ant-design/icons";
 import { useQueryClient } from "@tanstack/react-query";
-import { Alert, App, Button, Checkbox, Dropdown, Form, Input, Modal, Select, Table, Tag, type TableColumnsType } from "antd";
+import { Alert, App, Button, Checkbox, Dropdown, Form, Input, Modal, Select, Tag, type TableColumnsType } from "antd";
 import { useState } from "react";
 import { post, put } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import type { Binding, User } from "../api/types.ts";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
-import { More, Nothing, PageHead, Secret } from "../components/page.tsx";
-import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
+import { Nothing, PagedTable, PageHead, Secret } from "../components/page.tsx";
+import { ProblemAlert, useSending, useShowProblem } from "../components/problem.tsx";
 import { useFormat } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
 import { useText } from "../settings.tsx";
@@ -126,20 +126,13 @@ export default function People() {
           </Button>
         )}
       </PageHead>
-      {people.error && <ProblemAlert error={people.error} retry={() => void people.refetch()} />}
-      <div className="panel table-wrap">
-        <Table<User>
-          size="middle"
-          rowKey="id"
-          loading={people.isLoading}
-          columns={columns}
-          dataSource={people.items}
-          pagination={false}
-          scroll={{ x: 1040 }}
-          locale={{ emptyText: <Nothing title={text.empty.people} /> }}
-        />
-        <More {...people} />
-      </div>
+      <PagedTable<User>
+        pages={people}
+        rowKey="id"
+        columns={columns}
+        scroll={{ x: 1040 }}
+        empty={<Nothing title={text.empty.people} />}
+      />
       {adding && (
         <AddPerson
           onClose={(password) => {
@@ -215,24 +208,16 @@ function AddPerson({ onClose }: { onClose(password: string | null): void }) {
   const text = useText();
   const session = useSession();
   const [form] = Form.useForm();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
+  const { error, busy, send } = useSending();
 
-  const submit = async (values: Record<string, unknown>): Promise<void> => {
-    setBusy(true);
-    setError(null);
-    try {
-      const created = await post<{ password?: string }>("/users", {
-        ...values,
-        password: values["password"] || undefined,
-        roles: values["roles"] ?? [],
-      });
+  const submit = (values: Record<string, unknown>): void => {
+    send(post<{ password?: string }>("/users", {
+      ...values,
+      password: values["password"] || undefined,
+      roles: values["roles"] ?? [],
+    }), (created) => {
       onClose(created.password ?? null);
-    } catch (refused) {
-      setError(refused);
-    } finally {
-      setBusy(false);
-    }
+    });
   };
 
   return (

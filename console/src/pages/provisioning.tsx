@@ -1,7 +1,7 @@
 /** How devices come by their credentials: provisioning keys, authorities, and groups of devices. */
 import { PlusOutlined } from "@ant-design/icons";
 import { useQueryClient } from "@tanstack/react-query";
-import { App, Button, DatePicker, Form, Input, InputNumber, Modal, Select, Space, Switch, Table, Tag, Typography } from "antd";
+import { App, Button, DatePicker, Form, Input, InputNumber, Modal, Select, Space, Switch, Tag, Typography } from "antd";
 import type { Dayjs } from "dayjs";
 import { useState } from "react";
 import { Link } from "react-router";
@@ -11,8 +11,8 @@ import { useModels, useTypeLabel } from "../api/queries.ts";
 import type { Authority, DeviceGroup, ProvisionKey } from "../api/types.ts";
 import { STATUS } from "../components/device-certificates.tsx";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
-import { More, Nothing, OnceModal, PageHead, RemoveButton } from "../components/page.tsx";
-import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
+import { Nothing, OnceModal, PagedTable, PageHead, RemoveButton } from "../components/page.tsx";
+import { ProblemAlert, useSending, useShowProblem } from "../components/problem.tsx";
 import { useFormat, useLabel } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
 import { useText } from "../settings.tsx";
@@ -60,65 +60,59 @@ function Keys() {
   return (
     <>
       <h2 className="section-title">{text.keys}</h2>
-      {keys.error && <ProblemAlert error={keys.error} retry={() => void keys.refetch()} />}
-      <div className="panel table-wrap" data-testid="keys">
-        <Table<ProvisionKey>
-          size="middle"
-          rowKey="no"
-          loading={keys.isLoading}
-          dataSource={keys.items}
-          pagination={false}
-          scroll={{ x: 1080 }}
-          locale={{ emptyText: <Nothing title={text.noKeys} hint={text.keysHint} /> }}
-          columns={[
-            { title: text.name, dataIndex: "name", width: 160, ellipsis: true },
-            { title: text.org, dataIndex: "org", width: 120, render: (id: string) => org(id) },
-            { title: text.type, dataIndex: "type", width: 140, render: typeLabel },
-            {
-              title: text.key,
-              dataIndex: "key",
-              width: 220,
-              render: (key: string) => (
-                <Typography.Text className="mono" copyable>
-                  {key}
-                </Typography.Text>
-              ),
-            },
-            { title: text.strategy, dataIndex: "strategy", width: 150, render: (value: string) => text.strategies[value] },
-            { title: text.made, key: "made", width: 100, render: (_: unknown, { made, most }) => `${made} / ${most ?? "∞"}` },
-            { title: text.expires, dataIndex: "expires_at", width: 110, render: (at: string | null) => (at ? format.day(at) : "—") },
-            {
-              title: text.enabled,
-              dataIndex: "enabled",
-              width: 80,
-              render: (enabled: boolean, { no, name }) => (
-                <Switch
-                  size="small"
-                  aria-label={`${text.enabled} ${name}`}
-                  checked={enabled}
-                  disabled={!can("access.provision.write")}
-                  onChange={(value) => void patch(`/provision-keys/${no}`, { enabled: value }).then(refresh, show)}
+      <PagedTable<ProvisionKey>
+        pages={keys}
+        testid="keys"
+        rowKey="no"
+        scroll={{ x: 1080 }}
+        empty={<Nothing title={text.noKeys} hint={text.keysHint} />}
+        columns={[
+          { title: text.name, dataIndex: "name", width: 160, ellipsis: true },
+          { title: text.org, dataIndex: "org", width: 120, render: (id: string) => org(id) },
+          { title: text.type, dataIndex: "type", width: 140, render: typeLabel },
+          {
+            title: text.key,
+            dataIndex: "key",
+            width: 220,
+            render: (key: string) => (
+              <Typography.Text className="mono" copyable>
+                {key}
+              </Typography.Text>
+            ),
+          },
+          { title: text.strategy, dataIndex: "strategy", width: 150, render: (value: string) => text.strategies[value] },
+          { title: text.made, key: "made", width: 100, render: (_: unknown, { made, most }) => `${made} / ${most ?? "∞"}` },
+          { title: text.expires, dataIndex: "expires_at", width: 110, render: (at: string | null) => (at ? format.day(at) : "—") },
+          {
+            title: text.enabled,
+            dataIndex: "enabled",
+            width: 80,
+            render: (enabled: boolean, { no, name }) => (
+              <Switch
+                size="small"
+                aria-label={`${text.enabled} ${name}`}
+                checked={enabled}
+                disabled={!can("access.provision.write")}
+                onChange={(value) => void patch(`/provision-keys/${no}`, { enabled: value }).then(refresh, show)}
+              />
+            ),
+          },
+          {
+            key: "remove",
+            width: 80,
+            align: "right",
+            render: (_: unknown, { no, name }) =>
+              can("access.provision.delete") && (
+                <RemoveButton
+                  text={text.remove}
+                  name={name}
+                  warning={text.removeKeyWarning}
+                  onRemove={() => del(`/provision-keys/${no}`).then(refresh, show)}
                 />
               ),
-            },
-            {
-              key: "remove",
-              width: 80,
-              align: "right",
-              render: (_: unknown, { no, name }) =>
-                can("access.provision.delete") && (
-                  <RemoveButton
-                    text={text.remove}
-                    name={name}
-                    warning={text.removeKeyWarning}
-                    onRemove={() => del(`/provision-keys/${no}`).then(refresh, show)}
-                  />
-                ),
-            },
-          ]}
-        />
-        <More {...keys} />
-      </div>
+          },
+        ]}
+      />
     </>
   );
 }
@@ -136,47 +130,41 @@ function Groups() {
   return (
     <>
       <h2 className="section-title">{text.groups}</h2>
-      {groups.error && <ProblemAlert error={groups.error} retry={() => void groups.refetch()} />}
-      <div className="panel table-wrap" data-testid="groups">
-        <Table<DeviceGroup>
-          size="middle"
-          rowKey="no"
-          loading={groups.isLoading}
-          dataSource={groups.items}
-          pagination={false}
-          scroll={{ x: 760 }}
-          locale={{ emptyText: <Nothing title={text.noGroups} hint={text.groupsHint} /> }}
-          columns={[
-            { title: text.name, dataIndex: "name", render: (name: string, { no }) => <Link to={`/things?group=${no}`}>{name}</Link> },
-            { title: text.org, dataIndex: "org", width: 140, render: (id: string) => org(id) },
-            { title: text.groupDevices, dataIndex: "devices", width: 100, render: (n: number) => format.integer(n) },
-            { title: text.note, dataIndex: "note", ellipsis: true },
-            {
-              key: "actions",
-              width: 200,
-              align: "right",
-              render: (_: unknown, group) => (
-                <Space>
-                  {can("access.group.write") && (
-                    <Button size="small" onClick={() => setChanging(group)}>
-                      {text.members}
-                    </Button>
-                  )}
-                  {can("access.group.delete") && (
-                    <RemoveButton
-                      text={text.remove}
-                      name={group.name}
-                      warning={text.removeGroupWarning}
-                      onRemove={() => del(`/device-groups/${group.no}`).then(refresh, show)}
-                    />
-                  )}
-                </Space>
-              ),
-            },
-          ]}
-        />
-        <More {...groups} />
-      </div>
+      <PagedTable<DeviceGroup>
+        pages={groups}
+        testid="groups"
+        rowKey="no"
+        scroll={{ x: 760 }}
+        empty={<Nothing title={text.noGroups} hint={text.groupsHint} />}
+        columns={[
+          { title: text.name, dataIndex: "name", render: (name: string, { no }) => <Link to={`/things?group=${no}`}>{name}</Link> },
+          { title: text.org, dataIndex: "org", width: 140, render: (id: string) => org(id) },
+          { title: text.groupDevices, dataIndex: "devices", width: 100, render: (n: number) => format.integer(n) },
+          { title: text.note, dataIndex: "note", ellipsis: true },
+          {
+            key: "actions",
+            width: 200,
+            align: "right",
+            render: (_: unknown, group) => (
+              <Space>
+                {can("access.group.write") && (
+                  <Button size="small" onClick={() => setChanging(group)}>
+                    {text.members}
+                  </Button>
+                )}
+                {can("access.group.delete") && (
+                  <RemoveButton
+                    text={text.remove}
+                    name={group.name}
+                    warning={text.removeGroupWarning}
+                    onRemove={() => del(`/device-groups/${group.no}`).then(refresh, show)}
+                  />
+                )}
+              </Space>
+            ),
+          },
+        ]}
+      />
       {changing && <Members group={changing} onClose={() => setChanging(null)} refresh={refresh} />}
     </>
   );
@@ -186,8 +174,7 @@ function Members({ group, onClose, refresh }: { group: DeviceGroup; onClose(): v
   const text = useText().life;
   const { message } = App.useApp();
   const [form] = Form.useForm<{ add?: string; remove?: string }>();
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const { error, busy, send } = useSending();
   const ids = (value?: string): string[] => (value ?? "").split(/[\s,，]+/).filter(Boolean);
   return (
     <Modal open title={`${text.members} · ${group.name}`} onCancel={onClose} onOk={() => form.submit()} confirmLoading={busy}>
@@ -196,15 +183,15 @@ function Members({ group, onClose, refresh }: { group: DeviceGroup; onClose(): v
         form={form}
         layout="vertical"
         onFinish={({ add, remove }) => {
-          setBusy(true);
-          setError(null);
-          post<{ added: number; removed: number; unknown: string[] }>(`/device-groups/${group.no}/devices`, { add: ids(add), remove: ids(remove) })
-            .then(async (answer) => {
-              void message.info(text.regrouped(answer.added, answer.removed, answer.unknown.join(" ")));
-              await refresh();
-              onClose();
-            }, setError)
-            .finally(() => setBusy(false));
+          const asked = post<{ added: number; removed: number; unknown: string[] }>(`/device-groups/${group.no}/devices`, {
+            add: ids(add),
+            remove: ids(remove),
+          });
+          send(asked, async (answer) => {
+            void message.info(text.regrouped(answer.added, answer.removed, answer.unknown.join(" ")));
+            await refresh();
+            onClose();
+          });
         }}
       >
         <Form.Item name="add" label={text.addDevices} extra={text.idsHint}>
@@ -231,79 +218,68 @@ function Authorities() {
   return (
     <>
       <h2 className="section-title">{text.authorities}</h2>
-      {authorities.error && <ProblemAlert error={authorities.error} retry={() => void authorities.refetch()} />}
-      <div className="panel table-wrap" data-testid="authorities">
-        <Table<Authority>
-          size="middle"
-          rowKey="no"
-          loading={authorities.isLoading}
-          dataSource={authorities.items}
-          pagination={false}
-          scroll={{ x: 900 }}
-          locale={{ emptyText: <Nothing title={text.noAuthorities} hint={text.authoritiesHint} /> }}
-          columns={[
-            { title: text.name, dataIndex: "name", width: 170, ellipsis: true },
-            { title: text.org, dataIndex: "org", width: 120, render: (id: string) => org(id) },
-            { title: text.subject, dataIndex: "subject", ellipsis: true, render: (subject: string) => <span className="mono">{subject}</span> },
-            {
-              title: text.status,
-              dataIndex: "status",
-              width: 100,
-              render: (status: string) => <Tag color={STATUS[status]}>{text.statuses[status] ?? status}</Tag>,
-            },
-            { title: text.notAfter, dataIndex: "not_after", width: 120, render: format.day },
-            {
-              key: "actions",
-              width: 160,
-              align: "right",
-              render: (_: unknown, one) => (
-                <Space>
-                  {one.code && (
-                    <Button size="small" onClick={() => setProving(one)}>
-                      {text.prove}
-                    </Button>
-                  )}
-                  {one.status !== "revoked" && !one.own && can("access.authority.delete") && (
-                    <RemoveButton
-                      text={text.withdraw}
-                      name={one.name}
-                      warning={text.withdrawWarning}
-                      onRemove={() => del(`/device-authorities/${one.no}`).then(refresh, show)}
-                    />
-                  )}
-                </Space>
-              ),
-            },
-          ]}
-        />
-        <More {...authorities} />
-      </div>
+      <PagedTable<Authority>
+        pages={authorities}
+        testid="authorities"
+        rowKey="no"
+        scroll={{ x: 900 }}
+        empty={<Nothing title={text.noAuthorities} hint={text.authoritiesHint} />}
+        columns={[
+          { title: text.name, dataIndex: "name", width: 170, ellipsis: true },
+          { title: text.org, dataIndex: "org", width: 120, render: (id: string) => org(id) },
+          { title: text.subject, dataIndex: "subject", ellipsis: true, render: (subject: string) => <span className="mono">{subject}</span> },
+          {
+            title: text.status,
+            dataIndex: "status",
+            width: 100,
+            render: (status: string) => <Tag color={STATUS[status]}>{text.statuses[status] ?? status}</Tag>,
+          },
+          { title: text.notAfter, dataIndex: "not_after", width: 120, render: format.day },
+          {
+            key: "actions",
+            width: 160,
+            align: "right",
+            render: (_: unknown, one) => (
+              <Space>
+                {one.code && (
+                  <Button size="small" onClick={() => setProving(one)}>
+                    {text.prove}
+                  </Button>
+                )}
+                {one.status !== "revoked" && !one.own && can("access.authority.delete") && (
+                  <RemoveButton
+                    text={text.withdraw}
+                    name={one.name}
+                    warning={text.withdrawWarning}
+                    onRemove={() => del(`/device-authorities/${one.no}`).then(refresh, show)}
+                  />
+                )}
+              </Space>
+            ),
+          },
+        ]}
+      />
       {proving && <Prove authority={proving} onClose={() => setProving(null)} />}
     </>
   );
 }
 
-function useSending(onClose: () => void, key: string) {
+/** Sends, reads the list anew and closes. */
+function useAdding(onClose: () => void, key: string) {
   const client = useQueryClient();
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
-  const send = (asked: Promise<unknown>): void => {
-    setBusy(true);
-    setError(null);
-    asked
-      .then(() => {
-        void client.invalidateQueries({ queryKey: [key] });
-        onClose();
-      }, setError)
-      .finally(() => setBusy(false));
-  };
-  return { error, busy, send };
+  const { error, busy, send } = useSending();
+  const add = (asked: Promise<unknown>): void =>
+    send(asked, () => {
+      void client.invalidateQueries({ queryKey: [key] });
+      onClose();
+    });
+  return { error, busy, add };
 }
 
 function Prove({ authority, onClose }: { authority: Authority; onClose(): void }) {
   const text = useText().life;
   const [form] = Form.useForm<{ certificate: string }>();
-  const { error, busy, send } = useSending(onClose, "/device-authorities");
+  const { error, busy, add } = useAdding(onClose, "/device-authorities");
   return (
     <Modal open title={text.prove} onCancel={onClose} onOk={() => form.submit()} confirmLoading={busy}>
       {error !== null && <ProblemAlert error={error} />}
@@ -311,7 +287,7 @@ function Prove({ authority, onClose }: { authority: Authority; onClose(): void }
       <Typography.Paragraph className="mono" copyable>
         {authority.code}
       </Typography.Paragraph>
-      <Form form={form} layout="vertical" onFinish={(body) => send(post(`/device-authorities/${authority.no}/prove`, body))}>
+      <Form form={form} layout="vertical" onFinish={(body) => add(post(`/device-authorities/${authority.no}/prove`, body))}>
         <Form.Item name="certificate" label={text.proof} rules={[{ required: true }]}>
           <Input.TextArea className="mono" rows={8} spellCheck={false} placeholder="-----BEGIN CERTIFICATE-----" />
         </Form.Item>
@@ -324,7 +300,7 @@ function NewAuthority({ onClose }: { onClose(): void }) {
   const text = useText().life;
   const session = useSession();
   const [form] = Form.useForm<{ org: string; name: string; certificate: string }>();
-  const { error, busy, send } = useSending(onClose, "/device-authorities");
+  const { error, busy, add } = useAdding(onClose, "/device-authorities");
   return (
     <Modal open title={text.newAuthority} onCancel={onClose} onOk={() => form.submit()} confirmLoading={busy}>
       {error !== null && <ProblemAlert error={error} />}
@@ -332,7 +308,7 @@ function NewAuthority({ onClose }: { onClose(): void }) {
         form={form}
         layout="vertical"
         initialValues={{ org: session.user.org }}
-        onFinish={(body) => send(post("/device-authorities", body))}
+        onFinish={(body) => add(post("/device-authorities", body))}
       >
         <Form.Item name="org" label={text.org} rules={[{ required: true }]}>
           <OrgSelect />
@@ -352,11 +328,11 @@ function NewGroup({ onClose }: { onClose(): void }) {
   const text = useText().life;
   const session = useSession();
   const [form] = Form.useForm<{ org: string; name: string; note?: string }>();
-  const { error, busy, send } = useSending(onClose, "/device-groups");
+  const { error, busy, add } = useAdding(onClose, "/device-groups");
   return (
     <Modal open title={text.newGroup} onCancel={onClose} onOk={() => form.submit()} confirmLoading={busy}>
       {error !== null && <ProblemAlert error={error} />}
-      <Form form={form} layout="vertical" initialValues={{ org: session.user.org }} onFinish={(body) => send(post("/device-groups", body))}>
+      <Form form={form} layout="vertical" initialValues={{ org: session.user.org }} onFinish={(body) => add(post("/device-groups", body))}>
         <Form.Item name="org" label={text.org} rules={[{ required: true }]}>
           <OrgSelect />
         </Form.Item>
@@ -387,20 +363,15 @@ function NewKey({ onClose }: { onClose(): void }) {
   const label = useLabel();
   const client = useQueryClient();
   const [form] = Form.useForm<KeyFields>();
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const { error, busy, send } = useSending();
   const [secret, setSecret] = useState<string | null>(null);
 
   const submit = ({ expires_at, most, ...fields }: KeyFields): void => {
-    setBusy(true);
-    setError(null);
     const end = expires_at ? new Date(`${expires_at.format("YYYY-MM-DD")}T23:59:59+08:00`).toISOString() : null;
-    post<ProvisionKey>("/provision-keys", { ...fields, most: most ?? null, expires_at: end })
-      .then((made) => {
-        setSecret(`${made.key}\n${made.secret ?? ""}`);
-        void client.invalidateQueries({ queryKey: ["/provision-keys"] });
-      }, setError)
-      .finally(() => setBusy(false));
+    send(post<ProvisionKey>("/provision-keys", { ...fields, most: most ?? null, expires_at: end }), (made) => {
+      setSecret(`${made.key}\n${made.secret ?? ""}`);
+      void client.invalidateQueries({ queryKey: ["/provision-keys"] });
+    });
   };
 
   return (

@@ -1,6 +1,6 @@
 /** Firmware and its roll-outs: upload, begin, progress of each stage, pause, abort. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { App, Button, Form, Input, InputNumber, Modal, Select, Space, Table, Tag } from "antd";
+import { App, Button, Form, Input, InputNumber, Modal, Select, Space, Tag } from "antd";
 import { useState } from "react";
 import { del, get, post, upload } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
@@ -8,8 +8,8 @@ import { useModels } from "../api/queries.ts";
 import type { Firmware, Rollout, RolloutDetail } from "../api/types.ts";
 import { GroupSelect } from "../components/group-select.tsx";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
-import { More, Nothing, PageHead } from "../components/page.tsx";
-import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
+import { Nothing, PagedTable, PageHead } from "../components/page.tsx";
+import { ProblemAlert, useSending, useShowProblem } from "../components/problem.tsx";
 import { Shares } from "../components/shares.tsx";
 import { useFormat, useLabel } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
@@ -55,100 +55,88 @@ export default function Rollouts() {
           )}
         </Space>
       </PageHead>
-      {rollouts.error && <ProblemAlert error={rollouts.error} retry={() => void rollouts.refetch()} />}
-      <div className="panel table-wrap" data-testid="rollouts">
-        <Table<Rollout>
-          size="middle"
-          rowKey="no"
-          loading={rollouts.isLoading}
-          dataSource={rollouts.items}
-          pagination={false}
-          scroll={{ x: 1120 }}
-          expandable={{ expandedRowRender: ({ no }) => <Stages no={no} /> }}
-          locale={{ emptyText: <Nothing title={text.noRollouts} hint={text.hint} /> }}
-          columns={[
-            { title: "#", dataIndex: "no", width: 60 },
-            { title: text.name, dataIndex: "name", width: 170, ellipsis: true },
-            { title: text.firmware, key: "firmware", width: 150, render: (_: unknown, one) => `${one.title ?? "—"} ${one.version ?? ""}` },
-            { title: text.org, dataIndex: "org", width: 110, render: (id: string) => org(id) },
-            {
-              title: text.state,
-              dataIndex: "state",
-              width: 100,
-              render: (state: string) => <Tag color={COLOURS[state]}>{text.states[state]}</Tag>,
-            },
-            {
-              title: text.progress,
-              key: "progress",
-              width: 140,
-              render: (_: unknown, { counts }) => text.updatedOf(counts.updated ?? 0, Object.values(counts).reduce((sum, n) => sum + n, 0), counts.failed ?? 0),
-            },
-            { title: text.started, dataIndex: "started_at", width: 170, render: format.moment },
-            {
-              key: "actions",
-              width: 190,
-              align: "right",
-              render: (_: unknown, { no, state, counts }) =>
-                maySteer && (
-                  <Space wrap>
-                    {(STEPS[state] ?? [])
-                      .filter((what) => what !== "retry" || (counts.failed ?? 0) > 0)
-                      .map((what) => (
-                        <Button key={what} size="small" danger={what === "abort"} onClick={() => step(no, what)}>
-                          {text.steps[what]}
-                        </Button>
-                      ))}
-                  </Space>
-                ),
-            },
-          ]}
-        />
-        <More {...rollouts} />
-      </div>
+      <PagedTable<Rollout>
+        pages={rollouts}
+        testid="rollouts"
+        rowKey="no"
+        scroll={{ x: 1120 }}
+        expandable={{ expandedRowRender: ({ no }) => <Stages no={no} /> }}
+        empty={<Nothing title={text.noRollouts} hint={text.hint} />}
+        columns={[
+          { title: "#", dataIndex: "no", width: 60 },
+          { title: text.name, dataIndex: "name", width: 170, ellipsis: true },
+          { title: text.firmware, key: "firmware", width: 150, render: (_: unknown, one) => `${one.title ?? "—"} ${one.version ?? ""}` },
+          { title: text.org, dataIndex: "org", width: 110, render: (id: string) => org(id) },
+          {
+            title: text.state,
+            dataIndex: "state",
+            width: 100,
+            render: (state: string) => <Tag color={COLOURS[state]}>{text.states[state]}</Tag>,
+          },
+          {
+            title: text.progress,
+            key: "progress",
+            width: 140,
+            render: (_: unknown, { counts }) => text.updatedOf(counts.updated ?? 0, Object.values(counts).reduce((sum, n) => sum + n, 0), counts.failed ?? 0),
+          },
+          { title: text.started, dataIndex: "started_at", width: 170, render: format.moment },
+          {
+            key: "actions",
+            width: 190,
+            align: "right",
+            render: (_: unknown, { no, state, counts }) =>
+              maySteer && (
+                <Space wrap>
+                  {(STEPS[state] ?? [])
+                    .filter((what) => what !== "retry" || (counts.failed ?? 0) > 0)
+                    .map((what) => (
+                      <Button key={what} size="small" danger={what === "abort"} onClick={() => step(no, what)}>
+                        {text.steps[what]}
+                      </Button>
+                    ))}
+                </Space>
+              ),
+          },
+        ]}
+      />
       <h2 className="section-title">{text.packages}</h2>
-      {packages.error && <ProblemAlert error={packages.error} retry={() => void packages.refetch()} />}
-      <div className="panel table-wrap" data-testid="firmware">
-        <Table<Firmware>
-          size="middle"
-          rowKey="no"
-          loading={packages.isLoading}
-          dataSource={packages.items}
-          pagination={false}
-          scroll={{ x: 1100 }}
-          locale={{ emptyText: <Nothing title={text.noPackages} /> }}
-          columns={[
-            { title: "#", dataIndex: "no", width: 60 },
-            { title: text.name, dataIndex: "title", width: 200, ellipsis: true },
-            { title: text.version, dataIndex: "version", width: 110 },
-            { title: text.type, dataIndex: "type", width: 170 },
-            { title: text.org, dataIndex: "org", width: 130, render: (id: string) => org(id) },
-            { title: text.size, dataIndex: "size", width: 100, render: format.bytes },
-            { title: "SHA-256", dataIndex: "sha256", width: 150, render: (sum: string) => <code title={sum}>{sum.slice(0, 12)}…</code> },
-            { title: text.created, dataIndex: "created_at", width: 170, render: format.moment },
-            {
-              key: "actions",
-              width: 90,
-              align: "right",
-              render: (_: unknown, { no, title, version }) =>
-                can("access.firmware.delete") && (
-                  <Button
-                    size="small"
-                    onClick={() =>
-                      void modal.confirm({
-                        title: `${text.remove} ${title} ${version}`,
-                        onOk: () =>
-                          del(`/firmware/${no}`).then(() => client.invalidateQueries({ queryKey: ["/firmware"] }), show),
-                      })
-                    }
-                  >
-                    {text.remove}
-                  </Button>
-                ),
-            },
-          ]}
-        />
-        <More {...packages} />
-      </div>
+      <PagedTable<Firmware>
+        pages={packages}
+        testid="firmware"
+        rowKey="no"
+        scroll={{ x: 1100 }}
+        empty={<Nothing title={text.noPackages} />}
+        columns={[
+          { title: "#", dataIndex: "no", width: 60 },
+          { title: text.name, dataIndex: "title", width: 200, ellipsis: true },
+          { title: text.version, dataIndex: "version", width: 110 },
+          { title: text.type, dataIndex: "type", width: 170 },
+          { title: text.org, dataIndex: "org", width: 130, render: (id: string) => org(id) },
+          { title: text.size, dataIndex: "size", width: 100, render: format.bytes },
+          { title: "SHA-256", dataIndex: "sha256", width: 150, render: (sum: string) => <code title={sum}>{sum.slice(0, 12)}…</code> },
+          { title: text.created, dataIndex: "created_at", width: 170, render: format.moment },
+          {
+            key: "actions",
+            width: 90,
+            align: "right",
+            render: (_: unknown, { no, title, version }) =>
+              can("access.firmware.delete") && (
+                <Button
+                  size="small"
+                  onClick={() =>
+                    void modal.confirm({
+                      title: `${text.remove} ${title} ${version}`,
+                      onOk: () =>
+                        del(`/firmware/${no}`).then(() => client.invalidateQueries({ queryKey: ["/firmware"] }), show),
+                    })
+                  }
+                >
+                  {text.remove}
+                </Button>
+              ),
+          },
+        ]}
+      />
       {dialog === "upload" && <Upload onClose={() => setDialog(null)} />}
       {dialog === "rollout" && <NewRollout packages={packages.items} onClose={() => setDialog(null)} />}
     </div>
@@ -202,25 +190,20 @@ function Upload({ onClose }: { onClose(): void }) {
   const client = useQueryClient();
   const [form] = Form.useForm<Record<string, string>>();
   const [file, setFile] = useState<File | null>(null);
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const { error, busy, send } = useSending();
 
-  const send = (fields: Record<string, string>): void => {
+  const submit = (fields: Record<string, string>): void => {
     if (!file) return;
-    setBusy(true);
-    setError(null);
-    upload("/firmware", fields, file)
-      .then(() => {
-        void client.invalidateQueries({ queryKey: ["/firmware"] });
-        onClose();
-      }, setError)
-      .finally(() => setBusy(false));
+    send(upload("/firmware", fields, file), () => {
+      void client.invalidateQueries({ queryKey: ["/firmware"] });
+      onClose();
+    });
   };
 
   return (
     <Modal open title={text.ota.upload} onCancel={onClose} onOk={() => form.submit()} okText={text.ota.upload} okButtonProps={{ disabled: !file }} confirmLoading={busy}>
       {error !== null && <ProblemAlert error={error} />}
-      <Form form={form} layout="vertical" initialValues={{ org: session.user.org }} onFinish={send}>
+      <Form form={form} layout="vertical" initialValues={{ org: session.user.org }} onFinish={submit}>
         <Form.Item name="org" label={text.ota.org} rules={[{ required: true }]}>
           <OrgSelect />
         </Form.Item>
@@ -261,8 +244,7 @@ function NewRollout({ packages, onClose }: { packages: Firmware[]; onClose(): vo
   const { ota: text, life } = useText();
   const client = useQueryClient();
   const [form] = Form.useForm<Fields>();
-  const [error, setError] = useState<unknown>(null);
-  const [busy, setBusy] = useState(false);
+  const { error, busy, send } = useSending();
   const numbers: [keyof Fields, string, number][] = [
     ["wait_s", text.waitS, 30 * 86400],
     ["updated_min", text.updatedMin, 100],
@@ -271,16 +253,13 @@ function NewRollout({ packages, onClose }: { packages: Firmware[]; onClose(): vo
     ["device_s", text.deviceS, 30 * 86400],
   ];
 
-  const send = ({ firmware, name, q, group, stages, device_s, ...gate }: Fields): void => {
-    setBusy(true);
-    setError(null);
+  const submit = ({ firmware, name, q, group, stages, device_s, ...gate }: Fields): void => {
     const percents = stages.map(Number).sort((a, b) => a - b);
-    post("/rollouts", { firmware, name, q: q ?? "", group: group ?? null, device_s, stages: percents.map((percent) => ({ percent, ...gate })) })
-      .then(() => {
-        void client.invalidateQueries({ queryKey: ["/rollouts"] });
-        onClose();
-      }, setError)
-      .finally(() => setBusy(false));
+    const body = { firmware, name, q: q ?? "", group: group ?? null, device_s, stages: percents.map((percent) => ({ percent, ...gate })) };
+    send(post("/rollouts", body), () => {
+      void client.invalidateQueries({ queryKey: ["/rollouts"] });
+      onClose();
+    });
   };
 
   return (
@@ -289,7 +268,7 @@ function NewRollout({ packages, onClose }: { packages: Firmware[]; onClose(): vo
       <Form<Fields>
         form={form}
         layout="vertical"
-        onFinish={send}
+        onFinish={submit}
         initialValues={{
           firmware: packages[0]?.no,
           stages: ["1", "10", "50", "100"],

@@ -1,15 +1,15 @@
 /** API tokens: scoped, with an end, shown once. */
 import { PlusOutlined } from "@ant-design/icons";
 import { useQueryClient } from "@tanstack/react-query";
-import { Button, DatePicker, Form, Input, Select, Table, Tag, type TableColumnsType } from "antd";
+import { Button, DatePicker, Form, Input, Select, Tag, type TableColumnsType } from "antd";
 import dayjs, { type Dayjs } from "dayjs";
 import { useState } from "react";
 import { del, post } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import type { Token } from "../api/types.ts";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
-import { More, Nothing, OnceModal, PageHead, RemoveButton } from "../components/page.tsx";
-import { ProblemAlert, useShowProblem } from "../components/problem.tsx";
+import { Nothing, OnceModal, PagedTable, PageHead, RemoveButton } from "../components/page.tsx";
+import { useSending, useShowProblem } from "../components/problem.tsx";
 import { useFormat } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
 import { useText } from "../settings.tsx";
@@ -100,20 +100,13 @@ export default function Tokens() {
           </Button>
         )}
       </PageHead>
-      {tokens.error && <ProblemAlert error={tokens.error} retry={() => void tokens.refetch()} />}
-      <div className="panel table-wrap">
-        <Table<Token>
-          size="middle"
-          rowKey="id"
-          loading={tokens.isLoading}
-          columns={columns}
-          dataSource={tokens.items}
-          pagination={false}
-          scroll={{ x: 1260 }}
-          locale={{ emptyText: <Nothing title={text.empty.tokens} /> }}
-        />
-        <More {...tokens} />
-      </div>
+      <PagedTable<Token>
+        pages={tokens}
+        rowKey="id"
+        columns={columns}
+        scroll={{ x: 1260 }}
+        empty={<Nothing title={text.empty.tokens} />}
+      />
       {adding && <AddToken onClose={() => setAdding(false)} />}
     </div>
   );
@@ -124,27 +117,19 @@ function AddToken({ onClose }: { onClose(): void }) {
   const session = useSession();
   const client = useQueryClient();
   const [form] = Form.useForm();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>(null);
+  const { error, busy, send } = useSending();
   const [secret, setSecret] = useState<string | null>(null);
 
-  const submit = async (values: { name: string; org: string; scopes: string[]; expires_at?: Dayjs | null }): Promise<void> => {
-    setBusy(true);
-    setError(null);
-    try {
-      const created = await post<Token>("/tokens", {
-        name: values.name,
-        org: values.org,
-        scopes: values.scopes,
-        expires_at: values.expires_at ? new Date(`${values.expires_at.format("YYYY-MM-DD")}T23:59:59+08:00`).toISOString() : null,
-      });
+  const submit = (values: { name: string; org: string; scopes: string[]; expires_at?: Dayjs | null }): void => {
+    send(post<Token>("/tokens", {
+      name: values.name,
+      org: values.org,
+      scopes: values.scopes,
+      expires_at: values.expires_at ? new Date(`${values.expires_at.format("YYYY-MM-DD")}T23:59:59+08:00`).toISOString() : null,
+    }), (created) => {
       setSecret(created.secret ?? created.token ?? "");
       void client.invalidateQueries({ queryKey: ["/tokens"] });
-    } catch (refused) {
-      setError(refused);
-    } finally {
-      setBusy(false);
-    }
+    });
   };
 
   return (
@@ -161,7 +146,7 @@ function AddToken({ onClose }: { onClose(): void }) {
         form={form}
         layout="vertical"
         initialValues={{ org: session.user.org, scopes: [], expires_at: dayjs().add(90, "day") }}
-        onFinish={(values) => void submit(values)}
+        onFinish={submit}
       >
         <Form.Item name="name" label={text.tokens.name} rules={[{ required: true }]}>
           <Input />
