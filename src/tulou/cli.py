@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -180,15 +181,15 @@ def _cell(value: Any) -> str:
 class House(click.Group):
     """The top command: its own commands and those that engines and packs contribute."""
 
+    @functools.cached_property
     def contributed(self) -> dict[str, click.Command]:
-        found: dict[str, click.Command] = {c.name: c for c in flat(plugins().hook.commands()) if c.name}
-        return found
+        return {c.name: c for c in flat(plugins().hook.commands()) if c.name}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self.contributed()})
+        return sorted({*super().list_commands(ctx), *self.contributed})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return super().get_command(ctx, name) or self.contributed().get(name)
+        return super().get_command(ctx, name) or self.contributed.get(name)
 
 
 def _language() -> str:

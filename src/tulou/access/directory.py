@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -197,20 +198,18 @@ class Directory:
 
     def _put(self, at: int, row: Any) -> bool:
         """Write a row over another; whether anything is different."""
-        before = self._values(at)
+        org, kind = self._org_code(row.org), self._type_code(row.type)
+        lon, lat = self.lon.item(at), self.lat.item(at)
+        if (row.id, row.name, org, kind, row.synthetic, row.lon, row.lat) == (
+            self.ids[at], self.names[at], self.org.item(at), self.type.item(at), self.synthetic.item(at),
+            None if math.isnan(lon) else lon, None if math.isnan(lat) else lat,
+        ):
+            return False
         self.ids[at], self.names[at], self.keys[at] = row.id, row.name, f"{row.name}\n{row.id}".lower()
-        self.org[at], self.type[at] = self._org_code(row.org), self._type_code(row.type)
+        self.org[at], self.type[at], self.synthetic[at] = org, kind, row.synthetic
         self.lon[at] = np.nan if row.lon is None else row.lon
         self.lat[at] = np.nan if row.lat is None else row.lat
-        self.synthetic[at] = row.synthetic
-        return self._values(at) != before
-
-    def _values(self, at: int) -> tuple[Any, ...]:
-        place = (self.lon[at], self.lat[at])
-        return (
-            self.keys[at], self.names[at], self.org[at], self.type[at], self.synthetic[at],
-            None if np.isnan(place).any() else place,
-        )
+        return True
 
     def _mark(self, nos: Sequence[int], has: dict[int, int | None], open_alarms: dict[int, int]) -> None:
         at, _ = self.rows(np.array(nos, np.int64))

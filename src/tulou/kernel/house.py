@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -15,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -96,8 +98,15 @@ def plugins() -> pluggy.PluginManager:
     manager.add_hookspecs(hookspecs)
     for name in PLUGINS:
         manager.register(import_module(name), name)
-    manager.load_setuptools_entrypoints("tulou")
+    for point in _installed():
+        manager.register(point.load(), point.name)
     return manager
+
+
+@functools.cache
+def _installed() -> tuple[EntryPoint, ...]:
+    """Plugins of installed packages. Kept: Python opens the description of every package for this."""
+    return tuple(entry_points(group="tulou"))
 
 
 def flat(results: list[Any]) -> list[Any]:
