@@ -15,6 +15,7 @@ BENCHES ?= ingest readings ngsild things sensorthings
 
 export PIP_ROOT_USER_ACTION := ignore
 export ETSI_SUITE
+unexport PYTHONDONTWRITEBYTECODE # else every process compiles the house again: half of its start
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
