@@ -27,7 +27,7 @@ run: install ## start the house on this machine (set-up included)
 	@exec $(BIN)/tulou up
 
 test: install-dev test-tools lint ## lint, then every test (set-up included)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 install: $(VENV)/.installed $(STATIC) ## set up to run: virtual environment, pinned wheels, console
 

@@ -61,6 +61,42 @@ async def test_two_processes_that_wait_for_each_other_both_end_well(kernel: Hous
     assert (await kernel.db.read(verify_chain)).ok
 
 
+async def test_who_loses_one_deadlock_after_the_other_ends_well_too(kernel: House) -> None:
+    if kernel.db.dialect != "postgresql":
+        return
+    other = Database(kernel.settings.sql_url)
+    touch = sa.text("UPDATE organisations SET reason = reason WHERE id = :id")
+    wait = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    rivals: list[threading.Thread] = []
+
+    def rival(holds: threading.Event) -> None:
+        with other.engine.begin() as connection:
+            connection.execute(sa.text("SET LOCAL deadlock_timeout = '60s'"))
+            connection.execute(touch, {"id": "xiamen"})
+            holds.set()
+            connection.execute(touch, {"id": "fuzhou"})
+
+    def write(connection: sa.Connection) -> int:
+        connection.execute(sa.text("SET LOCAL deadlock_timeout = '10ms'"))
+        connection.execute(touch, {"id": "fuzhou"})
+        if len(rivals) < 4:
+            holds = threading.Event()
+            rivals.append(threading.Thread(target=rival, args=(holds,)))
+            rivals[-1].start()
+            holds.wait(20)
+            while not connection.execute(wait).scalar_one():
+                pass
+        connection.execute(touch, {"id": "xiamen"})
+        return len(rivals)
+
+    try:
+        assert await kernel.db.write(write) == 4
+        for thread in rivals:
+            thread.join(20)
+    finally:
+        await other.close()
+
+
 async def test_any_text_is_kept_as_it_is(kernel: House) -> None:
     """A name that somebody tried to sign in with may be anything; what is stored is what was hashed."""
     texts = ["a'b\"c\\d", "字\u2028😀", "{\"x\":[1]}", "line\nline\t", "", " "]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DEADLOCKS = 5
+"""How often what a deadlock refused is done again: the other may win more than once, for PostgreSQL gives a row to who comes first."""
 ALONE = 0x7475_6C6F_77
 """Key of the PostgreSQL advisory lock of `Database.alone`."""
 
@@ -321,7 +323,7 @@ class Database:
         _finish(results)
 
     def _commit_apart(
-        self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]]
+        self, group: list[tuple[Callable[[sa.Connection], Any], _Waiter]], left: int = DEADLOCKS
     ) -> list[tuple[_Waiter, Any, BaseException | None]]:
         results: list[tuple[_Waiter, Any, BaseException | None]] = []
         kept: list[tuple[Finish, Any]] = []
@@ -333,6 +335,8 @@ class Database:
                         with connection.begin_nested():
                             results.append((future, fn(connection), None))
                     except Exception as error:
+                        if _gave_way(error):
+                            raise
                         results.append((future, None, error))
                     else:
                         kept += [(finish, item) for finish, items in self._last.items() for item in items]
@@ -341,6 +345,8 @@ class Database:
                     self.at_end(finish, item)
                 self._finish_all(connection)
         except BaseException as failure:
+            if left and _gave_way(failure):
+                return self._commit_apart(group, left - 1)
             return [(future, None, failure) for _, future in group]
         return results
 
