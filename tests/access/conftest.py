@@ -97,12 +97,14 @@ class Estate:
         answer = await self.client().post(f"/{device['token']}/telemetry", json=values)
         assert answer.status_code == 200, answer.text
 
-    async def latest(self, client: httpx.AsyncClient, device: dict[str, Any], prop: str, value: Any) -> dict[str, Any]:
-        """The thing, once its latest value of `prop` is `value`."""
+    async def latest(
+        self, client: httpx.AsyncClient, device: dict[str, Any], prop: str, value: Any, state: str | None = None
+    ) -> dict[str, Any]:
+        """The thing, once its latest value of `prop` is `value`, and it is in `state`: signs of life go another way."""
 
         async def seen() -> Any:
             thing = (await client.get(f"/things/{device['no']}")).json()
-            return thing if thing["latest"].get(prop, {}).get("value") == value else None
+            return thing if thing["latest"].get(prop, {}).get("value") == value and state in (None, thing["state"]) else None
 
         found: dict[str, Any] = await eventually(seen)
         return found

@@ -79,8 +79,7 @@ async def test_from_a_document_to_values_what_is_there_and_commands(
     assert shown["password"] is True
     assert "secret" not in (await lin.get(path)).text
     await plant.tell("level 2.5")
-    thing = await estate.latest(lin, device, "level", 250.0)
-    assert thing["state"] == "ok"
+    await estate.latest(lin, device, "level", 250.0, "ok")
     (kept, *_) = (await lin.get(f"/things/{device['no']}/frames")).json()["items"]
     assert kept["protocol"] == "opcua"
 

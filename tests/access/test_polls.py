@@ -41,8 +41,7 @@ meters:
     dtu = await Dtu.dial(port(estate, "dtu"), b"DTU77\n")
     await dtu.question()
     dtu.writer.write(reply(ADDRESS, "02010100", "0522"))
-    thing = await estate.latest(lin, meter, "voltage", 220.5)
-    assert thing["state"] == "ok"
+    await estate.latest(lin, meter, "voltage", 220.5, "ok")
     (kept, *_) = (await lin.get(f"/things/{meter['no']}/frames")).json()["items"]
     assert kept["protocol"] == "dlt645"
 
