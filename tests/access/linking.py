@@ -67,7 +67,7 @@ class Link:
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
-                while self.state == "stalled":
+                while self.state == "stalled":  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 if up and self.break_after:
                     self.break_after -= len(data)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,8 @@ import msgpack
 import pytest
 
 from tests.access.linking import Link
-from tests.e2e.conftest import PASSWORD, Tulou, eventually
+from tests.access.writing import batch
+from tests.e2e.conftest import PASSWORD, Tulou, alive, eventually
 
 READINGS = "SELECT entity, property, ts, value, seq FROM readings ORDER BY entity, property, ts"
 FRAMES = "SELECT entity, ts, raw, seq, frame FROM frames ORDER BY entity, seq, frame"
@@ -26,6 +28,8 @@ class House:
 
     tulou: Tulou
     client: httpx.Client
+    said: int = 0
+    """Readings of devices that were acknowledged."""
 
     @classmethod
     def started(cls, tulou: Tulou) -> House:
@@ -56,6 +60,7 @@ class House:
         for body in bodies:
             answer = self.client.post(f"/api/v1/{device['token']}/telemetry", json=body)
             assert answer.status_code == 200, answer.text
+            self.said += len(body.get("values", body))
 
     def rows(self, sql: str) -> list[Any]:
         answer = self.client.post("/api/v1/readings/sql", json={"sql": sql, "max_rows": 100_000})
@@ -64,7 +69,8 @@ class House:
         return rows
 
     def entities(self) -> dict[int, str]:
-        return {device["no"]: device["id"] for device in self.get("/devices", limit=1000)["items"]}
+        """The ids of Fuzhou's devices, which are the edge's, by number."""
+        return {device["no"]: device["id"] for device in self.get("/devices", limit=1000, org="fuzhou")["items"]}
 
     def readings(self) -> list[tuple[Any, ...]]:
         """Every reading, by the device's id."""
@@ -98,10 +104,10 @@ class Pair:
     token: str
 
     def caught_up(self, seconds: float = 60) -> None:
-        """Everything that the edge has stored is at the hub."""
+        """Everything that the edge acknowledged is stored, there and at the hub."""
         def same() -> bool:
             mine = self.edge.readings()
-            return bool(mine) and mine == self.hub.readings()
+            return len(mine) == self.edge.said and mine == self.hub.readings()
 
         eventually(same, seconds)
 
@@ -139,8 +145,8 @@ def test_readings_come_up_once_and_in_order_after_a_cut(pair: Pair) -> None:
 
     pair.link.be("cut")
     pair.edge.say(a, *batch_of(now + 60_000, 10, 60))
-    pair.edge.say(b, *batch_of(now + 60_000, 100, 60), {"pm25": 7}, {"no2": 8.5, "state": "on"})
-    eventually(lambda: len(pair.edge.readings()) == 5 + 120 + 3)
+    pair.edge.say(b, *batch_of(now + 60_000, 100, 60), {"pm25": 7}, {"pm10": 8.5})
+    eventually(lambda: len(pair.edge.readings()) == pair.edge.said)
     assert len(pair.hub.readings()) == 5
     pair.link.be("open")
     pair.caught_up()
@@ -148,3 +154,191 @@ def test_readings_come_up_once_and_in_order_after_a_cut(pair: Pair) -> None:
     eventually(lambda: pair.row()["lag"] == 0)
     row = pair.row()
     assert (row["missed"], row["left_out"], row["devices"]) == (0, 0, 2)
+
+
+def test_a_link_that_stalls_and_breaks_loses_and_doubles_nothing(pair: Pair) -> None:
+    device = pair.edge.device("breaks")
+    now = int(time.time() * 1000) - 600_000
+    pair.edge.say(device, *batch_of(now, 0, 3))
+    pair.caught_up()
+    for round_, after in enumerate((200, 900, 5_000, 20_000), 1):
+        pair.link.be("stalled")
+        pair.edge.say(device, *batch_of(now + round_ * 60_000, round_ * 100, 40))
+        time.sleep(0.5)
+        pair.link.break_after = after
+        pair.link.be("open")
+        time.sleep(0.5)
+    pair.link.break_after = 0
+    pair.caught_up()
+    assert pair.hub.frames() == pair.edge.frames()
+
+
+def test_presence_is_of_the_last_frame_and_not_of_catching_up(pair: Pair) -> None:
+    """A device that fell silent during the cut does not come alive because its messages arrive."""
+    spoke, speaks = pair.edge.device("spoke"), pair.edge.device("speaks")
+    pair.edge.say(spoke, {"pm25": 1})
+    pair.edge.say(speaks, {"pm25": 1})
+    pair.caught_up()
+    pair.link.be("cut")
+    pair.edge.say(spoke, {"pm25": 2})
+    before = time.time()
+    time.sleep(2)
+    pair.edge.say(speaks, {"pm25": 2})
+    pair.link.be("open")
+    pair.caught_up()
+
+    def seen(device: dict[str, Any]) -> float:
+        no = next(no for no, name in pair.hub.entities().items() if name == device["id"])
+        thing = pair.hub.get(f"/things/{no}")
+        return dt.datetime.fromisoformat(thing["last_seen"]).timestamp() if thing["last_seen"] else 0.0
+
+    eventually(lambda: seen(speaks) > before + 1)
+    assert seen(spoke) <= before
+
+
+def test_commands_go_down_once_and_not_after_their_time(pair: Pair) -> None:
+    device = pair.edge.device("told", kind="Manhole")
+    pair.edge.say(device, {"tilt": 1})
+    pair.caught_up()
+    assert pair.hub.get("/devices/fuzhou:told/methods") == {"edge": None}
+
+    # One that is answered while the link is there.
+    sent = pair.hub.post("/devices/fuzhou:told/commands", {"method": "open", "params": {"by": 3}, "expires_s": 60})
+    assert sent["bearer"] == "edge"
+    polled = pair.edge.client.get(f"/api/v1/{device['token']}/rpc", params={"timeout": 20_000}, timeout=30).json()
+    assert (polled["method"], polled["params"]) == ("open", {"by": 3})
+    pair.edge.client.post(f"/api/v1/{device['token']}/rpc/{polled['id']}", json={"angle": 30})
+    done = pair.hub.get(f"/commands/{sent['no']}", wait=20)
+    assert (done["state"], done["result"]) == ("done", {"angle": 30})
+
+    # The link is cut: one expires, one waits, one may not be repeated.
+    pair.link.be("cut")
+    dead = pair.hub.post("/devices/fuzhou:told/commands", {"method": "late", "expires_s": 2})
+    alive = pair.hub.post("/devices/fuzhou:told/commands", {"method": "waits", "expires_s": 120})
+    once = pair.hub.post("/devices/fuzhou:told/commands", {"method": "once", "expires_s": 120, "repeat": False, "answer": False})
+    eventually(lambda: pair.hub.get(f"/commands/{dead['no']}")["state"] == "expired")
+    pair.link.be("open")
+    got = [pair.edge.client.get(f"/api/v1/{device['token']}/rpc", params={"timeout": 40_000}, timeout=60).json() for _ in range(2)]
+    assert [one["method"] for one in got] == ["waits", "once"]
+    pair.edge.client.post(f"/api/v1/{device['token']}/rpc/{got[0]['id']}", json=True)
+    assert pair.hub.get(f"/commands/{alive['no']}", wait=20)["state"] == "done"
+    assert pair.hub.get(f"/commands/{once['no']}", wait=20)["state"] == "done"
+    assert pair.hub.get(f"/commands/{dead['no']}")["state"] == "expired"
+    told = pair.edge.get("/devices/fuzhou:told/commands")["items"]
+    assert [one["method"] for one in told] == ["once", "waits", "open"], "each once, and not the one that expired"
+
+    # What the edge refuses is refused at the hub, with the reason.
+    other = pair.edge.device("told-hj", protocol="hj212", identity="EDGE0000001")
+    pair.edge.say(other, {"pm25": 1})
+    pair.caught_up()
+    bad = pair.hub.post("/devices/fuzhou:told-hj/commands", {"method": "no-such-method"}, wait=20)
+    assert bad["state"] == "failed"
+    assert "no-such-method" in bad["error"]
+
+
+def asked(pair: Pair, path: str, token: str, method: str = "POST", **more: Any) -> httpx.Response:
+    return httpx.request(method, f"{pair.hub.tulou.url}/api/v1/edge/{path}", headers={"authorization": f"Bearer {token}"} | more.pop(
+        "headers", {}), trust_env=False, timeout=30, **more)
+
+
+def group(era: str, after: int, *messages: tuple[int, bytes]) -> bytes:
+    packed: bytes = msgpack.packb({"v": 1, "era": era, "after": after, "messages": messages, "lag": 0, "lag_s": 0.0, "missed": 0})
+    return packed
+
+
+def test_strangers_and_hostile_edges_change_nothing(pair: Pair) -> None:
+    hub, mine = pair.hub, pair.edge.device("held")
+    pair.edge.say(mine, {"pm25": 1})
+    pair.caught_up()
+    victim = hub.device("victim", org="xiamen")
+    hostile = hub.post("/edges", {"org": "xiamen", "name": "生人"})
+    before = hub.readings(), hub.get("/devices", limit=1000), hub.frames()
+
+    for token in ("tulou_", "tulou_edge_" + secrets.token_urlsafe(24), victim["token"]):
+        assert asked(pair, "position", token, "GET", params={"era": "x"}).status_code in (401, 429)
+    assert hub.client.get("/api/v1/edge/position", params={"era": "x"}).status_code == 401, "not for people"
+    as_edge = {"authorization": f"Bearer {hostile['token']}"}
+    assert httpx.get(f"{hub.tulou.url}/api/v1/devices", headers=as_edge, trust_env=False).status_code == 401, "for nothing else"
+
+    token = hostile["token"]
+    assert asked(pair, "position", token, "GET", params={"era": "e"}).json()["last"] == 0
+    assert asked(pair, "position", token, "GET", params={"era": ""}).status_code == 400
+
+    def announce(**more: Any) -> Any:
+        entity = {"entity": 1, "org": "xiamen", "type": "AirQualityStation", "id": "urn:ngsi-ld:AirQualityStation:x", "name": "x", "key": "x"}
+        return asked(pair, "entities", token, json={"era": "e", "entities": [entity | more]})
+
+    for wrong in ({"org": "fuzhou"}, {"org": "fuzhou", "key": "held", "id": mine["entity_id"]}, {"type": "Nothing"}, {"org": "nowhere"},
+                  {"id": "urn:ngsi-ld:AirQualityStation:other"}, {"key": None, "org": "fuzhou", "id": mine["entity_id"]}):
+        assert announce(**wrong).json()["items"][0]["error"]["status"] in (400, 403), wrong
+    assert announce(entity=-1).status_code == 400
+    assert announce(era=1).status_code == 400
+
+    body = batch([(mine["no"], "pm25", now_us(), 66.0)], of=("fuzhou", "AirQualityStation", 0))
+    answer = asked(pair, "readings", token, content=group("e", 0, (1, body)))
+    assert answer.json() == {"last": 0, "unknown": [mine["no"]]}, "another's number is nobody's here"
+    deflated = {"content-encoding": "deflate"}
+    for status, content, headers in (
+        (400, b"garbage", {}), (400, group("e", 0, (1, b"garbage")), {}), (400, group("e", 0, (1, msgpack.packb({"v": 1}))), {}),
+        (400, group("e", 0, (2, body), (1, body)), {}), (400, group("e", -1, (1, body)), {}), (400, msgpack.packb([1]), {}),
+        (409, group("other", 0, (1, body)), {}), (409, group("e", 5, (6, body)), {}),
+        (400, b"not deflated", deflated), (400, zlib.compress(body)[:-9], deflated),
+        (413, bytes(13 << 20), {}), (413, zlib.compress(bytes(64 << 20)), deflated),
+        (400, group("e", 0, (1, body.replace(b"\xa4pm25", b"\xa4p\n25"))), {}),
+    ):
+        answer = asked(pair, "readings", token, content=content, headers=headers)
+        assert answer.status_code == status, (answer.text, content[:80])
+        assert answer.json()["detail_zh"], "it says why"
+    assert asked(pair, "reports", token, json={"items": [{"no": 1, "what": "answered", "result": 1}]}).status_code == 404
+    assert (hub.readings(), hub.get("/devices", limit=1000), hub.frames()) == before
+
+    # What was taken is not taken again, and times that no door takes are left out.
+    assert announce().json()["items"][0]["no"]
+    now = now_us()
+    body = batch([(1, "pm25", now, 1.0), (1, "pm25", now + 40 * 86_400_000_000, 2.0), (1, "pm25", 5, 3.0)],
+                 of=("fuzhou", "Pump", 3), received=now + 86_400_000_000)
+    for again in (200, 409, 409):
+        assert asked(pair, "readings", token, content=group("e", 0, (7, body))).status_code == again
+    kept = eventually(lambda: hub.rows("SELECT type, origin, value FROM readings WHERE org = 'xiamen'"))
+    assert kept == [["AirQualityStation", 0, 1.0]], "whose and what it is, the hub knows itself"
+    assert hub.get(f"/edges/{hostile['no']}")["left_out"] == 2
+
+    # Revoked is out, at once; another organisation neither sees nor revokes.
+    assert hub.client.delete(f"/api/v1/edges/{hostile['no']}").json()["state"] == "revoked"
+    assert asked(pair, "position", token, "GET", params={"era": "e"}).status_code == 401
+    hub.post("/edges", {"org": "xiamen", "name": "生人"})
+    hub.post("/edges", {"org": "xiamen", "name": "生人"}, status=409)
+    hub.post("/edges", {"org": "nowhere", "name": "x"}, status=400)
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def test_kill_9_of_edge_and_hub_while_catching_up(pair: Pair) -> None:
+    hub, edge = pair.hub, pair.edge
+    devices = [edge.device(f"killed-{n}", kind="Manhole" if n == 2 else "AirQualityStation") for n in range(3)]
+    pair.link.be("cut")
+    now = int(time.time() * 1000) - 3_600_000
+    for step in range(60):
+        for n, device in enumerate(devices):
+            values = {"tilt": 40.0 if step // 10 % 2 else float(step % 3)} if n == 2 else {"pm25": float(n * 1000 + step)}
+            edge.say(device, {"ts": now + 1000 * step, "values": values})
+    for house in (edge, hub):
+        at = pair.row()["last"] if house is edge else 0
+        pair.link.be("open")
+        if house is edge and at == pair.row()["last"]:
+            time.sleep(0.3)
+        pair.link.break_after = 700
+        time.sleep(0.2)
+        below = house.tulou.kill()
+        eventually(lambda below=below: not any(alive(pid) for pid in below))
+        house.tulou.start()
+        house.sign_in()
+        edge.say(devices[0], {"pm25": 5.0 + at})
+    pair.caught_up()
+    assert hub.frames() == edge.frames()
+    eventually(lambda: hub.alarms() and hub.alarms() == edge.alarms())
+    order = hub.rows("SELECT entity, groupArray(ts) AS t, arraySort(t) = t FROM (SELECT entity, ts, seq, frame FROM frames ORDER BY seq, frame) GROUP BY entity")
+    assert all(row[2] for row in order), "each device's messages in the order in which they were sent"
+    assert pair.row()["missed"] == 0
