@@ -315,6 +315,7 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+@pytest.mark.slow
 def test_kill_9_of_edge_and_hub_while_catching_up(pair: Pair) -> None:
     hub, edge = pair.hub, pair.edge
     devices = [edge.device(f"killed-{n}", kind="Manhole" if n == 2 else "AirQualityStation") for n in range(3)]

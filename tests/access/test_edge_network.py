@@ -48,6 +48,7 @@ def namespace() -> Iterator[str]:
         ip("netns", "del", NAME)
 
 
+@pytest.mark.slow
 def test_a_pulled_cable(namespace: str, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, HUB)
     (tmp_path / "other").mkdir()

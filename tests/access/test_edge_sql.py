@@ -113,4 +113,4 @@ async def _hubs_side(house: House) -> None:
             await refused
     taken = await service.announce(other, other_no, Announcement(era="e1", entities=[station(1, "s4")]))
     assert taken["items"][0]["no"] == numbers[0]
-    assert [one["state"] for one in (await service.find(ADMIN))["items"]] == ["new", "revoked"]
+    assert [one["state"] for one in (await service.find(ADMIN))["items"]] == ["connected", "revoked"]
