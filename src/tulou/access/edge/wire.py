@@ -167,7 +167,7 @@ def placed(batch: Batch, table: Table, now: int) -> tuple[Batch, int]:
 
 
 def together(batches: Sequence[Batch]) -> Batch:
-    """Batches of one protocol, which have the same classes, one behind the other in one."""
+    """Batches of one protocol, one behind the other in one; its classes are those of the first."""
     first = batches[0]
     if len(batches) == 1:
         return first
@@ -214,22 +214,23 @@ def republished(batches: Sequence[tuple[int, Batch]], table: Table, now: int, ed
     waiting: list[Batch] = []
 
     def flush() -> None:
-        if waiting:
-            out.append((last, encoded(together(waiting), edge)))
-            waiting.clear()
+        nonlocal left_out, size
+        moved, less = placed(together(waiting), table, now)
+        left_out += less
+        if len(moved.f_entity):
+            out.append((last, encoded(moved, edge)))
+        waiting.clear()
+        size = 0
 
     for seq, batch in batches:
-        moved, less = placed(batch, table, now)
-        left_out += less
-        if waiting and (waiting[0].protocol != moved.protocol or size > TOGETHER
-                        or len(moved.props) + sum(len(b.props) for b in waiting) > 0xFFFF):
+        if waiting and (waiting[0].protocol != batch.protocol or size > TOGETHER
+                        or len(batch.props) + sum(len(b.props) for b in waiting) > 0xFFFF):
             flush()
-            size = 0
         last = seq
-        if len(moved.f_entity):
-            waiting.append(moved)
-            size += len(moved.f_raw) + 30 * len(moved.r_val) + 32 * len(moved.f_entity)
-    flush()
+        waiting.append(batch)
+        size += len(batch.f_raw) + 30 * len(batch.r_val) + 32 * len(batch.f_entity)
+    if waiting:
+        flush()
     return out, left_out
 
 
