@@ -353,6 +353,12 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
             "SensorThings 1.1 to read and to write Observations (frost client); LwM2M: register, observe, read, write, execute",
             "tests/access/test_sensorthings_client.py",
         ),
+        "C2.1": (
+            "partial", "边缘节点断网自主运行，恢复后补传：每条一次、每台设备有序，过期命令不执行；无资源池，未测数百节点",
+            "an edge runs alone when cut off and brings everything later, once and in order per device, and commands that expired do "
+            "not run; no pools, hundreds of edges untested",
+            "tests/access/test_edge.py",
+        ),
         "F4.4": (
             "partial", "OCPP 1.6J 与 2.0.1：充电会话、电表值、卡、远程启停、充电曲线下发；无馈线容量内的有序充电，无 OCPI",
             "OCPP 1.6J and 2.0.1: transactions, meter values, cards, remote start and stop, charging profiles as commands; no smart "
