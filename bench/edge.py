@@ -63,8 +63,9 @@ async def uplink(args: argparse.Namespace, folder: Path) -> tuple[float, list[by
     port = free_port()
     env = {**os.environ, "TULOU_HOME": str(folder / "hub"), "TULOU_HTTP_PORT": str(port), "TULOU_MQTT_PORT": "0",
            "TULOU_ADMIN_PASSWORD": PASSWORD}
-    hub = subprocess.Popen([sys.executable, "-m", "tulou.cli", "up", "--role", "api"], env=env, stdout=subprocess.PIPE,
-                           preexec_fn=die_with_parent)
+    hub = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-m", "tulou.cli", "up", "--role", "api"], env=env, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+    )
     assert hub.stdout is not None
     await asyncio.to_thread(hub.stdout.readline)
     edge: House | None = None
@@ -111,8 +112,9 @@ async def leaf(bodies: list[bytes], folder: Path) -> float:
             f'listen: 127.0.0.1:{ports[name]}\nserver_name: "{name}"\nmax_payload: 8388608\n{more}\n'
             f'jetstream {{ store_dir: "{folder / name}-js", domain: {name}, sync_interval: always }}\n'
         )
-        servers.append(subprocess.Popen([nats_server_binary(Settings()), "-c", config], stderr=(folder / f"{name}.log").open("wb"),
-                                        preexec_fn=die_with_parent))
+        servers.append(subprocess.Popen(  # noqa: ASYNC220
+            [nats_server_binary(Settings()), "-c", config], stderr=(folder / f"{name}.log").open("wb"), preexec_fn=die_with_parent
+        ))
     try:
         await asyncio.sleep(1)
         hub, edge = [await nats.connect(f"nats://127.0.0.1:{ports[name]}") for name in ("hub", "edge")]
@@ -122,7 +124,7 @@ async def leaf(bodies: list[bytes], folder: Path) -> float:
         await js.add_stream(StreamConfig(name=STREAM, storage=StorageType.FILE, sources=[
             StreamSource(name=STREAM, external=ExternalStream(api="$JS.edge.API")),
         ]))
-        while (await js.stream_info(STREAM)).state.messages < len(bodies):
+        while (await js.stream_info(STREAM)).state.messages < len(bodies):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         took = time.monotonic() - began
         await hub.close()

@@ -4,12 +4,10 @@ until they are filed."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from tests.access.conftest import ADMIN
 from tests.access.test_edge import group
@@ -18,7 +16,7 @@ from tulou.access.batch import Batch
 from tulou.access.downlink import Commands
 from tulou.access.edge.service import MARK, Announced, Announcement, Edges, Reports, Told
 from tulou.access.edge.tables import NewEdge, edges
-from tulou.access.models import NewCommand
+from tulou.access.models import NewCommand, NewDevice, devices
 from tulou.access.service import Devices
 from tulou.access.writer import STREAM
 from tulou.kernel.bus import free_port
@@ -107,6 +105,14 @@ async def _hubs_side(house: House) -> None:
     again = await service.announce(actor, no, Announcement(era="e1", entities=[station(5, "s5")]))
     assert again["items"][0]["error"]["status"] == 409
     assert (await service.meet(actor, no, "e2"))["last"] == 0
+    assert (await service.get(ADMIN, no))["devices"] == 2, "they are still at this edge"
+    anew = await service.announce(actor, no, Announcement(era="e2", entities=[station(44, "s4"), station(55, "s5")]))
+    assert [item["no"] for item in anew["items"]] == [numbers[0], numbers[1]], "by other numbers the same entities"
+    made = await house.service(Devices).create(ADMIN, NewDevice(org="fuzhou", type="AirQualityStation", name="own", id="own"))
+    heard = devices.update().where(devices.c.entity_no == made["no"]).values(seen_at=1)
+    await house.db.write(lambda c: c.execute(heard) and None)
+    own = await service.announce(actor, no, Announcement(era="e2", entities=[station(66, "own")]))
+    assert own["items"][0]["error"]["status"] == 409, "it speaks to the hub itself"
     await service.revoke(ADMIN, no)
     for refused in (service.admitted(first["token"], "192.0.2.1"), service.meet(actor, no, "e2")):
         with pytest.raises((Unauthenticated, NotFound)):

@@ -57,12 +57,12 @@ def test_a_group_is_what_it_was() -> None:
 
 def test_batches_say_the_same_in_the_hubs_numbers() -> None:
     batches = [
-        (11, made("mqtt", (5, NOW, b"one", {"p": 1.0, "q": 2.0}), (7, NOW + 1, b"two", {"q": 3.0, "t": "开"}))),
-        (12, made("mqtt", (9, NOW + 2, b"three", {"q": 4.0, "p": 5.0}), (5, NOW + 3, b"", {}), quality=1)),
-        (15, made("hj212", (7, NOW + 4, b"four", {"p": 6.0}))),
-        (16, made("mqtt", (5, NOW + 5, b"five", {"z": 7.0}))),
+        (11, 100, made("mqtt", (5, NOW, b"one", {"p": 1.0, "q": 2.0}), (7, NOW + 1, b"two", {"q": 3.0, "t": "开"}))),
+        (12, 100, made("mqtt", (9, NOW + 2, b"three", {"q": 4.0, "p": 5.0}), (5, NOW + 3, b"", {}), quality=1)),
+        (15, 100, made("hj212", (7, NOW + 4, b"four", {"p": 6.0}))),
+        (16, 100, made("mqtt", (5, NOW + 5, b"five", {"z": 7.0}))),
     ]
-    assert wire.numbers([b for _, b in batches]).tolist() == [5, 7, 9]
+    assert wire.numbers([b for _, _, b in batches]).tolist() == [5, 7, 9]
     out, left_out = wire.republished(batches, TABLE, NOW + 100, "3")
     assert left_out == 0
     assert [seq for seq, _ in out] == [12, 15, 16], "neighbours of one protocol together"
@@ -75,14 +75,15 @@ def test_batches_say_the_same_in_the_hubs_numbers() -> None:
     ]
     assert told(out[1][1]) == [(manhole, 107, NOW + 4, b"four", [("p", NOW + 4, 6.0, 0)])]
     assert [Batch.decode(data).edge for _, data in out] == ["3", "3", "3"]
+    assert [seq for seq, _ in wire.republished(batches, TABLE, NOW + 100, "3", 150)[0]] == [11, 12, 15, 16], "no larger than the bus takes"
 
 
 def test_what_may_not_speak_and_times_that_no_door_takes_are_left_out() -> None:
     batch = made("mqtt", (6, NOW, b"stranger", {"p": 1.0}), (5, NOW + 5_000_000, b"ahead", {"p": 2.0, "q": 3.0}), (5, 7, b"1970", {"p": 4.0}))
-    out, left_out = wire.republished([(1, batch)], TABLE, NOW, "3")
+    out, left_out = wire.republished([(1, 100, batch)], TABLE, NOW, "3")
     assert left_out == 3, "a frame with its reading, and one of 1970"
     assert [(row[2], row[3], len(row[4])) for row in told(out[0][1])] == [(NOW, b"ahead", 2), (946_684_800_000_000, b"1970", 0)]
-    assert wire.republished([(1, made("mqtt", (6, NOW, b"", {"p": 1.0})))], TABLE, NOW, "3") == ([], 2)
+    assert wire.republished([(1, 100, made("mqtt", (6, NOW, b"", {"p": 1.0})))], TABLE, NOW, "3") == ([], 2)
 
 
 def test_a_message_without_refused_entities() -> None:

@@ -233,18 +233,20 @@ class Edges:
 
     @operation(SPEAK)
     async def meet(self, actor: Actor, no: int, era: str) -> dict[str, Any]:
-        """How far the edge's stream of this era was taken. A new era begins at 0, and knows no entities."""
+        """How far the edge's stream of this era was taken. A new era begins at 0 with other numbers of the same entities."""
         await self._speaking(actor, no)
         if not 0 < len(era) <= 64:
             raise Invalid("era 应为 1 至 64 个字符", "era has 1 to 64 characters", field="era", value=era, rule="1..64")
         async with self._lock(no):
             row = await self._settled(no)
             if row.era != era:
+                mine = edge_devices.c.edge_no == no
                 begun = edges.update().where(edges.c.no == no).values(era=era, last=0, floor=None)
 
                 def write(connection: sa.Connection) -> None:
                     connection.execute(begun)
-                    connection.execute(edge_devices.delete().where(edge_devices.c.edge_no == no))
+                    connection.execute(edge_devices.delete().where(mine, edge_devices.c.no.is_(None)))
+                    connection.execute(edge_devices.update().where(mine).values(entity=-edge_devices.c.no))
                     audit.record(connection, actor, SPEAK, row.org, f"edge {no}", {"era": era, "after": row.last})
 
                 await self.db.write(write)
@@ -253,7 +255,7 @@ class Edges:
     @operation(SPEAK)
     async def announce(self, actor: Actor, no: int, announced: Announcement) -> dict[str, Any]:
         """Learn of entities: an item for each, `{entity, no}` or `{entity, error}`. Of the edge's organisation and those below
-        only, and not those that another edge speaks for."""
+        only, and not those that another edge speaks for, or that speak to the hub themselves."""
         row = await self._speaking(actor, no)
         if row.era != announced.era:
             raise _other_era(row.era)
@@ -316,6 +318,9 @@ class Edges:
         def write(connection: sa.Connection) -> dict[int, int | TulouError]:
             if connection.scalar(sa.select(edges.c.era).where(edges.c.no == no)) != era:
                 raise _other_era(era)
+            spoke = {row.entity_no for row in connection.execute(sa.select(devices).where(
+                devices.c.entity_no.in_(found.values()), devices.c.seen_at.is_not(None), ~devices.c.created_by.startswith("edge:"),
+            ))}
             query = sa.select(edge_devices, edges.c.revoked_at).join(edges, edges.c.no == edge_devices.c.edge_no).where(
                 edge_devices.c.no.in_(found.values())
             )
@@ -328,6 +333,13 @@ class Edges:
                     continue
                 if holder is not None and holder.edge_no != no and holder.revoked_at is None:
                     answers[entity] = Conflict("设备属于另一边缘节点", "the device is at another edge", field="entity", value=entity)
+                    continue
+                if holder is None and ours in spoke:
+                    answers[entity] = Conflict(
+                        "设备已直接向中心上报；如要移到边缘节点，请先在中心删除（读数保留）",
+                        "the device speaks to the hub itself; to move it to an edge, delete it at the hub first (its readings stay)",
+                        field="entity", value=entity,
+                    )
                     continue
                 connection.execute(edge_devices.delete().where(sa.or_(
                     edge_devices.c.no == ours, sa.and_(edge_devices.c.edge_no == no, edge_devices.c.entity == entity),
@@ -362,11 +374,12 @@ class Edges:
             if row.last != group.after:
                 raise Conflict(f"已收到 {row.last}，而非 {group.after}", f"the stream was taken up to {row.last}, not {group.after}",
                                field="after", value=row.last, rule=str(row.last))
-            table, unknown = await self._table(actor, no, wire.numbers([batch for _, batch in batches]).tolist())
+            table, unknown = await self._table(actor, no, wire.numbers([batch for _, _, batch in batches]).tolist())
             if unknown:
                 return {"last": row.last, "unknown": unknown[:1000]}
             now = time.time_ns() // 1000
-            messages, left_out = await asyncio.to_thread(wire.republished, batches, table, now, str(no))
+            most = min(wire.TOGETHER, self.house.bus.nc.max_payload - wire.ROOM)
+            messages, left_out = await asyncio.to_thread(wire.republished, batches, table, now, str(no), most)
             if messages:
                 await self._publish(no, row, messages)
             last = group.messages[-1][0] if group.messages else row.last
@@ -484,9 +497,9 @@ class Edges:
         } for one in reports.items if one.what != TAKEN])
 
 
-def _read(body: bytes, deflated: bool) -> tuple[wire.Group, list[tuple[int, Batch]]]:
+def _read(body: bytes, deflated: bool) -> tuple[wire.Group, list[tuple[int, int, Batch]]]:
     group = wire.Group.unpacked(body, deflated)
-    return group, [(seq, wire.batch_of(data)) for seq, data in group.messages]
+    return group, [(seq, len(data), wire.batch_of(data)) for seq, data in group.messages]
 
 
 def _subject(no: int) -> str:

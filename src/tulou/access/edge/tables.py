@@ -46,7 +46,8 @@ edge_devices = sa.Table(
     sa.Column("entity", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("no", sa.BigInteger, unique=True),
 )
-"""An edge's entity numbers, and ours; none for one that was deleted here."""
+"""An edge's entity numbers, and ours; none for one that was deleted here. Where a new era of the edge has not named one yet, its
+number is ours below zero."""
 
 uplink_position = sa.Table(
     "uplink_position", metadata,

@@ -185,6 +185,7 @@ class Uplink:
         """From the hub's position on, as long as nothing fails; the next messages are read while some are under way."""
         await self._follower.drop()
         await self._meet()
+        self._refused.clear()
         reading = self._read(self.position)
         try:
             beat = time.monotonic()
@@ -198,6 +199,7 @@ class Uplink:
                 for part in _parts(messages):
                     await self._send(part)
                 if not messages and time.monotonic() - beat > BEAT:
+                    self._refused.clear()  # what the hub did not take may be mended there
                     await self._post(wire.Group(self._era, self._hubs, []))
                 elif not messages:
                     continue

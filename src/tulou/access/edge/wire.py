@@ -25,8 +25,10 @@ from tulou.kernel.errors import Invalid, TooLarge
 
 LARGEST = 12 << 20
 """Bytes of a group, deflated or not: one message of the bus, which is the least, has at most eight MiB."""
-TOGETHER = 1 << 20
-"""Bytes of messages from which on no more is put together into one."""
+TOGETHER = 2 << 20
+"""Bytes of messages that are put together into one at most."""
+ROOM = 64 << 10
+"""Bytes less than what the bus takes, for classes and the header."""
 PAYS = 0.9
 """What deflating must leave at most."""
 MOST_TEXT = 1 << 20
@@ -117,7 +119,7 @@ class Table:
 
 def numbers(batches: Sequence[Batch]) -> NDArray[np.uint64]:
     """The entities of which these say something."""
-    parts = [part for b in batches for part in (np.unique(b.f_entity), np.unique(b.r_entity))]
+    parts = [part for b in batches for part in (b.f_entity, b.r_entity)]
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
 
 
@@ -206,9 +208,12 @@ def encoded(batch: Batch, edge: str = "") -> bytes:
     return packed
 
 
-def republished(batches: Sequence[tuple[int, Batch]], table: Table, now: int, edge: str) -> tuple[list[tuple[int, bytes]], int]:
+def republished(
+    batches: Sequence[tuple[int, int, Batch]], table: Table, now: int, edge: str, most: int = TOGETHER
+) -> tuple[list[tuple[int, bytes]], int]:
     """Messages for the hub's stream, in order, each with the last sequence of the edge's that it covers; and how much was
-    left out. Neighbours of one protocol are put together; of nothing no message is made."""
+    left out. `batches`: sequence, size in bytes, batch. Neighbours of one protocol are put together, up to `most` bytes; of nothing
+    no message is made."""
     out: list[tuple[int, bytes]] = []
     left_out = size = last = 0
     waiting: list[Batch] = []
@@ -222,13 +227,13 @@ def republished(batches: Sequence[tuple[int, Batch]], table: Table, now: int, ed
         waiting.clear()
         size = 0
 
-    for seq, batch in batches:
-        if waiting and (waiting[0].protocol != batch.protocol or size > TOGETHER
+    for seq, length, batch in batches:
+        if waiting and (waiting[0].protocol != batch.protocol or size + length > most
                         or len(batch.props) + sum(len(b.props) for b in waiting) > 0xFFFF):
             flush()
         last = seq
         waiting.append(batch)
-        size += len(batch.f_raw) + 30 * len(batch.r_val) + 32 * len(batch.f_entity)
+        size += length
     if waiting:
         flush()
     return out, left_out
