@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python bench/edge.py [--messages 5000] [--frames 50] [--devices 1000]
 
-The same messages stand in the stream of the edge both times. `uplink`: the edge's task brings them by HTTP to a hub that runs as
+The same messages stand in the stream of the edge both times; the hub knows the devices. `uplink`: the edge's task brings them by HTTP to a hub that runs as
 `tulou up --role api`, which numbers them anew and publishes them, durable before it answers. `leaf`: two nats-servers, joined as
 leaf node and hub, both with `sync_interval: always`; the hub's stream sources the edge's and changes nothing in it. One JSON object:
 messages, frames and megabytes a second of each until the hub has all, and their ratio. All on the loopback address.
@@ -80,22 +80,30 @@ async def uplink(args: argparse.Namespace, folder: Path) -> tuple[float, list[by
             {"org": "fuzhou", "type": "Device", "name": f"d{n}", "id": f"d{n}", "synthetic": True} for n in range(args.devices)
         ]))
         bodies = messages(args, [one["no"] for one in made])
+        known = messages(argparse.Namespace(messages=1, frames=args.devices), [one["no"] for one in made])
+        await fill(edge.bus.js, known)
+        await brought(edge, len(known))
         await fill(edge.bus.js, bodies)
-        service, began = edge.service(Uplink), time.monotonic()
-        task = asyncio.create_task(service.run(edge))
-        while service.position < len(bodies):
-            if task.done():
-                task.result()
-            await asyncio.sleep(0.01)
-        took = time.monotonic() - began
-        task.cancel()
-        await asyncio.wait([task])
-        return took, bodies
+        return await brought(edge, len(known) + len(bodies)), bodies
     finally:
         if edge is not None:
             await edge.stop()
         hub.kill()
         hub.wait()
+
+
+async def brought(edge: House, last: int) -> float:
+    """Seconds until the hub has the edge's stream up to `last`."""
+    service, began = edge.service(Uplink), time.monotonic()
+    task = asyncio.create_task(service.run(edge))
+    while service.position < last:
+        if task.done():
+            task.result()
+        await asyncio.sleep(0.01)
+    took = time.monotonic() - began
+    task.cancel()
+    await asyncio.wait([task])
+    return took
 
 
 async def leaf(bodies: list[bytes], folder: Path) -> float:

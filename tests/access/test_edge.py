@@ -236,6 +236,36 @@ def test_commands_go_down_once_and_not_after_their_time(pair: Pair) -> None:
     assert "no-such-method" in bad["error"]
 
 
+def test_what_a_device_is_to_be_goes_down(pair: Pair) -> None:
+    """The hub's desired state is the edge's, also after a cut; what the edge wants itself stays, firmware is not an edge's."""
+    device = pair.edge.device("shadowed")
+    pair.edge.say(device, {"pm25": 1})
+    pair.caught_up()
+    pair.edge.client.patch("/api/v1/devices/fuzhou:shadowed/shadow", json={"desired": {"own": 1}})
+
+    def desire(**names: Any) -> None:
+        answer = pair.hub.client.patch("/api/v1/devices/fuzhou:shadowed/shadow", json={"desired": names})
+        assert answer.status_code == 200, answer.text
+
+    def desired() -> dict[str, Any]:
+        found: dict[str, Any] = pair.edge.get("/devices/fuzhou:shadowed/shadow")["desired"]
+        return found
+
+    desire(interval=30, mode="day", fw_title="x")
+    eventually(lambda: desired() == {"own": 1, "interval": 30, "mode": "day"})
+    pair.link.be("cut")
+    desire(interval=60, mode=None)
+    desire(pm25=2.0)
+    time.sleep(1)
+    assert desired()["interval"] == 30
+    pair.link.be("open")
+    eventually(lambda: desired() == {"own": 1, "interval": 60, "pm25": 2.0}, 60)
+    told = pair.edge.client.get(f"/api/v1/{device['token']}/attributes", params={"sharedKeys": "interval,pm25"}).json()
+    assert told == {"shared": {"interval": 60, "pm25": 2.0}}
+    pair.edge.say(device, {"pm25": 2.0})
+    eventually(lambda: pair.hub.get("/devices/fuzhou:shadowed/shadow")["reported"] == {"pm25": 2.0})
+
+
 def asked(pair: Pair, path: str, token: str, method: str = "POST", **more: Any) -> httpx.Response:
     return httpx.request(method, f"{pair.hub.tulou.url}/api/v1/edge/{path}", headers={"authorization": f"Bearer {token}"} | more.pop(
         "headers", {}), trust_env=False, timeout=30, **more)
@@ -290,6 +320,7 @@ def test_strangers_and_hostile_edges_change_nothing(pair: Pair) -> None:
         assert answer.status_code == status, (answer.text, content[:80])
         assert answer.json()["detail_zh"], "it says why"
     assert asked(pair, "reports", token, json={"items": [{"no": 1, "what": "answered", "result": 1}]}).status_code == 404
+    assert asked(pair, "reports", token, json={"shadows": [{"entity": mine["no"], "version": 9}]}).status_code == 200, "of nobody"
     assert (hub.readings(), hub.get("/devices", limit=1000), hub.frames()) == before
 
     # What was taken is not taken again, and times that no door takes are left out.

@@ -14,10 +14,11 @@ from tests.access.test_edge import group
 from tests.access.writing import batch
 from tulou.access.batch import Batch
 from tulou.access.downlink import Commands
-from tulou.access.edge.service import MARK, Announced, Announcement, Edges, Reports, Told
+from tulou.access.edge.service import MARK, Announced, Announcement, Edges, Reports, Told, Took
 from tulou.access.edge.tables import NewEdge, edges
 from tulou.access.models import NewCommand, NewDevice, devices
 from tulou.access.service import Devices
+from tulou.access.shadow import Desire, Shadows
 from tulou.access.writer import STREAM
 from tulou.kernel.bus import free_port
 from tulou.kernel.errors import Conflict, NotFound, Unauthenticated
@@ -97,6 +98,15 @@ async def _hubs_side(house: House) -> None:
     for _ in range(2):
         await service.reported(actor, no, Reports(items=[Told(no=told["no"], what="answered", result={"x": 1})]))
     assert (await calls.get(ADMIN, told["no"]))["state"] == "done"
+
+    # So are shadows, and firmware is left out.
+    await house.service(Shadows).change(ADMIN, "fuzhou:s4", Desire(desired={"interval": 5, "fw_title": "x"}))
+    for _ in range(2):
+        assert (await service.orders(actor, no))["shadows"] == [{"entity": 4, "version": 1, "desired": {"interval": 5}}]
+    await service.reported(other, other_no, Reports(shadows=[Took(entity=4, version=9)]))
+    assert (await service.orders(actor, no))["shadows"] != []
+    await service.reported(actor, no, Reports(shadows=[Took(entity=4, version=1)]))
+    assert (await service.orders(actor, no))["shadows"] == []
 
     # One that is deleted here stays deleted; a new stream begins anew; a revoked edge is out, and its devices may go to another.
     await house.service(Devices).delete(ADMIN, "fuzhou:s5")

@@ -125,7 +125,7 @@ def services(house: House) -> Sequence[object]:
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
         OpcUaServers(house, devices), NetworkServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
         certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims, Edges(house, devices, calls),
-        Uplink(house, calls),
+        Uplink(house, calls, shadows),
     ]
 
 

@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import nats.errors
+import orjson
 import sqlalchemy as sa
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel, ConfigDict, Field
 
+from tulou.access.attributes import CHANGED
 from tulou.access.authenticate import Throttle
 from tulou.access.batch import Batch
 from tulou.access.courier import LARGEST_ANSWER, RING
@@ -30,7 +32,7 @@ from tulou.access.downlink import SENT, WAITING, Commands, document
 from tulou.access.edge import BEARER, wire
 from tulou.access.edge.tables import NewEdge, edge_devices, edges
 from tulou.access.longpolls import LongPolls
-from tulou.access.models import ACTIVE, MEASURED, SYNTHETIC, NewDevice, commands, devices
+from tulou.access.models import ACTIVE, MEASURED, SYNTHETIC, NewDevice, commands, devices, shadows
 from tulou.access.protocols import ANSWERED, DELIVERED, REFUSED
 from tulou.access.service import Devices, token_hash
 from tulou.access.writer import STREAM
@@ -54,7 +56,7 @@ ROLE = "edge"
 ONLINE_S = 45.0
 """Seconds since an edge's last word in which it counts as connected: it speaks each ten, or waits for commands."""
 HANDED = 50
-"""Commands in one answer."""
+"""Commands, and shadows, in one answer."""
 TOGETHER = 250
 """Devices that are made in one transaction."""
 MARK = "Tulou-Edge"
@@ -100,12 +102,22 @@ class Told(BaseModel):
     error: str = Field(default="", max_length=4000)
 
 
-class Reports(BaseModel):
-    """What became of commands, in order."""
+class Took(BaseModel):
+    """The version of a device's shadow that an edge has taken over; `entity` is its number there."""
 
     model_config = ConfigDict(extra="forbid")
 
-    items: list[Told] = Field(max_length=1000)
+    entity: int
+    version: int = Field(ge=0, lt=1 << 62)
+
+
+class Reports(BaseModel):
+    """What became of commands, in order, and which shadows were taken over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[Told] = Field(default=[], max_length=1000)
+    shadows: list[Took] = Field(default=[], max_length=1000)
 
 
 def no_such_edge(no: object) -> NotFound:
@@ -125,7 +137,8 @@ class Edges:
 
     async def open(self) -> None:
         """Hear of commands, and settle what an earlier process had begun."""
-        await self.house.bus.nc.subscribe(RING, cb=self._rung)
+        for subject in (RING, CHANGED):
+            await self.house.bus.nc.subscribe(subject, cb=self._rung)
         under_way = sa.select(edges).where(edges.c.floor.is_not(None))
         for row in await self.db.read(lambda c: c.execute(under_way).all()):
             with contextlib.suppress(TulouError):  # the edge's next word settles it
@@ -453,14 +466,16 @@ class Edges:
 
     @operation(SPEAK)
     async def orders(self, actor: Actor, no: int, timeout: float = 0) -> dict[str, Any]:
-        """Commands for devices of the edge that it has not filed yet, waiting up to `timeout` seconds for one."""
+        """Commands for devices of the edge that it has not filed yet, and shadows that it has not taken over, waiting up to `timeout`
+        seconds for one. Firmware is not an edge's: what shadows say of it is left out."""
         await self._speaking(actor, no)
         until = asyncio.get_running_loop().time() + timeout
         with self._polls.waiting(no, timeout) as news:
             while True:
                 await self._speaking(actor, no)
                 rows = await self.db.write(lambda c: _handed(c, no, utcnow())) if await self._any(no) else []
-                if rows:
+                wanted = await self.db.read(lambda c: c.execute(_untaken(no)).all())
+                if rows or wanted:
                     break
                 try:
                     async with asyncio.timeout_at(until):
@@ -470,7 +485,12 @@ class Edges:
         contact = edges.update().where(edges.c.no == no).values(contact_at=utcnow())
         await self.db.write(lambda c: c.execute(contact) and None)
         now = utcnow()
-        return {"commands": [{**document(row), "entity": row.entity, "left_s": (row.expires_at - now).total_seconds()} for row in rows]}
+        return {
+            "commands": [{**document(row), "entity": row.entity, "left_s": (row.expires_at - now).total_seconds()} for row in rows],
+            "shadows": [{"entity": row.entity, "version": row.version, "desired": {
+                name: value for name, value in orjson.loads(row.desired).items() if not name.startswith("fw_")
+            }} for row in wanted],
+        }
 
     async def _any(self, no: int) -> bool:
         query = _unfiled(no, utcnow()).limit(1)
@@ -478,8 +498,8 @@ class Edges:
 
     @operation(SPEAK)
     async def reported(self, actor: Actor, no: int, reports: Reports) -> None:
-        """Learn what became of commands; what is said twice changes nothing. Raises `NotFound` for one that the edge was not
-        given: nothing was learnt then."""
+        """Learn what became of commands, and which shadows were taken over; what is said twice changes nothing. Raises `NotFound`
+        for a command that the edge was not given: nothing was learnt then."""
         await self._speaking(actor, no)
         wanted = [one.no for one in reports.items]
         query = sa.select(commands.c.no, commands.c.entity_no, commands.c.claimed).where(commands.c.no.in_(wanted))
@@ -487,6 +507,14 @@ class Edges:
         for number in wanted:
             if number not in rows or rows[number].claimed not in (_by(no), _filed(no)):
                 raise NotFound(f"没有命令 {number}", f"no command {number}", field="no", value=number)
+        def write(connection: sa.Connection) -> None:
+            for one in reports.shadows:
+                connection.execute(edge_devices.update().where(
+                    edge_devices.c.edge_no == no, edge_devices.c.entity == one.entity, edge_devices.c.shadow < one.version,
+                ).values(shadow=one.version))
+
+        if reports.shadows:
+            await self.db.write(write)
         filed = commands.update().where(commands.c.no.in_(wanted), commands.c.claimed == _by(no)).values(claimed=_filed(no))
         await self.db.write(lambda c: c.execute(filed) and None)
         what = {"delivered": DELIVERED, "answered": ANSWERED, "refused": REFUSED}
@@ -519,6 +547,14 @@ def _unfiled(no: int, now: dt.datetime) -> sa.Select[Any]:
         edge_devices.c.edge_no == no, commands.c.bearer == BEARER, commands.c.ended_at.is_(None), commands.c.expires_at > now,
         sa.or_(commands.c.state == WAITING, sa.and_(commands.c.state == SENT, commands.c.claimed == _by(no))),
     ).order_by(commands.c.no)
+
+
+def _untaken(no: int) -> sa.Select[Any]:
+    return sa.select(shadows.c.desired, shadows.c.version, edge_devices.c.entity).join(
+        edge_devices, edge_devices.c.no == shadows.c.entity_no
+    ).where(
+        edge_devices.c.edge_no == no, edge_devices.c.entity > 0, shadows.c.version > edge_devices.c.shadow
+    ).order_by(shadows.c.entity_no).limit(HANDED)
 
 
 def _handed(connection: sa.Connection, no: int, now: dt.datetime) -> Sequence[Any]:

@@ -45,9 +45,10 @@ edge_devices = sa.Table(
     sa.Column("edge_no", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("entity", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("no", sa.BigInteger, unique=True),
+    sa.Column("shadow", sa.BigInteger, nullable=False, server_default="0"),
 )
 """An edge's entity numbers, and ours; none for one that was deleted here. Where a new era of the edge has not named one yet, its
-number is ours below zero."""
+number is ours below zero. `shadow`: the version of the device's shadow that the edge has."""
 
 uplink_position = sa.Table(
     "uplink_position", metadata,
@@ -69,6 +70,16 @@ uplink_commands = sa.Table(
              postgresql_where=sa.text("told <> 'ended'")),
 )
 """The hub's commands by its number, and ours; `error` where it could not be filed. `told`: what the hub knows of it."""
+
+
+uplink_shadows = sa.Table(
+    "uplink_shadows", metadata,
+    sa.Column("link", sa.String(24), primary_key=True),
+    sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),
+)
+"""What the hub wants devices of this edge to be: the version that was taken over, and the names in it (JSON)."""
 
 
 class NewEdge(BaseModel):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
+import nats.errors
 import numpy as np
 import orjson
 import sqlalchemy as sa
@@ -30,9 +31,10 @@ from nats.aio.msg import Msg
 from tulou.access.batch import Batch
 from tulou.access.downlink import ENDED, Commands
 from tulou.access.edge import wire
-from tulou.access.edge.tables import uplink_commands, uplink_position
+from tulou.access.edge.tables import uplink_commands, uplink_position, uplink_shadows
 from tulou.access.follower import Follower
 from tulou.access.models import NewCommand, commands, devices
+from tulou.access.shadow import Shadows, impose
 from tulou.access.writer import STREAM
 from tulou.context import entities
 from tulou.kernel.bus import end
@@ -80,8 +82,8 @@ def address_of(url: str) -> str:
 class Uplink:
     """The task of an edge's role `worker`."""
 
-    def __init__(self, house: House, calls: Commands) -> None:
-        self.house, self.calls, self.db = house, calls, house.db
+    def __init__(self, house: House, calls: Commands, shadows: Shadows) -> None:
+        self.house, self.calls, self.shadows, self.db = house, calls, shadows, house.db
         self.position = 0
         """The last sequence that the hub has."""
         self.missed = self.unreadable = 0
@@ -304,13 +306,18 @@ class Uplink:
         return self.house.settings.edge_token[:17]
 
     async def _fetch(self) -> None:
-        """Fetch commands, file them, and say so."""
+        """Fetch commands, file them, and what devices are to be, and say so."""
         began = time.time()
         answer = await self._ask("GET", "commands", wait=POLL_S, params={"timeout": POLL_S * 1000})
         for told in answer["commands"]:
             await self._file(told, began)
         if answer["commands"]:
             self._news.set()
+        for wanted in answer["shadows"]:
+            await self._desire(wanted)
+        if answer["shadows"]:
+            took = [{"entity": wanted["entity"], "version": wanted["version"]} for wanted in answer["shadows"]]
+            await self._ask("POST", "reports", json={"shadows": took})
 
     async def _file(self, told: dict[str, Any], asked: float) -> None:
         left = min(dt.datetime.fromisoformat(told["expires_at"]).timestamp() - time.time(), told["left_s"])
@@ -338,6 +345,28 @@ class Uplink:
                 connection.execute(uplink_commands.insert().values(values))
 
         await self.db.write(write)
+
+    async def _desire(self, wanted: dict[str, Any]) -> None:
+        """Take a shadow over: its members are the device's, and what the hub wanted before and wants no more goes. What the edge
+        itself wants beside it stays."""
+        no, desired = wanted["entity"], wanted["desired"]
+        mine = uplink_shadows.c.link == self._link, uplink_shadows.c.entity_no == no
+        values = {"version": wanted["version"], "names": orjson.dumps(sorted(desired)).decode()}
+
+        def write(connection: sa.Connection) -> set[str]:
+            device = connection.execute(sa.select(devices.c.org, devices.c.id).where(devices.c.entity_no == no)).first()
+            before = connection.scalar(sa.select(uplink_shadows.c.names).where(*mine))
+            if device is None:
+                return set()
+            change = {**dict.fromkeys(orjson.loads(before or "[]")), **desired}
+            impose(connection, HUB, device.org, device.id, {no: change})
+            if not connection.execute(uplink_shadows.update().where(*mine).values(values)).rowcount:
+                connection.execute(uplink_shadows.insert().values(link=self._link, entity_no=no, **values))
+            return set(change)
+
+        names = await self.db.write(write)
+        with contextlib.suppress(nats.errors.Error, OSError):  # the device is told the delta when it is back
+            await self.shadows.announce([no], names)
 
     async def _ended(self, _message: Msg) -> None:
         self._news.set()

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("edge_no", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("entity", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("no", sa.BigInteger),
+        sa.Column("shadow", sa.BigInteger, nullable=False, server_default="0"),
         sa.UniqueConstraint("no", name="uq_edge_devices_no"),
     )
     op.create_table(
@@ -60,8 +61,15 @@ def upgrade() -> None:
     )
     still = sa.text("told <> 'ended'")
     op.create_index("ix_uplink_commands_open", "uplink_commands", ["link", "hub_no"], sqlite_where=still, postgresql_where=still)
+    op.create_table(
+        "uplink_shadows",
+        sa.Column("link", sa.String(24), primary_key=True),
+        sa.Column("entity_no", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("names", sa.Text, nullable=False),
+    )
 
 
 def downgrade() -> None:
-    for table in ("uplink_commands", "uplink_position", "edge_devices", "edges"):
+    for table in ("uplink_shadows", "uplink_commands", "uplink_position", "edge_devices", "edges"):
         op.drop_table(table)
