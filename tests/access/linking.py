@@ -38,7 +38,8 @@ class Link:
             self._loop.call_soon_threadsafe(self._reset)
 
     def close(self) -> None:
-        self.be("cut")
+        self.state = "cut"
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _run(self) -> None:
@@ -46,6 +47,12 @@ class Link:
         self._loop.run_until_complete(asyncio.start_server(self._meet, "127.0.0.1", self.port))
         self._ready.set()
         self._loop.run_forever()
+
+    async def _end(self) -> None:
+        self._reset()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            await asyncio.wait(left, timeout=5)
 
     def _reset(self) -> None:
         for writer in self._writers:

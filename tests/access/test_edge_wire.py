@@ -14,6 +14,7 @@ from tulou.access.edge import wire
 from tulou.kernel.errors import Invalid, TooLarge
 
 NOW = 1_795_428_000_000_000
+DAY = 86_400_000_000
 THERE = ("nowhere", "Anything", 3)
 TABLE = wire.Table.made([(5, 105, ("fuzhou", "Pump", 0)), (7, 107, ("fuzhou.a", "Manhole", 0)), (9, 109, ("fuzhou", "Pump", 0))])
 
@@ -82,7 +83,9 @@ def test_what_may_not_speak_and_times_that_no_door_takes_are_left_out() -> None:
     batch = made("mqtt", (6, NOW, b"stranger", {"p": 1.0}), (5, NOW + 5_000_000, b"ahead", {"p": 2.0, "q": 3.0}), (5, 7, b"1970", {"p": 4.0}))
     out, left_out = wire.republished([(1, 100, batch)], TABLE, NOW, "3")
     assert left_out == 3, "a frame with its reading, and one of 1970"
-    assert [(row[2], row[3], len(row[4])) for row in told(out[0][1])] == [(NOW, b"ahead", 2), (946_684_800_000_000, b"1970", 0)]
+    assert [(row[2], row[3], len(row[4])) for row in told(out[0][1])] == [(NOW + 5_000_000, b"ahead", 2), (946_684_800_000_000, b"1970", 0)]
+    far = made("mqtt", (5, NOW + 9 * DAY, b"", {}))
+    assert told(wire.republished([(1, 100, far)], TABLE, NOW, "3")[0][0][1])[0][2] == NOW + DAY
     assert wire.republished([(1, 100, made("mqtt", (6, NOW, b"", {"p": 1.0})))], TABLE, NOW, "3") == ([], 2)
 
 

@@ -282,3 +282,5 @@ def test_what_an_edge_brings_late_is_judged_by_its_own_time() -> None:
         assert kinds(one.tick(10_118 * S)) == []
         assert kinds(one.tick(10_119 * S)) == [("raised", "r0", 360)], "nothing followed for as long"
         assert say(one, 9, 10_130, p=11) == [], "others' clock goes on"
+        assert kinds(one.take([brought((1, 99_999, [("p", 99_999, 1)]))])) == [("cleared", "r0", 99_999)]
+        assert one.clock == 10_130 * S, "an edge's clock that is wrong is its own"

@@ -1,8 +1,7 @@
 """What an edge and its hub say to each other, and batches in the hub's numbers.
 
 Law: pure, no I/O. What comes from an edge is believed in nothing but values: whose an entity is, of what type and origin is
-taken from the hub's own table; times of receipt are not in the future, readings outside the doors' range of times are left
-out, and what a batch must not have is `Invalid`, naming it.
+taken from the hub's own table; readings outside the doors' range of times are left out, times of receipt are put into it, and what a batch must not have is `Invalid`, naming it.
 
 A group is one msgpack map, `{v, era, after, messages: [[sequence, batch], ..], lag, lag_s, missed}`, deflated where that pays.
 """
@@ -149,16 +148,17 @@ def batch_of(data: bytes) -> Batch:
 def placed(batch: Batch, table: Table, now: int) -> tuple[Batch, int]:
     """The batch in our numbers and classes, and how many frames and readings were left out: of entities that may not speak,
     and with times that no door takes. `now` in µs."""
+    earliest, latest = EARLIEST_MS * 1000, now + SKEW_MS * 1000
     at, keep = table.find(batch.f_entity)
     r_at, speaks = table.find(batch.r_entity)
-    stay = keep[batch.r_frame] & speaks & (batch.r_ts >= EARLIEST_MS * 1000) & (batch.r_ts <= now + SKEW_MS * 1000)
+    stay = keep[batch.r_frame] & speaks & (batch.r_ts >= earliest) & (batch.r_ts <= latest)
     number = np.cumsum(keep) - 1
     raws = batch.raws()
     kept = np.flatnonzero(keep)
     row = np.cumsum(stay) - 1
     moved = replace(
         batch, classes=table.classes,
-        f_entity=table.ours[at[keep]], f_ts=np.clip(batch.f_ts[keep], EARLIEST_MS * 1000, now), f_class=table.of[at[keep]].astype(np.uint16),
+        f_entity=table.ours[at[keep]], f_ts=np.clip(batch.f_ts[keep], earliest, latest), f_class=table.of[at[keep]].astype(np.uint16),
         f_len=batch.f_len[keep], f_dup=batch.f_dup[keep],
         f_raw=batch.f_raw if keep.all() else b"".join(raws[i] for i in kept.tolist()),
         r_frame=number[batch.r_frame[stay]].astype(np.uint32), r_entity=table.ours[r_at[stay]], r_prop=batch.r_prop[stay],

@@ -308,7 +308,7 @@ class Evaluator:
 
     def __init__(self, rules: Iterable[Rule], models: Mapping[str, Model]) -> None:
         self.clock = 0
-        """The newest time at which a frame was received, µs."""
+        """The newest time at which a frame was received here, µs; the clocks of edges are not ours."""
         self._tracks: dict[tuple[str, tuple[str, ...]], _Track] = {}
         self._watched: dict[Identity, tuple[_Track, _Watched]] = {}
         for rule in rules:
@@ -355,7 +355,9 @@ class Evaluator:
         orgs: dict[str, int] = {}
         for b in batches:
             clock = self.clock
-            if len(b.f_ts):
+            if b.edge:
+                ticks = np.full(len(b.f_ts), clock, np.int64)
+            elif len(b.f_ts):
                 ticks = np.maximum.accumulate(b.f_ts)
                 np.maximum(ticks, clock, out=ticks)
                 self.clock = int(ticks[-1])
