@@ -11,6 +11,7 @@ import pytest
 
 from tulou.access.batch import Batch, BatchBuilder
 from tulou.access.edge import wire
+from tulou.access.edge.uplink import address_of
 from tulou.kernel.errors import Invalid, TooLarge
 
 NOW = 1_795_428_000_000_000
@@ -108,3 +109,11 @@ def test_what_no_door_would_write_is_refused(name: str) -> None:
         wire.batch_of(msgpack.packb({**whole, name: wrong}))
     assert refused.value.field == name
 
+
+@pytest.mark.parametrize("url", ["http://hub.example", "ftp://hub.example", "hub.example", "https://", ""])
+def test_a_token_is_not_shown_to_the_network(url: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        address_of(url)
+    assert refused.value.field == "edge_hub"
+    assert address_of("https://hub.example:8443/") == "https://hub.example:8443"
+    assert address_of("http://127.0.0.1:8080") == "http://127.0.0.1:8080"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -352,3 +353,19 @@ async def test_the_stream_keeps_what_the_hub_does_not_have(pipe: Pipe) -> None:
     await pipe.db.write(lambda c: c.execute(edges.update().values(floor=None)) and None)
     await pipe.db.write(lambda c: c.execute(uplink_position.update().values(seq=0)) and None)
     assert await up_to() == 11, "the oldest eighth"
+
+
+@pytest.mark.slow
+async def test_a_stream_that_is_nearly_full_is_relieved_also_after_a_restart(pipe: Pipe) -> None:
+    await pipe.publish(*(batch([(1, "pm25", NOVEMBER + n, float(n))]) for n in range(80)))
+    await pipe.run(pipe.writer(uplink=True))
+    held = (await pipe.bus.js.stream_info("READINGS")).state.bytes
+    await pipe.bus.ensure([StreamSpec("READINGS", ("tulou.readings.>",), held * 5 // 4)])
+    writer = asyncio.create_task(pipe.writer(uplink=True).run())
+    try:
+        async with asyncio.timeout(20):
+            while (await pipe.bus.js.stream_info("READINGS")).state.first_seq < 12:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    finally:
+        writer.cancel()
+        await asyncio.wait([writer])

@@ -181,6 +181,8 @@ async def started(house: House) -> None:
         await house.service(Certificates).open()
         await house.service(Provisioning).open()
         await house.service(Claims).open()
+    if house.settings.edge_hub and "worker" in house.roles:
+        house.service(Uplink).configured()
     if not _mirrors(house):
         return
     directory = house.service(Directory)

@@ -610,7 +610,7 @@ class Writer:
 
     async def _tell(self) -> None:
         """Publish figures every second, and now and then purge the stream below the floor."""
-        before, then, purged = 0, time.monotonic(), self._floor
+        before, then, purged = 0, time.monotonic(), 0
         for tick in itertools.count():
             await asyncio.sleep(1)
             now = time.monotonic()
@@ -644,15 +644,15 @@ class Writer:
             return connection.scalar(sa.select(rule_checkpoint.c.seq).where(*here)), sent, under_way
 
         judged, sent, under_way = await self.db.read(read)
-        needed = [seq for seq in (judged, sent, under_way) if seq is not None]
-        done = min([self._stated, *needed])
+        others = min([self._stated, *(seq for seq in (sent, under_way) if seq is not None)])
+        done = others if judged is None else min(others, judged)
         if done == self._stated:
             return done
         info = await self.bus.js.stream_info(STREAM)
         full, held = info.config.max_bytes or 0, info.state.bytes
-        if full > 0 and held > full / 2 and judged is not None and judged < self._stated:
-            log.warning("the rules are behind and the stream is half full: they will miss messages up to %d", self._stated)
-            done = min([self._stated, *(seq for seq in (sent, under_way) if seq is not None)])
+        if full > 0 and held > full / 2 and done < others:
+            log.warning("the rules are behind and the stream is half full: they will miss messages up to %d", others)
+            done = others
         if full > 0 and held > full * 3 / 4 and done < self._stated:
             done = max(done, min(self._stated, (info.state.first_seq or 1) + info.state.messages // 8))
             log.warning("the hub is away and the stream is three quarters full: it will miss messages up to %d", done)

@@ -120,14 +120,25 @@ class Uplink:
             return False, f"中心拒绝了 {len(self._refused)} 个设备：{reason}", f"the hub refused {len(self._refused)} devices: {reason}"
         return True, f"已连中心，待上传 {lag} 条", f"connected to the hub, {lag} messages to go"
 
+    def configured(self) -> ssl.SSLContext:
+        """How the hub is verified. Raises `Invalid` for settings with which it cannot be spoken to."""
+        settings = self.house.settings
+        address_of(settings.edge_hub)
+        if not settings.edge_token.startswith("tulou_edge_"):
+            raise Invalid("设置了 edge_hub，edge_token 应为 tulou edges create 给出的令牌",
+                          "edge_hub is set: edge_token is the token that tulou edges create gave", field="edge_token", rule="tulou_edge_..")
+        try:
+            return ssl.create_default_context(cafile=settings.edge_ca or None)
+        except (OSError, ssl.SSLError) as error:
+            raise Invalid(f"edge_ca 不能读取：{error}", f"edge_ca cannot be read: {error}", field="edge_ca", value=settings.edge_ca,
+                          rule="PEM") from None
+
     async def run(self, house: House) -> None:
         """Bring and fetch, for ever; ends at once where there is no hub."""
         settings = house.settings
         if not settings.edge_hub:
             return
-        if not settings.edge_token:
-            raise Invalid("设置了 edge_hub 而没有 edge_token", "edge_hub is set without edge_token", field="edge_token", rule="present")
-        verify = ssl.create_default_context(cafile=settings.edge_ca or None)
+        verify = self.configured()
         async with httpx.AsyncClient(
             base_url=address_of(settings.edge_hub) + "/api/v1/edge/", verify=verify, timeout=httpx.Timeout(STALLED_S, connect=10),
             headers={"authorization": f"Bearer {settings.edge_token}"}, limits=httpx.Limits(max_connections=4, keepalive_expiry=60),
