@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -219,6 +220,29 @@ def main(ctx: click.Context, as_json: bool, lang: str) -> None:
 @click.pass_obj
 def up(session: Session, role: str) -> None:
     """启动。Start the house and keep it running until Ctrl-C."""
+    _run(session, role)
+
+
+@main.command()
+@click.option("--hub", help="中心地址，https://… / address of the hub, https://..")
+@click.option("--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="存有令牌的文件（tulou edges create）/ file that holds the token")
+@click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="验证中心证书的 CA 文件 / CA file for the hub's certificate")
+@click.option("--role", default=",".join(ROLES), show_default=True, help="本进程承担的角色 / roles of this process")
+@click.pass_obj
+def edge(session: Session, hub: str | None, token_file: Path | None, ca: str | None, role: str) -> None:
+    """作为中心的边缘节点启动；未给出者取自设置。Start the house as an edge of a hub; what is not given is taken from the settings
+    edge_hub, edge_token and edge_ca."""
+    given: dict[str, Any] = {"edge_hub": hub, "edge_token": token_file.read_text("utf-8").strip() if token_file else None, "edge_ca": ca}
+    session.settings = dataclasses.replace(session.settings, **{name: value for name, value in given.items() if value})
+    for name, option in (("edge_hub", "--hub"), ("edge_token", "--token-file")):
+        if not getattr(session.settings, name):
+            session.stop(f"缺少 {option}，也没有设置 {name}", f"{option} is missing, and so is the setting {name}", 2)
+    _run(session, role)
+
+
+def _run(session: Session, role: str) -> None:
+    """Run the house with these roles until a signal ends it."""
     import uvloop
 
     from tulou.app import Running, address

@@ -599,15 +599,15 @@ async def test_tb_mqtt_client(house: House) -> None:
     assert rows[22.0] == 1_700_000_000_000_000
 
 
-def certificate(home: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1."""
+def certificate(home: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    """A self-signed certificate for an address."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tulou test")])
     now = dt.datetime.now(dt.UTC)
     made = (
         x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
         .serial_number(1).not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())
     )

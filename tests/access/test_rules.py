@@ -35,6 +35,13 @@ def batch(*frames: tuple[int, int, list[tuple[str, int, float]]], org: str = "fu
     return Batch.decode(builder.encode())
 
 
+def brought(*frames: tuple[int, int, list[tuple[str, int, float]]]) -> Batch:
+    """As `batch`, by an edge."""
+    made = batch(*frames)
+    made.edge = "1"
+    return made
+
+
 def say(e: Evaluator, entity: int, at: int, **values: float) -> list[tuple[str, str, int]]:
     return kinds(e.take([batch((entity, at, [(name, at, value) for name, value in values.items()]))]))
 
@@ -255,3 +262,25 @@ def test_every_alarm_opens_and_closes_once(steps: list[Frame]) -> None:
                 assert is_open[key] == c.raised_at
             if c.kind == "cleared":
                 del is_open[key]
+
+
+def test_what_an_edge_brings_late_is_judged_by_its_own_time() -> None:
+    """A duration that the edge's later reading contradicts is not complete because the hub's clock is far beyond it."""
+    e = evaluator(Threshold(property="p", above=10, clear=7, for_s=60))
+    assert say(e, 9, 10_000, p=1) == []
+    assert kinds(e.take([brought((1, 100, [("p", 100, 11)]))])) == []
+    assert kinds(e.take([brought((1, 130, [("p", 130, 5)]))])) == [], "contradicted"
+    assert kinds(e.take([brought((1, 200, [("p", 200, 11)]))])) == []
+    assert kinds(e.take([brought((1, 230, [("p", 230, 12)]))])) == []
+    kept, again = e.snapshot(), evaluator(Threshold(property="p", above=10, clear=7, for_s=60))
+    again.restore(msgpack.unpackb(msgpack.packb(kept), strict_map_key=False))
+    for one in (e, again):
+        assert kinds(one.tick(10_059 * S)) == []
+        assert kinds(one.take([brought((1, 260, [("p", 260, 11)]))])) == [("raised", "r0", 260)]
+        assert kinds(one.take([brought((1, 270, [("p", 270, 5)]))])) == [("cleared", "r0", 270)]
+        assert kinds(one.take([brought((1, 300, [("p", 300, 12)]))])) == []
+        assert kinds(one.tick(10_118 * S)) == []
+        assert kinds(one.tick(10_119 * S)) == [("raised", "r0", 360)], "nothing followed for as long"
+        assert say(one, 9, 10_130, p=11) == [], "others' clock goes on"
+        assert kinds(one.take([brought((1, 99_999, [("p", 99_999, 1)]))])) == [("cleared", "r0", 99_999)]
+        assert one.clock == 10_130 * S, "an edge's clock that is wrong is its own"

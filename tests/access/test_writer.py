@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.access.writing import CLASS, NOVEMBER, Killed, Pipe, Reading, batch
+from tulou.access.edge.tables import edges, uplink_position
 from tulou.access.writer import repeated
 from tulou.kernel.bus import Bus, NatsServer, StreamSpec
 from tulou.kernel.readings import Readings, Rows, clickhouse, open_readings
@@ -324,3 +326,46 @@ def test_rows_of_one_identity_are_found() -> None:
     _, inverse, counts = np.unique(np.stack([entity.astype(np.int64), prop, ts]), axis=1, return_inverse=True,
                                    return_counts=True)
     assert (repeated(rows) == (counts[inverse.ravel()] > 1)).all()
+
+
+async def test_the_stream_keeps_what_the_hub_does_not_have(pipe: Pipe) -> None:
+    """An edge's writer purges up to where the hub is; what an edge has under way at the hub stays; a stream that fills loses
+    the oldest, so that readings go on being taken in."""
+    async def up_to() -> int:
+        return await writer._done_with()
+
+    await pipe.publish(*(batch([(1, "pm25", NOVEMBER + n, float(n))]) for n in range(80)))
+    alone, writer = await pipe.run(), await pipe.run(pipe.writer(uplink=True))
+    assert await alone._done_with() == 80
+    assert await up_to() == 0, "the hub was never met"
+    place = {"stream": "READINGS", "created": writer._created, "era": "e", "seq": 30}
+    await pipe.db.write(lambda c: c.execute(uplink_position.insert().values(**place)) and None)
+    assert await up_to() == 30
+    await pipe.db.write(lambda c: c.execute(edges.insert().values(
+        org="fuzhou", name="x", token_hash="x", token_prefix="x", created_at=writer._created, created_by="x", era="e", last=0, floor=20,
+        lag=0, lag_s=0.0, missed=0, left_out=0,
+    )) and None)
+    assert (await up_to(), await alone._done_with()) == (20, 20)
+
+    held = (await pipe.bus.js.stream_info("READINGS")).state.bytes
+    await pipe.bus.ensure([StreamSpec("READINGS", ("tulou.readings.>",), held * 5 // 4)])
+    assert await up_to() == 20, "held back by an edge that is being taken"
+    await pipe.db.write(lambda c: c.execute(edges.update().values(floor=None)) and None)
+    await pipe.db.write(lambda c: c.execute(uplink_position.update().values(seq=0)) and None)
+    assert await up_to() == 11, "the oldest eighth"
+
+
+@pytest.mark.slow
+async def test_a_stream_that_is_nearly_full_is_relieved_also_after_a_restart(pipe: Pipe) -> None:
+    await pipe.publish(*(batch([(1, "pm25", NOVEMBER + n, float(n))]) for n in range(80)))
+    await pipe.run(pipe.writer(uplink=True))
+    held = (await pipe.bus.js.stream_info("READINGS")).state.bytes
+    await pipe.bus.ensure([StreamSpec("READINGS", ("tulou.readings.>",), held * 5 // 4)])
+    writer = asyncio.create_task(pipe.writer(uplink=True).run())
+    try:
+        async with asyncio.timeout(20):
+            while (await pipe.bus.js.stream_info("READINGS")).state.first_seq < 12:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    finally:
+        writer.cancel()
+        await asyncio.wait([writer])

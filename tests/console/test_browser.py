@@ -34,6 +34,7 @@ PAGES = {
     "rules": "/rules",
     "dead-letters": "/dead-letters",
     "provisioning": "/provisioning",
+    "edges": "/edges",
     "rollouts": "/rollouts",
     "jobs": "/jobs",
     "audit": "/audit",

@@ -74,7 +74,11 @@ class Tulou:
             **{f"TULOU_{key.upper()}": value for key, value in settings.items()},
         }
         self.secure = "tls_certificate" in settings
-        self.url = f"http{'s' if self.secure else ''}://127.0.0.1:{self.http_port}"
+        host = "127.0.0.1" if settings.get("bind", "0.0.0.0") == "0.0.0.0" else settings["bind"]
+        self.url = f"http{'s' if self.secure else ''}://{host}:{self.http_port}"
+        self.command = ["up", *(["--role", roles] if roles else [])]
+        self.inside: list[str] = []
+        """What runs the command: nothing, or `ip netns exec ..`."""
         self.process: subprocess.Popen[bytes] | None = None
         self.seconds = 0.0
 
@@ -84,7 +88,7 @@ class Tulou:
         log, printed = (self.home.parent / f"{self.home.name}.{kind}" for kind in ("log", "out"))
         with log.open("a") as errors, printed.open("w") as output:
             self.process = subprocess.Popen(
-                [*TULOU, "up", *(["--role", self.roles] if self.roles else [])],
+                [*self.inside, *TULOU, *self.command],
                 env=self.env, stdout=output, stderr=errors, cwd=self.home.parent,
             )
         while not printed.read_text().endswith("\n"):  # all of it is printed at once

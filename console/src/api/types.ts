@@ -170,6 +170,20 @@ export interface ProvisionKey {
   enabled: boolean;
 }
 
+export interface Edge {
+  no: number;
+  org: string;
+  name: string;
+  state: "new" | "connected" | "away" | "revoked";
+  token?: string;
+  contact_at: string | null;
+  lag: number;
+  lag_s: number;
+  missed: number;
+  left_out: number;
+  devices: number;
+}
+
 export interface DeviceGroup {
   no: number;
   org: string;

@@ -151,6 +151,8 @@ class Batch:
     r_val: NDArray[np.float64]
     r_text: dict[int, str]
     r_quality: NDArray[np.uint8]
+    edge: str = ""
+    """The edge that brought it, which may be later than others' batches."""
 
     @classmethod
     def decode(cls, message: bytes) -> Batch:
@@ -176,7 +178,8 @@ class Batch:
             batch = cls(
                 protocol=body["protocol"], classes=[(o, t, n) for o, t, n in body["classes"]], f_raw=body["f_raw"],
                 props=body["props"], r_text=body["r_text"],
-                r_quality=np.zeros(rows, np.uint8) if quality is None else np.frombuffer(quality, np.uint8), **column,
+                r_quality=np.zeros(rows, np.uint8) if quality is None else np.frombuffer(quality, np.uint8), edge=body.get("edge", ""),
+                **column,
             )
         except (KeyError, ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
             raise Invalid(f"不是批次：{error!r}", f"not a batch: {error!r}", rule="batch v1") from None

@@ -30,6 +30,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from tulou.access.authenticate import DeviceIdentity
 from tulou.access.courier import CLAIM, JSON, RETURNED, RING, answer_of
+from tulou.access.edge import BEARER as EDGE
+from tulou.access.edge.tables import edge_devices, edges
 from tulou.access.longpolls import LongPolls
 from tulou.access.models import NewCommand, commands, device_identities, device_opcua
 from tulou.access.protocols import ANSWERED, DELIVERED, REFUSED
@@ -197,6 +199,8 @@ class Commands:
             name: {"label": one.label.model_dump(), "schema": _schema(one), "answer": one.answer}
             for name, one in model.commands.items()
         } if model and model.commands else None}
+        if await self._at_edge(device.entity_no):
+            return {EDGE: None}
         for protocol in await self._protocols(device.entity_no):
             found[protocol] = {
                 name: {"label": method.label, "schema": method.schema, "answer": True}
@@ -219,7 +223,16 @@ class Commands:
         codecs = self.devices.codecs
         return [name for name in spoken if name in codecs and codecs[name].methods]
 
+    async def _at_edge(self, entity: int) -> bool:
+        """Whether an edge takes the device's commands."""
+        query = sa.select(edges.c.no).join(edge_devices, edge_devices.c.edge_no == edges.c.no).where(
+            edge_devices.c.no == entity, edges.c.revoked_at.is_(None)
+        )
+        return await self.db.read(lambda c: c.execute(query).first()) is not None
+
     async def _bearer(self, device: Any, new: NewCommand) -> str:
+        if new.bearer in (None, EDGE) and await self._at_edge(device.entity_no):
+            return EDGE
         spoken = await self._protocols(device.entity_no)
         if new.bearer is None:
             return spoken[0] if spoken else JSON
@@ -231,7 +244,10 @@ class Commands:
         return new.bearer
 
     def _checked(self, kind: str, bearer: str, new: NewCommand) -> Command | None:
-        """What the model says of the method, if it says something. Raises `Invalid`."""
+        """What the model says of the method, if it says something. Raises `Invalid`. What a device of an edge can be told the
+        edge knows."""
+        if bearer == EDGE:
+            return None
         if bearer != JSON:
             methods = self.devices.codecs[bearer].methods
             method = methods.get(new.method)
@@ -404,6 +420,13 @@ class Commands:
             raise no_such_command(no)
         await self._told(ended)
 
+    async def reported(self, reports: Sequence[dict[str, Any]]) -> None:
+        """Apply what became of commands, as a gateway says it; durable when it returns, and may be repeated."""
+        ended, again = await self.db.write(lambda c: _apply(c, reports, utcnow()))
+        await self._told(ended)
+        if again:
+            await self._ring(again)
+
     # -- tasks
 
     async def keep(self, _house: House) -> None:
@@ -427,12 +450,9 @@ class Commands:
                 await asyncio.sleep(0.5)
                 continue
             reports = [report for message in messages for report in orjson.loads(message.data)]
-            ended, again = await self.db.write(lambda c, reports=reports: _apply(c, reports, utcnow()))  # type: ignore[misc]
-            await self._told(ended)
+            await self.reported(reports)
             for message in messages:
                 await message.ack()
-            if again:
-                await self._ring(again)
 
     async def _expire(self) -> None:
         while True:

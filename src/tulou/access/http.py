@@ -103,7 +103,7 @@ class HttpDoor:
     async def next_command(self, request: Request) -> Response:
         """The device's next command: `{id, method, params}`, or 408 when there was none within `timeout` ms."""
         device = await self.identify(request)
-        row = await self.commands.poll(device, _timeout(request))
+        row = await self.commands.poll(device, timeout_of(request))
         if row is None:
             return Response(status_code=408, headers=NOT_STORED)
         return json_response({"id": str(row.no), "method": row.method, "params": orjson.Fragment(row.params)})
@@ -126,7 +126,7 @@ class HttpDoor:
     async def next_attributes(self, request: Request) -> Response:
         """The next change of what the device is to be, or 408 when there was none within `timeout` ms."""
         device = await self.identify(request)
-        change = await self.shadows.poll(device, _timeout(request))
+        change = await self.shadows.poll(device, timeout_of(request))
         return json_response(change) if change is not None else Response(status_code=408, headers=NOT_STORED)
 
     async def firmware(self, request: Request) -> Response:
@@ -213,7 +213,7 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
     return (first, min(int(found[2] or size) + 1, size)) if first < size else (0, 0)
 
 
-def _timeout(request: Request) -> float:
+def timeout_of(request: Request) -> float:
     """The `timeout` of a request that waits, given in ms, in seconds. Raises `Invalid`."""
     timeout = request.query_params.get("timeout", "20000")
     if not timeout.isascii() or not timeout.isdigit() or len(timeout) > 6:

@@ -26,6 +26,7 @@ from tulou.access.deadletters import dead_letters
 from tulou.access.directory import Directory
 from tulou.access.presence import online
 from tulou.access.things import value_of
+from tulou.access.writer import HEARD
 from tulou.kernel.errors import Throttled, TulouError, Unavailable
 from tulou.kernel.policy import Actor, Orgs, operation
 
@@ -126,6 +127,7 @@ class Hub:
             await nc.subscribe(subject, cb=handler)
             for subject, handler in (
                 (LATEST, self._latest), (PRESENCE, self._present), (STATS, self._stats), (ALARM, self._alarm),
+                (HEARD, self._heard),
             )
         ]
         sampler = asyncio.create_task(self._sample()) if hasattr(self.house, "readings") else None
@@ -155,13 +157,16 @@ class Hub:
 
     async def _latest(self, message: Msg) -> None:
         items: list[Item] = orjson.loads(message.data)
-        self.directory.heard(np.unique(np.array([item[0] for item in items], np.int64)), time.time_ns() // 1000)
         if self.clients:
             pending = self._pending
             for item in items:
                 known = pending.get((item[0], item[1]))
                 if known is None or item[2] >= known[2]:
                     pending[item[0], item[1]] = item
+
+    async def _heard(self, message: Msg) -> None:
+        nos, times = (np.array(column, np.int64) for column in orjson.loads(message.data))
+        self.directory.heard(nos, np.minimum(times, time.time_ns() // 1000))
 
     async def _present(self, message: Msg) -> None:
         told = orjson.loads(message.data)

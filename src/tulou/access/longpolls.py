@@ -42,3 +42,8 @@ class LongPolls:
         for queue in self._waiting.get(entity, ()):
             if not queue.full():
                 queue.put_nowait(news)
+
+    def tell_all(self) -> None:
+        """There may be news of anything."""
+        for entity in list(self._waiting):
+            self.tell(entity)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tulou.access.certificates.tables import forget_certificates
+from tulou.access.edge.tables import forget_placed
 from tulou.access.groups.tables import forget_members
 from tulou.access.ota.tables import rollout_devices
 from tulou.access.provisioning.tables import forget_provisioned
@@ -277,6 +278,7 @@ def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     forget_certificates(connection, entities)
     forget_provisioned(connection, entities)
     forget_members(connection, entities)
+    forget_placed(connection, entities)
     connection.execute(device_claims.delete().where(device_claims.c.entity_no.in_(entities)))
     connection.execute(shadows.delete().where(shadows.c.entity_no.in_(entities)))
     connection.execute(rollout_devices.delete().where(rollout_devices.c.entity_no.in_(entities)))

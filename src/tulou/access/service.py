@@ -139,6 +139,21 @@ class Devices:
             await self.changed([device["no"]], device["id"], "created", new.org)
         return device
 
+    async def make_many(self, actor: Actor, news: Sequence[NewDevice]) -> list[dict[str, Any] | TulouError]:
+        """As `make`, of many in one transaction; a document or an error for each."""
+        wanted: list[NewDevice | TulouError] = []
+        for new in news:
+            try:
+                wanted.append(self._checked(new))
+            except TulouError as error:
+                wanted.append(error)
+        made = iter(await self._create(actor, [new for new in wanted if isinstance(new, NewDevice)]))
+        answers = [new if isinstance(new, TulouError) else next(made) for new in wanted]
+        fresh: list[int] = [answer["no"] for answer in answers if isinstance(answer, dict) and answer["created"]]
+        if fresh:
+            await self.changed(fresh)
+        return answers
+
     @operation(CREATE)
     async def create_many(self, actor: Actor, bulk: Bulk) -> list[dict[str, Any]]:
         """Create devices, each for itself; returns a line per item: `{line, ...device}` or `{line, error}`.

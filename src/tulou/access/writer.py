@@ -38,6 +38,7 @@ from nats.js.errors import NotFoundError
 from numpy.typing import NDArray
 
 from tulou.access.batch import Batch
+from tulou.access.edge.tables import edges, uplink_position
 from tulou.access.relay import Arrival, Relay, read
 from tulou.access.rules.models import rule_checkpoint
 from tulou.kernel.bus import Bus, end
@@ -53,6 +54,9 @@ log = logging.getLogger("tulou.writer")
 
 STREAM = "READINGS"
 DURABLE = "writer"
+HEARD = "tulou.live.heard"
+"""Core NATS subject: the entities of a group that is stored, and when each was heard (µs), as two lists."""
+HEARD_AT_ONCE = 50_000
 HOUR = 3_600_000_000
 
 writer_intent = sa.Table(
@@ -220,6 +224,16 @@ def repeated(rows: Rows) -> NDArray[np.bool_]:
     return np.isin(mixed, twice) if len(twice) else np.zeros(len(mixed), bool)
 
 
+def heard(decoded: Decoded) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The entities that sent frames, or of which others' frames spoke, and when the last was received."""
+    rows, frames, place = decoded.rows, decoded.frames, decoded.place
+    others = np.flatnonzero(rows.entity != frames.entity[place])
+    entity, at = np.unique(np.concatenate([frames.entity, rows.entity[others]]), return_inverse=True)
+    when = np.zeros(len(entity), np.int64)
+    np.maximum.at(when, at, np.concatenate([frames.ts, frames.ts[place[others]]]))
+    return entity, when
+
+
 class Writer:
     """Runs the consumer. `fault` is called with the name of every step, so that tests can stop there."""
 
@@ -227,12 +241,14 @@ class Writer:
         self, readings: Readings, db: Database, bus: Bus, on_latest: OnLatest | None = None, *,
         linger: float = 0.25, max_rows_bytes: int = 32 << 20, max_held_bytes: int = 64 << 20,
         fault: Callable[[str], None] = lambda step: None, gate: Gate | None = None, relay: Relay | None = None,
+        uplink: bool = False,
     ) -> None:
         self.readings, self.db, self.bus, self.on_latest = readings, db, bus, on_latest
         self.counters = Counters()
         self._gate, self._relay = gate or Gate(), relay or Relay(0)
         self._linger, self._group_bytes, self._held_bytes = linger, max_rows_bytes, max_held_bytes
         self._fault = fault
+        self._uplink = uplink
         self._decoder, self._watermarks = Decoder(), self._gate.watermarks
         self._created: dt.datetime
         self._floor = 0
@@ -491,6 +507,7 @@ class Writer:
         if group.latest is not None and len(group.latest) and self.on_latest is not None:
             await self.on_latest(group.latest)
         group.latest = None
+        await self._heard(group.decoded)
         self._fault("latest")
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             # Our own floor counts; the acknowledgement tells the server, and a later one covers a lost one.
@@ -574,6 +591,16 @@ class Writer:
 
     # -- telling
 
+    async def _heard(self, decoded: Decoded) -> None:
+        """Say when the entities of a group were heard: what is lost here is only late."""
+        if not len(decoded.frames):
+            return
+        entity, when = await asyncio.to_thread(heard, decoded)
+        with contextlib.suppress(nats.errors.Error, OSError):
+            for at in range(0, len(entity), HEARD_AT_ONCE):
+                columns = [entity[at : at + HEARD_AT_ONCE], when[at : at + HEARD_AT_ONCE]]
+                await self.bus.nc.publish(HEARD, orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY))
+
     def _age(self) -> float:
         """Seconds since the oldest message that is not stored was published; 0 without one."""
         oldest = self._oldest or (self._arrivals[0].message if self._arrivals else None)
@@ -583,7 +610,7 @@ class Writer:
 
     async def _tell(self) -> None:
         """Publish figures every second, and now and then purge the stream below the floor."""
-        before, then, purged = 0, time.monotonic(), self._floor
+        before, then, purged = 0, time.monotonic(), 0
         for tick in itertools.count():
             await asyncio.sleep(1)
             now = time.monotonic()
@@ -605,20 +632,31 @@ class Writer:
                         purged = done
 
     async def _done_with(self) -> int:
-        """Up to where nobody needs the stream: what is stored, and what the rules' checkpoint covers. Rules that are far
-        behind, or run no more, are waited for until the stream is half full: taking readings in comes first."""
-        query = sa.select(rule_checkpoint.c.seq).where(
-            rule_checkpoint.c.stream == STREAM, rule_checkpoint.c.created == self._created
-        )
-        seen = await self.db.read(lambda c: c.execute(query).scalar())
-        if seen is None or seen >= self._stated:
-            return self._stated
+        """Up to where nobody needs the stream: what is stored, what the rules' checkpoint covers, what the hub has of an edge,
+        and what edges have under way here. Rules that are far behind, or run no more, are waited for until the stream is half
+        full, and the hub until it is three quarters full, then the oldest eighth goes: taking readings in comes first."""
+        here = rule_checkpoint.c.stream == STREAM, rule_checkpoint.c.created == self._created
+        there = uplink_position.c.stream == STREAM, uplink_position.c.created == self._created
+
+        def read(connection: sa.Connection) -> tuple[int | None, int | None, int | None]:
+            sent = connection.scalar(sa.select(uplink_position.c.seq).where(*there)) or 0 if self._uplink else None
+            under_way = connection.scalar(sa.select(sa.func.min(edges.c.floor)))
+            return connection.scalar(sa.select(rule_checkpoint.c.seq).where(*here)), sent, under_way
+
+        judged, sent, under_way = await self.db.read(read)
+        others = min([self._stated, *(seq for seq in (sent, under_way) if seq is not None)])
+        done = others if judged is None else min(others, judged)
+        if done == self._stated:
+            return done
         info = await self.bus.js.stream_info(STREAM)
-        full = info.config.max_bytes or 0
-        if full > 0 and info.state.bytes > full / 2:
-            log.warning("the rules are behind and the stream is half full: they will miss messages up to %d", self._stated)
-            return self._stated
-        return int(seen)
+        full, held = info.config.max_bytes or 0, info.state.bytes
+        if full > 0 and held > full / 2 and done < others:
+            log.warning("the rules are behind and the stream is half full: they will miss messages up to %d", others)
+            done = others
+        if full > 0 and held > full * 3 / 4 and done < self._stated:
+            done = max(done, min(self._stated, (info.state.first_seq or 1) + info.state.messages // 8))
+            log.warning("the hub is away and the stream is three quarters full: it will miss messages up to %d", done)
+        return done
 
 
 @dataclass(slots=True)
@@ -706,4 +744,6 @@ async def _drop(subscription: JetStreamContext.PullSubscription | None) -> None:
 
 async def run(house: House, on_latest: OnLatest | None = None, gate: Gate | None = None, relay: Relay | None = None) -> None:
     """The background task of the role `writer`."""
-    await Writer(house.readings, house.db, house.bus, on_latest, gate=gate, relay=relay).run()
+    await Writer(
+        house.readings, house.db, house.bus, on_latest, gate=gate, relay=relay, uplink=bool(house.settings.edge_hub)
+    ).run()

@@ -33,6 +33,7 @@ PAGES = (
     "system",
     "jobs",
     "provisioning",
+    "edges",
     "rollouts",
 )
 """First parts of the addresses of pages (console/src/app.tsx); every one is answered with index.html."""

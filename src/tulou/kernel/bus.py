@@ -318,7 +318,7 @@ class Bus:
             await asyncio.wait_for(self.nc.close(), 5)
 
 
-async def end(tasks: Iterable[asyncio.Task[None]], patience: float | None = None) -> None:
+async def end(tasks: Iterable[asyncio.Task[Any]], patience: float | None = None) -> None:
     """Cancel `tasks` and wait until they have ended.
 
     Asked again each `patience` (`PATIENCE`) seconds: `asyncio.wait_for` of Python 3.11, on which the NATS client rests,

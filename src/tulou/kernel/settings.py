@@ -19,8 +19,8 @@ from tulou.kernel.errors import Invalid
 
 Source = Literal["default", "file", "env"]
 
-SECRET = {"admin_password", "database_url", "clickhouse_url", "nats_url", "objects_url", "oidc_client_secret", "sms_authorization",
-          "smtp_password"}
+SECRET = {"admin_password", "database_url", "clickhouse_url", "edge_token", "nats_url", "objects_url", "oidc_client_secret",
+          "sms_authorization", "smtp_password"}
 
 
 def _entry(default: Any, zh: str, en: str) -> Any:
@@ -139,6 +139,13 @@ class Settings:
     context_fetch: str = _entry(
         "", "可下载 @context 的来源（如 https://schema.lab.fiware.org），逗号分隔；空为从不下载",
         "origins from which @contexts may be downloaded, separated by commas; empty: none ever is",
+    )
+    edge_hub: str = _entry(
+        "", "中心地址（https://…）；设置后本屋是其边缘节点", "address of the hub (https://..); set, this house is an edge of it"
+    )
+    edge_token: str = _entry("", "中心发给本边缘节点的令牌", "token that the hub gave this edge")
+    edge_ca: str = _entry(
+        "", "验证中心证书的 CA 文件（PEM）；空为系统信任的", "CA file (PEM) that the hub's certificate is verified by; empty: the system's"
     )
     packs: str = _entry("", "附加包目录", "folders of further packs, separated by ':'")
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)

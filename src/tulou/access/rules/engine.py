@@ -24,13 +24,10 @@ import nats.errors
 import numpy as np
 import orjson
 import sqlalchemy as sa
-from nats.aio.msg import Msg
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.client import JetStreamContext
-from nats.js.errors import NotFoundError
 
 from tulou.access.alarms import OFFLINE, Alarms, absence
 from tulou.access.directory import Directory
+from tulou.access.follower import Follower
 from tulou.access.models import alarms
 from tulou.access.relay import Arrival, Relay, read
 from tulou.access.rules.evaluator import Change, Evaluator
@@ -72,8 +69,7 @@ class Engine:
         """The sequence of the last message that was judged and whose alarms are in SQL."""
         self._kept = -1
         self._created: datetime
-        self._subscription: JetStreamContext.PullSubscription | None = None
-        self._expected = 1
+        self._follower = Follower(STREAM, DURABLE)
         self.relay = Relay()
         """Where a writer of this process puts what it has read."""
         self._heard = 0.0
@@ -88,7 +84,7 @@ class Engine:
         try:
             await self._run()
         finally:
-            await self._drop()
+            await self._follower.drop()
 
     async def _run(self) -> None:
         self.evaluator = await self._open()
@@ -147,7 +143,7 @@ class Engine:
         row = await self.house.db.read(
             lambda c: c.execute(sa.select(rule_checkpoint).where(rule_checkpoint.c.stream == STREAM)).first()
         )
-        await self._drop()
+        await self._follower.drop()
         self._kept = -1
         evaluator = Evaluator(await self.rules.load(), self.house.packs.models)
         if row is not None:
@@ -212,59 +208,16 @@ class Engine:
         if self.relay.reaches(self.position):
             found = await self.relay.take(self.position, GROUP_BYTES, LINGER)
             if found:
-                await self._drop()
+                await self._follower.drop()
             if found or self.relay.quiet:
                 self.lag, self._heard = self.relay.behind, time.monotonic()
                 return found
             if time.monotonic() - self._heard < PATIENCE:
                 self.lag = max(1, self.relay.behind)
                 return []
-        messages = await self._read()
+        messages = await self._follower.read(self.house.bus, self.position, GROUP_BYTES)
+        self.lag = self._follower.lag
         return await asyncio.to_thread(read, messages) if messages else []
-
-    async def _read(self) -> list[Msg]:
-        js, size = self.house.bus.js, 0
-        found: list[Msg] = []
-        try:
-            if self._subscription is None:
-                with contextlib.suppress(NotFoundError):
-                    await js.delete_consumer(STREAM, DURABLE)
-                await js.add_consumer(STREAM, ConsumerConfig(
-                    durable_name=DURABLE, ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-                    opt_start_seq=self.position + 1,
-                ))
-                self._subscription = await js.pull_subscribe_bind(DURABLE, STREAM)
-                self._expected = 1
-            last = self.position
-            while size < GROUP_BYTES:
-                for message in await self._subscription.fetch(32, timeout=0.25):
-                    place = message.metadata
-                    if place.sequence.consumer != self._expected:
-                        log.warning("a delivery was lost; reading the stream again from %d", last + 1)
-                        await self._drop()
-                        return found
-                    self._expected += 1
-                    self.lag = place.num_pending
-                    if place.sequence.stream > last:
-                        last = place.sequence.stream
-                        found.append(message)
-                        size += len(message.data)
-                if not self.lag:
-                    break
-        except (nats.errors.TimeoutError, TimeoutError):
-            if not found:
-                self.lag = 0
-        except (nats.errors.Error, OSError) as error:
-            log.debug("fetch: %r", error)
-            await self._drop()
-            await asyncio.sleep(0.2)
-        return found
-
-    async def _drop(self) -> None:
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            with contextlib.suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
 
     async def _save(self, evaluator: Evaluator) -> None:
         """Write the state down with the place in the stream that it is of."""

@@ -6,7 +6,8 @@ the same alarms. Of readings that no rule watches only a look-up table is asked;
 the few that break a rule or belong to one that is broken, and only those are walked one by one.
 
 Time is that of the readings; between readings the last value holds. A duration is complete when the clock has passed its
-end, or a later reading has. A reading not newer than the last of its property changes nothing, and one outside the
+end, or a later reading has. Of what an edge brings late, the clock is the time of its own frames; and where nothing of its entity
+follows, the hub's clock must pass as long again, so that what is on its way may still contradict. A reading not newer than the last of its property changes nothing, and one outside the
 property's `min` and `max` is a fault of the sensor. Silence is counted by the clock.
 """
 
@@ -51,13 +52,14 @@ class Change(NamedTuple):
 @dataclass(slots=True)
 class _State:
     """A rule that is broken: since when, its worst value, and whether its alarm is open, since when. `frame` is where its
-    entity was last looked at."""
+    entity was last looked at; `due`: when the clock completes its duration if nothing follows."""
 
     since: int
     worst: float
     open: bool = False
     raised: int = 0
     frame: int = -1
+    due: int = 0
 
 
 @dataclass(slots=True)
@@ -74,6 +76,8 @@ class _Events:
     clock: Ints
     clock_before: Ints
     """The clock at the entity's moment before, `NEVER` without one."""
+    pace: Ints
+    """The clock, or for what an edge brought the time at which it received the frame."""
     frame: Ints
     order: Ints
 
@@ -244,13 +248,13 @@ class _Track:
         return answer
 
     def events(
-        self, slot: NDArray[np.intp], prop: NDArray[np.intp], ts: Ints, value: Floats, clock: Ints, frame: Ints,
+        self, slot: NDArray[np.intp], prop: NDArray[np.intp], ts: Ints, value: Floats, clock: Ints, pace: Ints, frame: Ints,
         row: Ints,
     ) -> _Events:
         """Rows put together: what one frame says of one time is one event. Remembers the last of every entity."""
         order = np.argsort(slot, kind="stable")
         slot, prop, ts, value = slot[order], prop[order], ts[order], value[order]
-        clock, frame, row = clock[order], frame[order], row[order]
+        clock, pace, frame, row = clock[order], pace[order], frame[order], row[order]
         width = len(self.properties)
         head = np.ones(len(order), bool)
         head[1:] = slot[1:] != slot[:-1]
@@ -263,7 +267,7 @@ class _Track:
             keep = np.flatnonzero(begins)
             told = np.full((len(keep), width), -1, np.intp)
             told[number, prop] = np.arange(len(order))
-            slot, clock, frame, head = slot[keep], clock[keep], frame[keep], head[keep]
+            slot, clock, pace, frame, head = slot[keep], clock[keep], pace[keep], frame[keep], head[keep]
             row = row[np.append(keep[1:], len(order)) - 1]
             first = np.maximum.accumulate(np.where(head, np.arange(len(keep)), 0))
             values, times = self.values[slot], self.times[slot]
@@ -280,7 +284,7 @@ class _Track:
         tail = np.append(head[1:], True)
         ends = slot[tail]
         self.values[ends], self.times[ends], self.heard[ends] = values[tail], times[tail], clock[tail]
-        return _Events(slot, time, values, before, before_time, clock, clock_before, frame, row)
+        return _Events(slot, time, values, before, before_time, clock, clock_before, pace, frame, row)
 
 
 @dataclass(slots=True)
@@ -294,6 +298,7 @@ class _Feed:
     ts: Ints
     value: Floats
     clock: Ints
+    pace: Ints
     frame: Ints
     orgs: list[str]
 
@@ -303,7 +308,7 @@ class Evaluator:
 
     def __init__(self, rules: Iterable[Rule], models: Mapping[str, Model]) -> None:
         self.clock = 0
-        """The newest time at which a frame was received, µs."""
+        """The newest time at which a frame was received here, µs; the clocks of edges are not ours."""
         self._tracks: dict[tuple[str, tuple[str, ...]], _Track] = {}
         self._watched: dict[Identity, tuple[_Track, _Watched]] = {}
         for rule in rules:
@@ -346,11 +351,13 @@ class Evaluator:
         return [change for _, _, change in found] + self.tick(self.clock)
 
     def _feed(self, batches: Sequence[Batch]) -> _Feed:
-        parts: list[list[NDArray[Any]]] = [[] for _ in range(8)]
+        parts: list[list[NDArray[Any]]] = [[] for _ in range(9)]
         orgs: dict[str, int] = {}
         for b in batches:
             clock = self.clock
-            if len(b.f_ts):
+            if b.edge:
+                ticks = np.full(len(b.f_ts), clock, np.int64)
+            elif len(b.f_ts):
                 ticks = np.maximum.accumulate(b.f_ts)
                 np.maximum(ticks, clock, out=ticks)
                 self.clock = int(ticks[-1])
@@ -368,14 +375,14 @@ class Evaluator:
             frame = b.r_frame[rows]
             for part, column in zip(parts, (
                 b.r_entity[rows].astype(np.int64), kind, prop, whose[of[rows]], b.r_ts[rows], value,
-                ticks[frame], np.add(frame, base, dtype=np.int64),
+                ticks[frame], b.f_ts[frame] if b.edge else ticks[frame], np.add(frame, base, dtype=np.int64),
             ), strict=True):
                 part.append(column)
         if not parts[0]:
             empty = np.zeros(0, np.int64)
-            return _Feed(empty, empty, empty, empty, empty, empty.astype(np.float64), empty, empty, [])
-        entity, kind, prop, whose, ts, value, tick, number = (np.concatenate(part) for part in parts)
-        return _Feed(entity, kind, prop, whose, ts, value, tick, number, list(orgs))
+            return _Feed(empty, empty, empty, empty, empty, empty.astype(np.float64), empty, empty, empty, [])
+        entity, kind, prop, whose, ts, value, tick, pace, number = (np.concatenate(part) for part in parts)
+        return _Feed(entity, kind, prop, whose, ts, value, tick, pace, number, list(orgs))
 
     def _follow(
         self, track: _Track, feed: _Feed, rows: NDArray[np.intp], prop: NDArray[np.intp],
@@ -387,7 +394,9 @@ class Evaluator:
             rows, prop, slot = rows[new], prop[new], slot[new]
             if not len(rows):
                 return
-        events = track.events(slot, prop, feed.ts[rows], feed.value[rows], feed.clock[rows], feed.frame[rows], rows)
+        events = track.events(
+            slot, prop, feed.ts[rows], feed.value[rows], feed.clock[rows], feed.pace[rows], feed.frame[rows], rows
+        )
         for place, watched in enumerate(track.rules):
             changes = self._absent(track, watched, events) if watched.absent else self._walk(track, watched, events)
             found.extend((order, place, change) for order, change in changes)
@@ -405,8 +414,8 @@ class Evaluator:
         concerned[e.slot[breaks]] = True
         at = np.flatnonzero(concerned[e.slot])
         out: list[tuple[int, Change]] = []
-        for slot, ts, clock, frame, order, breaking, over, value in zip(
-            e.slot[at].tolist(), e.time[at].tolist(), e.clock[at].tolist(), e.frame[at].tolist(), e.order[at].tolist(),
+        for slot, ts, clock, pace, frame, order, breaking, over, value in zip(
+            e.slot[at].tolist(), e.time[at].tolist(), e.clock[at].tolist(), e.pace[at].tolist(), e.frame[at].tolist(), e.order[at].tolist(),
             breaks[at].tolist(), judge.clears(e, at).tolist(), judge.measure(e, at).tolist(), strict=True,
         ):
             state = states.get(slot)
@@ -415,17 +424,17 @@ class Evaluator:
             no = int(track.nos[slot])
             if state is not None and not state.open:
                 due = state.since + hold
-                if ts > due or (frame != state.frame and clock >= due):
+                if ts > due or (frame != state.frame and pace >= due):
                     out.append((order, self._raise(state, no, rule, due)))
                 elif not breaking:
                     watched.forget(slot)
                     continue
             if state is None:
-                state = _State(ts, value, frame=frame)
+                state = _State(ts, value, frame=frame, due=(clock if pace < clock else ts) + hold)
                 watched.put(slot, state)
                 if hold:
                     self._pushed += 1
-                    heapq.heappush(self._due, (ts + hold, self._pushed, track, watched, slot))
+                    heapq.heappush(self._due, (state.due, self._pushed, track, watched, slot))
             state.frame = frame
             worse = (value - state.worst) * judge.sign > 0 or (math.isnan(state.worst) and not math.isnan(value))
             if state.open:
@@ -476,7 +485,7 @@ class Evaluator:
         while self._due and self._due[0][0] <= now:
             due, _, track, watched, slot = heapq.heappop(self._due)
             state = watched.states.get(slot)
-            if state is not None and not state.open and state.since + watched.hold <= due:
+            if state is not None and not state.open and state.due <= due:
                 changes.append(self._raise(state, int(track.nos[slot]), watched.rule, state.since + watched.hold))
         for track, watched in self._watched.values():
             if watched.absent and len(track.heard):
@@ -541,7 +550,7 @@ class Evaluator:
             ],
             "states": [
                 [list(identity), [
-                    [int(track.nos[slot]), state.since, state.worst, state.open, state.raised]
+                    [int(track.nos[slot]), state.since, state.worst, state.open, state.raised, state.due]
                     for slot, state in watched.states.items()
                 ]]
                 for identity, (track, watched) in self._watched.items() if watched.states
@@ -566,11 +575,12 @@ class Evaluator:
                 continue
             track, watched = known
             slots, _ = track.find(np.array([state[0] for state in states], np.int64))
-            for slot, (_, since, worst, is_open, raised) in zip(slots.tolist(), states, strict=True):
-                watched.put(slot, _State(since, worst, is_open, raised))
+            for slot, (_, since, worst, is_open, raised, *due) in zip(slots.tolist(), states, strict=True):
+                state = _State(since, worst, is_open, raised, due=due[0] if due else since + watched.hold)
+                watched.put(slot, state)
                 if not is_open:
                     self._pushed += 1
-                    heapq.heappush(self._due, (since + watched.hold, self._pushed, track, watched, slot))
+                    heapq.heappush(self._due, (state.due, self._pushed, track, watched, slot))
 
 
 def _known(value: float) -> float | None:
