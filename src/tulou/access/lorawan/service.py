@@ -17,6 +17,7 @@ from tulou.access.batch import BatchBuilder
 from tulou.access.http import refused
 from tulou.access.ingest import Ingestor, settle
 from tulou.access.lorawan.events import EVENTS, Unreadable, codec, dev_eui, opened, sealed
+from tulou.access.quotas.service import Quotas
 from tulou.access.telemetry import ANY, Chunk, Rules, decode
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
 from tulou.kernel.policy import Actor, operation
@@ -75,6 +76,7 @@ class NetworkServers:
         key = (identity.decode() + event, str(said.get("deduplicationId") or ""))
         if key[1] and key in self._taken:
             return False
+        self.house.service(Quotas).spend(speaker.device.org)
         chunk = Chunk(
             codec.name,
             speaker.device.entity,

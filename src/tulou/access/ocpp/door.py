@@ -408,12 +408,20 @@ class OcppConnection(Peer):
             place = self._placed(call, place)
         if call.action != "StartTransaction":
             transaction = None
-        raw = m.kept(self.version, self.identity, text, transaction=transaction, place=place, start=start)
-        size = len(raw) + len(answer) + ROOM
+        self._hand_in(m.kept(self.version, self.identity, text, transaction=transaction, place=place, start=start), answer)
+
+    def _hand_in(self, raw: bytes, answer: bytes, refusal: Refusal | None = None) -> None:
+        """Give what is kept of a message to the ingestor; it is answered when it is durable. It counts for the quota of its organisation:
+        the station that is slowed down has its answer, and is not read until there is room."""
+        door, speaker = self.door, self.speaker
+        assert speaker is not None
+        name, size = m.codec.name, len(raw) + len(answer) + ROOM
         self.hold(size)
-        name = m.codec.name
+        meter = door.gateway.meters.by_org.get(speaker.device.org)
+        if meter is not None:
+            self.slow(meter, 1)
         door.ingestor.add(
-            Chunk(name, speaker.device.entity, speaker.of, speaker.rules, [raw], door.ingestor.stamp(1), False, name, m.codec),
+            Chunk(name, speaker.device.entity, speaker.of, speaker.rules, [raw], door.ingestor.stamp(1), False, name, m.codec, refusal),
             (self, answer), size,
         )
 
@@ -441,14 +449,7 @@ class OcppConnection(Peer):
                 self.say(answer)
             return
         door.letters.failed(device)
-        raw = m.kept(self.version, self.identity, text)
-        size = len(raw) + ROOM
-        self.hold(size)
-        name = m.codec.name
-        door.ingestor.add(
-            Chunk(name, speaker.device.entity, speaker.of, speaker.rules, [raw], door.ingestor.stamp(1), False, name, m.codec, fault.refusal),
-            (self, answer), size,
-        )
+        self._hand_in(m.kept(self.version, self.identity, text), answer, fault.refusal)
 
     # The other way
 

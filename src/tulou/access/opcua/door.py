@@ -14,7 +14,8 @@ import contextlib
 import functools
 import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -45,6 +46,8 @@ log = logging.getLogger("tulou.gateway")
 
 WHO, ASK = "tulou.opcua.who", "tulou.opcua.ask"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+LONGEST_WAIT = 120.0
+"""Seconds for which a notification waits for its organisation's quota: far less than a subscription outlives without requests."""
 SHOWN = 50
 PORT = 4840
 """That of `opc.tcp` (part 6, 7.2)."""
@@ -326,7 +329,27 @@ class OpcUaDoor:
             station: Station = item.whose
             whose.setdefault(station.device.entity, (station, []))[1].append(change)
         await self._room.wait()
+        await self._paid([station.device.org for station, _ in whose.values()])
         await asyncio.gather(*(self._store(station, sealed(some)) for station, some in whose.values()))
+
+    async def _paid(self, orgs: Sequence[str]) -> None:
+        """Count a message of each, and wait until none is owed, or not limited any more; not so long that the subscription ends."""
+        by_org, now = self.gateway.meters.by_org, time.monotonic()
+        if not by_org:
+            return
+        for org in orgs:
+            if org in by_org:
+                by_org[org].owe(1, now)
+        until = now + LONGEST_WAIT
+        while True:
+            wait = self._owed(orgs)
+            if wait <= 0 or time.monotonic() > until:
+                return
+            await asyncio.sleep(min(wait, 1.0))
+
+    def _owed(self, orgs: Sequence[str]) -> float:
+        by_org, now = self.gateway.meters.by_org, time.monotonic()
+        return max((by_org[org].wait(now) for org in orgs if org in by_org), default=0.0)
 
     async def _store(self, station: Station, raw: bytes) -> None:
         from tulou.access.opcua.kept import codec

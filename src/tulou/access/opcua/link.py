@@ -197,7 +197,7 @@ class Link:
 
     def look(self) -> None:
         """Now and then: a subscription that says nothing, not even that it is there, is begun anew."""
-        if self.up and asyncio.get_running_loop().time() - self.silent_since > max(
+        if self.up and not self._taking.locked() and asyncio.get_running_loop().time() - self.silent_since > max(
             SILENT, 4 * self.server.publish_ms / 1000
         ):
             self.lost.set()
@@ -387,6 +387,7 @@ class Link:
         self.counters.overflows += sum(change.status & OVERFLOW == OVERFLOW for _, change in changes)
         if changes:
             await self.took(changes)
+            self.silent_since = asyncio.get_running_loop().time()
 
     # -- the address space
 
