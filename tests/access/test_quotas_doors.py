@@ -1,8 +1,10 @@
-"""Messages a second at the doors that people's devices, servers and network servers come in by: SIPp as a camera, a charging station of
+"""Messages a second, and stored readings, at the doors that people's devices, servers and network servers come in by: SIPp as a camera, a charging station of
 PyPI `ocpp`, a server of asyncua, events of ChirpStack by HTTP."""
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,7 +12,10 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+import websockets
+from websockets.typing import Subprotocol
 
+from tests.access.camera import Camera
 from tests.access.conftest import ADMIN, Estate, eventually
 from tests.access.test_gb28181_house import SECRET, sipp, sipp_there
 from tests.access.test_lorawan import UP
@@ -41,7 +46,7 @@ async def limited(estate: Estate, rate: float | None) -> None:
     await estate.house.service(Quotas).put(ADMIN, "xiamen", Quota(messages_s=rate))
 
     async def told() -> bool:
-        return [one["limit"] for one in used(estate)] == ([rate] if rate else [])
+        return [one.get("limit") for one in used(estate)] == ([rate] if rate else [])
 
     await eventually(told)
 
@@ -119,3 +124,57 @@ async def test_a_network_server_is_told_when_to_come_again(estate: Estate, chen:
     assert (await post(1)).json() == {"taken": False}, "a repeat costs nothing"
     await limited(estate, None)
     assert (await post(2)).json() == {"taken": True}, "what was refused is not remembered as taken"
+
+
+async def test_where_no_more_readings_may_be_stored_each_door_says_so(
+    estate: Estate, chen: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    code, identity = "34020000001320000010", "CP-full"
+    camera = await estate.device(chen, "xiamen", code, type="Device", protocol="gb28181", identity=code)
+    await estate.device(chen, "xiamen", identity, type="EVChargingStation", protocol="ocpp", identity=identity, password=PASSWORD)
+    works = await estate.device(chen, "xiamen", "works-full", type="Device")
+    plant = await Plant(tmp_path_factory.mktemp("plant"), free_port()).start()
+    await estate.house.service(Quotas).put(ADMIN, "xiamen", Quota(readings=0))
+
+    async def shut() -> bool:
+        return "xiamen" in estate.house.service(Hub).told("gateway")[0]["quotas"]
+
+    try:
+        await eventually(shut)
+        refused = await chen.post("/lorawan/events", params={"event": "up"}, json={**UP, "deduplicationId": "full"})
+        assert (refused.status_code, refused.json()["rule"]) == (403, "readings")
+
+        one = await Camera(estate.house.settings.gb28181_port, code, "").open()
+        assert (await one.register()).status == 200
+        alarm = f"<Notify><CmdType>Alarm</CmdType><SN>2</SN><DeviceID>{code}</DeviceID><AlarmPriority>4</AlarmPriority></Notify>"
+        answer = await one.say(alarm)
+        assert (answer.status, answer["retry-after"]) == (503, "61")
+        assert (await one.keepalive()).status == 200, "it is there all the same"
+        await one.close()
+
+        url = f"{url_of(estate)}/{identity}"
+        async with websockets.connect(url, subprotocols=[Subprotocol("ocpp1.6")], additional_headers={"Authorization": basic(identity)}) as cp:
+            await cp.send('[2,"1","BootNotification",{"chargePointVendor":"V","chargePointModel":"M"}]')
+            kind, number, error, text, _ = json.loads(await cp.recv())
+            assert (kind, number, error, "存储" in text) == (4, "1", "InternalError", True)
+            await cp.send('[2,"2","Heartbeat",{}]')
+            assert json.loads(await cp.recv())[:2] == [3, "2"]
+
+        put = await chen.put(f"/devices/{works['id']}/opcua", json={
+            "url": f"opc.tcp://127.0.0.1:{plant.port}/plant", "nodes": [{"node": "ns=2;s=Level", "property": "level"}]})
+        assert put.status_code == 200, put.text
+
+        async def away() -> bool:
+            said = estate.house.service(Hub).told("gateway")[0]["fields"].get("opcua", {}).get("unreachable", {})
+            return "quota of stored readings" in said.get(works["id"], "")
+
+        await eventually(away)
+        assert (await chen.get(f"/things/{camera['no']}/frames")).json()["items"] == []
+        await limited(estate, None)
+        await estate.latest(chen, works, "level", 1)
+    finally:
+        await plant.kill()
+
+
+def basic(identity: str) -> str:
+    return "Basic " + base64.b64encode(f"{identity}:{PASSWORD}".encode()).decode()

@@ -28,6 +28,7 @@ from tulou.access.protocols import (
     ANSWERED,
     DELIVERED,
     DENIED,
+    OVER_QUOTA,
     UNKNOWN,
     BroadcastCodec,
     Broken,
@@ -179,7 +180,7 @@ class FieldConnection(Peer):
 
     def take(self, messages: list[Message | Broken]) -> None:
         """Hand in what known devices say, refuse the others; wait where one must be looked up."""
-        speakers = self.speakers
+        speakers, meters = self.speakers, self.door.gateway.meters.by_org
         raws: list[bytes] = []
         answers: list[bytes] = []
         whose: Speaker | None = None
@@ -207,6 +208,8 @@ class FieldConnection(Peer):
                     if not message.kept:
                         self.door.gateway.present(speaker.device, True)
                         self.send(session.accept(message, now))
+                    elif meters and (meter := meters.get(speaker.device.org)) is not None and meter.refuses(1):
+                        self.refuse(message, OVER_QUOTA)
                     else:
                         raws.append(message.raw)
                         answer = session.accept(message, now)
@@ -353,7 +356,7 @@ class FieldDoor:
         self.speaking: dict[str, set[FieldConnection]] = {}
         self.answering: list[Peer] = []
         self.broken = self.stray = self.throttled = self.turned_away = self.timed_out = 0
-        self.refused = {UNKNOWN: 0, DENIED: 0}
+        self.refused = {UNKNOWN: 0, DENIED: 0, OVER_QUOTA: 0}
         self.ports: list[int] = []
         self._listen = port, tls_port
         self._udp_port = udp_port
@@ -480,7 +483,7 @@ class FieldDoor:
         return {
             "connections": len(self.connections), "devices": len(self.speaking), "accepted": counters.accepted,
             "acked": counters.acked, "dead": counters.dead, "unknown": self.refused[UNKNOWN],
-            "denied": self.refused[DENIED], "broken": self.broken, "stray": self.stray, "throttled": self.throttled,
+            "denied": self.refused[DENIED], "over_quota": self.refused[OVER_QUOTA], "broken": self.broken, "stray": self.stray, "throttled": self.throttled,
             "timed_out": self.timed_out, "turned_away": self.turned_away,
             **({"dropped": self.datagrams.dropped} if self.datagrams is not None else {}),
         }

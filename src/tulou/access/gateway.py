@@ -56,7 +56,7 @@ from tulou.access.poll_door import PollDoor
 from tulou.access.protocols import ANSWERED, FieldCodec, load
 from tulou.access.provisioning import door as provision
 from tulou.access.provisioning.door import Applicant
-from tulou.access.quotas.meters import Meters
+from tulou.access.quotas.meters import USED_UP, Meters
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
@@ -76,7 +76,7 @@ GRANTED = re.compile(
     r"v1/devices/me/(attributes|certificate/response|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS
 )
 """Topic filters that a device may subscribe to."""
-LIMITS = "SELECT o.id, o.parent, q.messages_s FROM organisations o LEFT JOIN quotas q ON q.org = o.id"
+LIMITS = "SELECT o.id, o.parent, q.messages_s, q.used_up FROM organisations o LEFT JOIN quotas q ON q.org = o.id"
 CLAIM, ARM = b"v1/devices/me/claim", "tulou.claim.arm"
 COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
@@ -235,11 +235,14 @@ class Connection(Peer):
 
     def _metered(self, run: mqtt.Publish) -> list[mqtt.Publish]:
         """What of the run its organisation may send. The rest is refused where it can be (5.0, QoS 1 and 2: Quota exceeded),
-        in its turn; else all is taken, and the device is read more slowly."""
+        in its turn; else all is taken, and the device is read more slowly, or, if none may be stored, its connection ends."""
         count, meter = len(run.payloads), self.gateway.meters.by_org.get(self.of[0])
         if meter is None:
             return [run]
         if self.level != 5 or not run.qos:
+            if meter.refuses(count):
+                self.close(USED_UP[1], mqtt.QUOTA, told=True)
+                return []
             self.slow(meter, count)
             return [run]
         may = meter.take(count, time.monotonic())
@@ -866,7 +869,7 @@ class Gateway:
             log.warning("quotas cannot be read, those that were stay: %r", error)
             return
         self.meters.set({row.id: row.messages_s for row in rows if row.messages_s is not None},
-                        {row.id: row.parent for row in rows}, time.monotonic())
+                        {row.id: row.parent for row in rows}, time.monotonic(), [row.id for row in rows if row.used_up])
 
     def present(self, identity: DeviceIdentity, online: bool, **more: int) -> None:
         """Tell the house that a device was heard, or that its last connection closed. `more`: `at` if it was not now, `gone` when

@@ -29,6 +29,7 @@ from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
 from tulou.access.provisioning.service import Provisioning
+from tulou.access.quotas import counting
 from tulou.access.quotas.service import Quotas
 from tulou.access.redecode import Redecodes
 from tulou.access.rules.engine import Engine
@@ -190,6 +191,7 @@ def tasks(house: House) -> Sequence[Task]:
 
     found = [
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
+        Task("access.stored-readings", "writer", counting.run),
         Task("access.redecode", "writer", house.service(Redecodes).run),
         Task("access.dead-letters", "worker", deadletters.run),
         Task("access.commands", "worker", house.service(Commands).keep),

@@ -534,13 +534,13 @@ class SipDoor(asyncio.DatagramProtocol):
         key = _key(message, way)
         meter = self.gateway.meters.by_org.get(registration.speaker.device.org)
         asked = root is not None and root.name == "Response"
-        if meter is not None and not beats and not asked and not meter.take(1, now := time.monotonic()):
-            after = str(int(meter.retry_after(now)) + 1)
+        if meter is not None and not beats and not (not meter.refuses(1) if asked else meter.take(1, time.monotonic())):
+            after = str(int(meter.retry_after(time.monotonic())) + 1)
             self.recent.put(identity, key, self._reply(message, way, 503, [("retry-after", after), OVER_QUOTA]))
             return
         if beats and root is not None:
             status = root.get("Status") or "OK"
-            if status == registration.status and root.find("Info") is None:
+            if (status == registration.status and root.find("Info") is None) or (meter is not None and meter.refuses(1)):
                 self.recent.put(identity, key, self._reply(message, way, 200))
                 return
             registration.status = status

@@ -142,7 +142,7 @@ class _Client(Client):  # type: ignore[misc]
 class Link:
     """A server that is connected to. `judged()` gives the address to dial; `took(changes)` is to return when they are
     durable; `heard()` is told that the server is there, `turned(up)` that the connection came or went. `lost` is set when
-    it is to be made anew."""
+    it is to be made anew, and `why` says why not at once."""
 
     server: Server
     home: Path
@@ -153,6 +153,7 @@ class Link:
     turned: Callable[[bool], None]
     running: Running | None = None
     up: bool = False
+    why: str = ""
     silent_since: float = 0.0
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     refused: dict[str, str] = field(default_factory=dict)
@@ -348,6 +349,10 @@ class Link:
         try:
             async with self._taking:
                 await self._accept(result)
+        except TulouError as error:  # it may come again when there is room
+            self.why = said(error)
+            self.lost.set()
+            raise asyncio.CancelledError from None
         except Exception:
             log.exception("a notification of OPC UA cannot be taken")
             self.lost.set()
