@@ -49,6 +49,7 @@ from tulou.access.certificates import RESPONSE as CERTIFICATE
 from tulou.access.courier import Courier, answer_of
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.lorawan.door import BEARER, DownlinkDoor
 from tulou.access.mqtt_commands import MqttTarget
 from tulou.access.ota import door as ota
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
@@ -680,7 +681,8 @@ class Gateway:
             self.doors.append(_ocpp_door(self, db, config))
         if db is not None and config.outbound is not None and config.opcua_home:
             self.doors.append(_opcua_door(self, db, config))
-        self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
+        self.downlinks = None if db is None or config.outbound is None else DownlinkDoor(self, db, functools.partial(_outbound, config))
+        self.courier = Courier(bus, config.name, [*(door.name for door in self.doors), BEARER], self._told)
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""
@@ -713,6 +715,8 @@ class Gateway:
         if self.polls is not None:
             await self.polls.start()
         await self.courier.open()
+        if self.downlinks is not None:
+            await self.downlinks.start()
         await self.attributes.open()
         for work in (self._upkeep(), self.broker.open(), self.courier.claims.run(), self.courier.tell(), self.attributes.new.run()):
             self.spawn(work)
@@ -733,6 +737,8 @@ class Gateway:
         await asyncio.gather(self.ingestor.close(), self.broker.log.drain(), *(door.close() for door in self.doors))
         if self.polls is not None:
             await self.polls.close()
+        if self.downlinks is not None:
+            await self.downlinks.close()
         for connection in list(self.connections):
             connection.take_no_commands()
             connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
@@ -859,6 +865,8 @@ class Gateway:
             door.changed(device_id)
         if self.polls is not None:
             self.polls.changed(device_id)
+        if self.downlinks is not None:
+            self.downlinks.changed(device_id)
 
     async def _read_quotas(self) -> None:
         """How much organisations may send now."""
@@ -898,6 +906,8 @@ class Gateway:
                 self.attributes.again()
                 if self.polls is not None:
                     self.polls.missed()
+                if self.downlinks is not None:
+                    self.downlinks.missed()
             self.courier.tick()
             self._sweep()
             if self.certificates is not None:
@@ -947,6 +957,8 @@ class Gateway:
             lines = len(self.polls.lines)
             if lines or self.polls.ports or self.polls.unreachable:
                 spoken["dtu"] = self.polls.stats()
+        if self.downlinks is not None and (figures := self.downlinks.stats()):
+            spoken["lorawan"] = figures
         return {
             "name": self.config.name, "pid": os.getpid(), "connections": lines + sum(len(d.connections) for d in doors),
             **{

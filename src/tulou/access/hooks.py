@@ -20,6 +20,7 @@ from tulou.access.entity_page import EntityPages
 from tulou.access.groups.service import Groups
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.lorawan.servers import LoRaWanServers
 from tulou.access.lorawan.service import NetworkServers
 from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
@@ -109,7 +110,7 @@ def services(house: House) -> Sequence[object]:
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), hub, door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
-        OpcUaServers(house, devices), NetworkServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
+        OpcUaServers(house, devices), NetworkServers(house), LoRaWanServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
         certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims,
     ]
 
@@ -138,17 +139,19 @@ def routes(house: House) -> Sequence[BaseRoute]:
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota`, `group`, `card`."""
+    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota`, `group`, `card`,
+    `lorawan`."""
     from tulou.access.certificates.commands import authority, certificate
     from tulou.access.commands import device, frames, readings
     from tulou.access.groups.commands import group
+    from tulou.access.lorawan.commands import lorawan
     from tulou.access.ocpp.commands import card
     from tulou.access.ota.commands import firmware, rollout
     from tulou.access.provisioning.commands import provision
     from tulou.access.quotas.commands import quota
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card]
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card, lorawan]
 
 
 @hookimpl
