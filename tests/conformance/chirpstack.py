@@ -107,9 +107,15 @@ def confirm(eui: str, acknowledged: bool) -> None:
     post("ack", eui, {"deduplicationId": str(uuid.uuid4()), "queueItemId": item["id"], "acknowledged": acknowledged, "fCntDown": item["count"]})
 
 
+def subscribed(*_: Any) -> None:
+    if not listening.is_set():
+        listening.set()
+        print(json.dumps("listening"), flush=True)
+
+
 client = paho.Client(CallbackAPIVersion.VERSION2, client_id="chirpstack", protocol=paho.MQTTv5)
 client.on_connect = lambda c, *_: c.subscribe("application/+/device/+/command/+", 0)
-client.on_subscribe = lambda *_: None if listening.is_set() else (listening.set(), print(json.dumps("listening"), flush=True))
+client.on_subscribe = subscribed
 client.on_message = message
 if len(sys.argv) > 5:
     client.username_pw_set(sys.argv[5], sys.argv[6])

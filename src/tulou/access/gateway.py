@@ -91,7 +91,7 @@ class Config:
     {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media.
     `opcua_home` is where the house's certificate for OPC UA is; without it no server is connected to. `tls_client`: "optional" or
-    "required", whether MQTT over TLS asks for a client's certificate."""
+    "required", whether MQTT over TLS asks for a client's certificate. `sensorthings`: the address of that service, for links."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -117,6 +117,7 @@ class Config:
     ocpp_port: int = 0
     ocpps_port: int = 0
     opcua_home: str = ""
+    sensorthings: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Config:

@@ -35,6 +35,7 @@ from tulou.access.quotas.service import Quotas
 from tulou.access.redecode import Redecodes
 from tulou.access.rules.engine import Engine
 from tulou.access.rules.service import Rules
+from tulou.access.sensorthings.asked import SensorThingsAsked
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.shadow import Shadows
@@ -106,10 +107,11 @@ def services(house: House) -> Sequence[object]:
     door = HttpDoor(house, calls, shadows, firmwares, certificates, quotas, claims)
     hub = Hub(house, directory)
     quotas.reported = lambda: [body.get("quotas", {}) for body in hub.told("gateway")]
+    sensorthings = SensorThings(house, directory, door)
     return [
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), hub, door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
-        SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
+        sensorthings, SensorThingsAsked(house, sensorthings), Redecodes(house), Polls(house, devices),
         OpcUaServers(house, devices), NetworkServers(house), LoRaWanServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
         certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims,
     ]
@@ -185,6 +187,7 @@ async def started(house: House) -> None:
         await house.service(Quotas).open()
         await house.service(HttpDoor).open()
         await house.service(NetworkServers).open()
+        await house.service(SensorThingsAsked).open()
 
 
 @hookimpl

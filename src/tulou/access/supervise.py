@@ -120,6 +120,7 @@ def gateway_config(house: House) -> Config:
             "realm": settings.sip_realm, "media": settings.gb28181_media,
         } if settings.gb28181_port or settings.gb28181_tls_port else None,
         ocpp_port=settings.ocpp_port, ocpps_port=settings.ocpps_port,
+        sensorthings=(settings.public_url or f"http://{settings.bind}:{settings.http_port}").rstrip("/") + "/sta/v1.1",
     )
 
 
