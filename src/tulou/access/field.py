@@ -198,6 +198,8 @@ class FieldConnection(Peer):
             why = UNKNOWN
             if speaker is not None:
                 right = True if not speaker.secret else self.proves(speaker, message)
+                if self.session is None:  # it is one connection too many
+                    break
                 if right:
                     if whose is not speaker and raws and whose is not None:
                         self.hand_in(whose, raws, answers)
@@ -247,6 +249,11 @@ class FieldConnection(Peer):
         return speaker
 
     def welcome(self, identity: bytes, speaker: Speaker) -> None:
+        same = self.door.speaking.get(speaker.device.device_id)
+        if not self.door.broadcast and self.door.gateway.too_many(same) and same is not None and self not in same:
+            self.door.turned_away += 1
+            self.close("too many connections of this device")
+            return
         self.speakers[identity] = speaker
         self.door.speaking.setdefault(speaker.device.device_id, set()).add(self)
         self.door.gateway.present(speaker.device, True)
@@ -406,7 +413,7 @@ class FieldDoor:
 
     def arrived(self, connection: FieldConnection) -> None:
         self.connections.add(connection)
-        if self.gateway.crowded():
+        if self.gateway.crowded(connection):
             self.turned_away += 1
             connection.close("too many connections")
         elif self.ingestor.pressed:

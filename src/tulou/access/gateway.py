@@ -59,6 +59,7 @@ from tulou.access.provisioning import door as provision
 from tulou.access.provisioning.door import Applicant
 from tulou.access.quotas.meters import USED_UP, Meters
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
+from tulou.kernel.addresses import household
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
 
@@ -91,7 +92,8 @@ class Config:
     {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media.
     `opcua_home` is where the house's certificate for OPC UA is; without it no server is connected to. `tls_client`: "optional" or
-    "required", whether MQTT over TLS asks for a client's certificate. `sensorthings`: the address of that service, for links."""
+    "required", whether MQTT over TLS asks for a client's certificate. `max_connections_address`, `max_connections_device`: of one address, of
+    one device; 0 does not limit them. `sensorthings`: the address of that service, for links."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -104,6 +106,8 @@ class Config:
     sql_url: str = ""
     max_packet: int = 1 << 20
     max_connections: int = 100_000
+    max_connections_address: int = 0
+    max_connections_device: int = 0
     connect_timeout: float = 10.0
     high: int = 64 << 20
     anonymous: str = ""
@@ -352,8 +356,7 @@ class Connection(Peer):
             return False
         known = None if asks else gateway.authenticator.known(token)
         if known is not None:
-            self._accept(connect, known)
-            return True
+            return self._accept(connect, known)
         if gateway.throttle.wait(self.peer) > 0:
             gateway.throttled += 1
             self._refuse(mqtt.UNAVAILABLE, "too many failed attempts from this address")
@@ -388,7 +391,8 @@ class Connection(Peer):
             gateway.refused += 1
             self._refuse(mqtt.NOT_AUTHORISED, "this certificate is of no device, or not valid")
             return
-        self._accept(connect, found.device)
+        if not self._accept(connect, found.device):
+            return
         gateway.certificates.entered(self, found)
         self._go_on()
 
@@ -425,8 +429,8 @@ class Connection(Peer):
             gateway.throttle.failed(self.peer)
             self._refuse(mqtt.NOT_AUTHORISED, "unknown access token")
             return
-        self._accept(connect, identity)
-        self._go_on()
+        if self._accept(connect, identity):
+            self._go_on()
 
     async def _enter(self, connect: mqtt.Connect, rights: Rights) -> None:
         """It is an application."""
@@ -473,7 +477,14 @@ class Connection(Peer):
             self.send(mqtt.connack(code, self.level))
         self.close(why)
 
-    def _accept(self, connect: mqtt.Connect, identity: DeviceIdentity) -> None:
+    def _accept(self, connect: mqtt.Connect, identity: DeviceIdentity) -> bool:
+        """It is this device; false if it has as many connections as it may."""
+        here = self.gateway.devices.get(identity.device_id)
+        if self.gateway.too_many(here) and (identity.entity, connect.client_id) not in self.gateway.entities:
+            self.gateway.turned_away += 1
+            self.send(mqtt.refusal(mqtt.QUOTA, "too many connections of this device") if self.level == 5 else mqtt.connack(mqtt.UNAVAILABLE, 4))
+            self.close("too many connections of this device")
+            return False
         self.identity = identity
         self.of, self.rules = self.gateway.class_of(identity)
         self.keep_alive = connect.keep_alive * 1.5
@@ -483,6 +494,7 @@ class Connection(Peer):
         self.gateway.welcomed(self)
         made = "" if connect.client_id else f"tulou-{secrets.token_hex(8)}"
         self.send(mqtt.connack(mqtt.ACCEPTED, self.level, client_id=made, packet_limit=self.gateway.config.max_packet))
+        return True
 
     def _provision(self, connect: mqtt.Connect) -> None:
         """It has no credential yet, and asks for one."""
@@ -661,6 +673,7 @@ class Gateway:
         self._presence: deque[dict[str, Any]] = deque(maxlen=200_000)
         self._closing: dict[Peer, int] = {}
         self._anonymous: dict[Connection, int] = {}
+        self._addresses: dict[str, int] = {}
         self.ingestor: Ingestor
         self.broker = Broker(self, bus)
         self.doors: list[Door] = [
@@ -764,14 +777,19 @@ class Gateway:
     def arrived(self, connection: Connection) -> None:
         self.connections.add(connection)
         self._anonymous[connection] = self.tick
-        if self.crowded():
+        if self.crowded(connection):
             self.turned_away += 1
             connection.close("too many connections")
         elif self.ingestor.pressed:
             connection.pause(PRESSURE)
 
-    def crowded(self) -> bool:
-        """Whether there are more connections, at all doors, than may be."""
+    def crowded(self, connection: Peer | None = None) -> bool:
+        """Whether there are more connections, at all doors, than may be; of a connection that has arrived, also of its address."""
+        if connection is not None:
+            address = household(connection.peer)
+            count = self._addresses[address] = self._addresses.get(address, 0) + 1
+            if address and 0 < self.config.max_connections_address < count:
+                return True
         lines = len(self.polls.lines) if self.polls is not None else 0
         return len(self.connections) + lines + sum(len(d.connections) for d in self.doors) > self.config.max_connections
 
@@ -821,8 +839,18 @@ class Gateway:
             connection.hand_in(TOPICS[will.topic], mqtt.Publish(will.topic, 0, False, False, [], [will.payload]))
 
     def closed(self, connection: Peer) -> None:
-        """The connection is closed."""
+        """The connection, which had arrived, is closed."""
         self._closing.pop(connection, None)
+        address = household(connection.peer)
+        left = self._addresses.get(address, 0) - 1
+        if left > 0:
+            self._addresses[address] = left
+        else:
+            self._addresses.pop(address, None)
+
+    def too_many(self, connections: Collection[Any] | None) -> bool:
+        """Whether a device that has these connections may have no further one."""
+        return connections is not None and 0 < self.config.max_connections_device <= len(connections)
 
     def class_of(self, identity: DeviceIdentity) -> tuple[tuple[str, str, int], Rules]:
         key = (identity.org, identity.type, identity.origin)

@@ -117,7 +117,7 @@ class Line(Peer):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.door.lines.add(self)
-        if self.door.gateway.crowded():
+        if self.door.gateway.crowded(self):
             self.close("too many connections")
         elif self.plan is not None:
             self.begin()

@@ -96,6 +96,7 @@ def gateway_config(house: House) -> Config:
         tls_certificate=settings.tls_certificate, tls_key=settings.tls_key,
         tls_client=settings.mqtts_client_certificate, nats_url=house.bus.url,
         sql_url=settings.sql_url, max_packet=settings.max_payload, max_connections=settings.max_connections,
+        max_connections_address=settings.max_connections_address, max_connections_device=settings.max_connections_device,
         anonymous=settings.mqtt_anonymous, longest_keep_alive=settings.mqtt_keep_alive,
         models={
             kind: {

@@ -221,7 +221,7 @@ class SipDoor(asyncio.DatagramProtocol):
     def arrived(self, link: SipConnection) -> None:
         self.links.add(link)
         self.bare.add(link)
-        if self.gateway.crowded():
+        if self.gateway.crowded(link):
             self.turned_away += 1
             link.close("too many connections")
         elif self.ingestor.pressed:

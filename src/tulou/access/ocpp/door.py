@@ -603,7 +603,7 @@ class OcppDoor:
 
     def arrived(self, connection: OcppConnection) -> None:
         self.connections.add(connection)
-        if self.gateway.crowded():
+        if self.gateway.crowded(connection):
             self.turned_away += 1
             connection.close("too many connections")
         elif self.ingestor.pressed:
