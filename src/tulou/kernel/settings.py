@@ -89,6 +89,7 @@ class Settings:
     objects_url: str = _entry("", "对象存储地址；空为数据目录", "object store (s3://bucket/prefix); empty means the home")
     stream_max_bytes: int = _entry(8 << 30, "READINGS 流上限（字节）", "bound of the READINGS stream in bytes")
     max_payload: int = _entry(1 << 20, "设备消息上限（字节）", "largest device message in bytes")
+    max_http_connections: int = _entry(10_000, "最大 HTTP 连接数", "most HTTP connections")
     max_connections: int = _entry(100_000, "最大设备连接数", "most device connections")
     max_connections_address: int = _entry(
         20_000, "同一地址的最大设备连接数；IPv6 按 /64 计；0 为不限", "most device connections of one address, an IPv6 /64 counting as one; 0: no limit")
