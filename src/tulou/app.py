@@ -6,9 +6,11 @@ Law: the address is printed only when everything that was asked for is ready; a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -28,6 +31,9 @@ from tulou.kernel.http import SECURITY_HEADERS, Scope, not_found, problem_respon
 from tulou.kernel.settings import Settings
 
 log = logging.getLogger("tulou.app")
+
+HEADER_MS = 10_000
+"""Milliseconds within which the head of a request comes, the first and each further one of a connection."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -66,6 +72,15 @@ class Front:
         await self.router(scope, receive, secured)
 
 
+def _allow_files(connections: int) -> None:
+    """As many open files as connections need, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 1000
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 async def _missing(_request: Request, _error: Exception) -> Response:
     return problem_response(not_found())
 
@@ -91,13 +106,16 @@ class Running:
         self.run_file = settings.home / "run.json"
 
     async def start(self) -> None:
+        _allow_files(self.settings.max_http_connections)
         await self.house.start(self.roles)
         if "gateway" in self.roles:
             await access.start_gateway(self.house)
         if "api" in self.roles:
             settings = self.settings
+            # In its mode `auto` the server waits for ever for the first byte of a connection, and takes no more of them than `backpressure`.
             self.server = Server(
-                Front(self.house), address=settings.bind, port=settings.http_port, interface=Interfaces.ASGINL,
+                Front(self.house), address=settings.bind, port=settings.http_port, interface=Interfaces.ASGINL, http=HTTPModes.http1,
+                http1_settings=HTTP1Settings(header_read_timeout=HEADER_MS), backpressure=settings.max_http_connections,
                 log_enabled=False, websockets=False, backlog=1024,
                 ssl_cert=Path(settings.tls_certificate) if settings.tls_certificate else None,
                 ssl_key=Path(settings.tls_key) if settings.tls_key else None,

@@ -17,11 +17,13 @@ from tulou.access.downlink import Commands
 from tulou.access.edge.service import MARK, Announced, Announcement, Edges, Reports, Told, Took
 from tulou.access.edge.tables import NewEdge, edges
 from tulou.access.models import NewCommand, NewDevice, devices
+from tulou.access.quotas.service import OverQuota, Quotas
+from tulou.access.quotas.tables import Quota
 from tulou.access.service import Devices
 from tulou.access.shadow import Desire, Shadows
 from tulou.access.writer import STREAM
 from tulou.kernel.bus import free_port
-from tulou.kernel.errors import Conflict, NotFound, Unauthenticated
+from tulou.kernel.errors import Conflict, NotFound, Throttled, Unauthenticated
 from tulou.kernel.house import House
 from tulou.kernel.settings import Settings
 
@@ -83,6 +85,17 @@ async def _hubs_side(house: House) -> None:
     await service.open()
     assert (await service.meet(actor, no, "e1"))["last"] == 6
 
+    # An organisation that may say no more: the edge keeps its group, until it may.
+    await house.service(Quotas).put(ADMIN, "fuzhou", Quota(readings=0))
+    with pytest.raises(OverQuota):
+        await service.take(actor, no, body(6, (7, 4)))
+    await house.service(Quotas).put(ADMIN, "fuzhou", Quota(messages_s=0.01))
+    assert await service.take(actor, no, body(6, (7, 4))) == {"last": 7}
+    with pytest.raises(Throttled):
+        await service.take(actor, no, body(7, (8, 4)))
+    await house.service(Quotas).put(ADMIN, "fuzhou", Quota())
+    assert await service.take(actor, no, body(7, (8, 4))) == {"last": 8}
+
     # Commands are handed out until they are filed, those of this edge only.
     calls = house.service(Commands)
     told = await calls.send(ADMIN, "fuzhou:s4", NewCommand(method="open", params={"by": 1}, repeat=False))
@@ -110,8 +123,8 @@ async def _hubs_side(house: House) -> None:
 
     # One that is deleted here stays deleted; a new stream begins anew; a revoked edge is out, and its devices may go to another.
     await house.service(Devices).delete(ADMIN, "fuzhou:s5")
-    answer = await service.take(actor, no, body(6, (7, 5)))
-    assert answer == {"last": 6, "unknown": [5]}
+    answer = await service.take(actor, no, body(8, (9, 5)))
+    assert answer == {"last": 8, "unknown": [5]}
     again = await service.announce(actor, no, Announcement(era="e1", entities=[station(5, "s5")]))
     assert again["items"][0]["error"]["status"] == 409
     assert (await service.meet(actor, no, "e2"))["last"] == 0

@@ -48,7 +48,8 @@ async def test_from_the_command_line(tulou: Tulou, tmp_path: Path) -> None:  # n
     assert [one["name"] for one in (await tulou("group", "list"))["items"]] == ["山区"]
     await tulou("group", "delete", str(group["no"]))
 
-    assert (await tulou("quota", "set", "fuzhou", "--devices", "9"))["limits"] == {"devices": 9, "messages_s": None}
+    limits = (await tulou("quota", "set", "fuzhou", "--devices", "9", "--readings", "1000000"))["limits"]
+    assert limits == {"devices": 9, "messages_s": None, "readings": 1_000_000}
     assert (await tulou("quota", "show", "fuzhou"))["use"]["devices"] >= 1
     await tulou("quota", "set", "fuzhou")
 

@@ -18,6 +18,7 @@ from tulou.access.claims import Claim, Claims, NewClaim
 from tulou.access.gateway import LIMITS
 from tulou.access.groups.service import Groups
 from tulou.access.groups.tables import Members, NewGroup
+from tulou.access.lorawan.door import DownlinkDoor
 from tulou.access.models import NewDevice
 from tulou.access.provisioning.service import Provisioning
 from tulou.access.provisioning.tables import NewKey
@@ -58,6 +59,12 @@ async def test_the_life_of_a_device(new_postgres: Callable[[], str], tmp_path: P
         await house.service(Quotas).put(ADMIN, "xiamen", Quota(devices=0, messages_s=3))
         rates = {row.id: row.messages_s for row in await house.db.read(lambda c: c.execute(sa.text(LIMITS)).all())}
         assert (rates["xiamen"], rates["fuzhou"]) == (3, None)
+        shown = await house.service(Quotas).put(ADMIN, "xiamen", Quota(devices=0, messages_s=3, readings=0))
+        assert (shown["limits"]["readings"], shown["use"]["readings"]) == (0, 0)
+        assert [row.id for row in await house.db.read(lambda c: c.execute(sa.text(LIMITS)).all()) if row.used_up] == ["xiamen"]
+        await house.service(Quotas).put(ADMIN, "xiamen", Quota(devices=0, messages_s=3))
+        for query in (DownlinkDoor.SERVERS, DownlinkDoor.DEVICES, DownlinkDoor.PARENTS):
+            await house.db.read(lambda c, query=query: c.execute(sa.text(query)).all())  # type: ignore[misc]
         armed = await claims.arm(ADMIN, device["id"], NewClaim())
         claim = Claim(device=device["id"], secret=armed["secret"], org="xiamen")
         with pytest.raises(OverQuota):

@@ -1,4 +1,4 @@
-"""Quotas: devices and messages a second, at every door."""
+"""Quotas: devices, messages a second and stored readings, at every door."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 import pytest_asyncio
 
 from tests.access.conftest import ADMIN, Estate, eventually
+from tests.access.test_field import Station
+from tests.access.test_field import answer as answer_212
+from tests.access.test_hj212 import MN, frame
 from tulou.access import mqtt
+from tulou.access.quotas import counting
 from tulou.access.quotas.meters import Meters
 from tulou.access.quotas.service import Quotas
 from tulou.access.quotas.tables import Quota
@@ -41,6 +45,21 @@ def test_what_cannot_be_refused_is_owed() -> None:
     assert meters.by_org["fuzhou"].take(1, 1) == 0
     meters.set({"fuzhou": 10, "xiamen": 1}, {}, 1)
     assert meters.by_org["fuzhou"].wait(1) == pytest.approx(1), "a limit that stays the same keeps what is owed"
+    meters.set({}, {"fuzhou": None}, 2)
+    assert not meters.by_org
+
+
+def test_who_has_as_many_readings_as_he_may_is_refused_with_all_below_him() -> None:
+    meters = Meters()
+    meters.set({"fuzhou": 10}, {"fuzhou": None, "gulou": "fuzhou", "xiamen": None}, 0, ["fuzhou"])
+    assert set(meters.by_org) == {"fuzhou", "gulou"}
+    assert meters.by_org["gulou"].refuses(2)
+    assert meters.by_org["fuzhou"].take(1, 0) == 0
+    assert meters.by_org["fuzhou"].retry_after(0) == 60
+    assert meters.report(1) == {"fuzhou": {"limit": 10, "rate": 0, "refused": 3}}
+    meters.set({}, {"fuzhou": None, "gulou": "fuzhou"}, 1, ["gulou"])
+    assert meters.by_org["gulou"].wait(1) == 0
+    assert meters.report(2) == {"gulou": {"refused": 0}}
     meters.set({}, {"fuzhou": None}, 2)
     assert not meters.by_org
 
@@ -78,7 +97,7 @@ async def test_the_organisation_above_sets_it_and_nobody_else(
     made = (await boss.post("/devices/bulk", json={"items": lines})).json()["items"]
     assert ["error" in line for line in made] == [False, False, True, True], "below counts for above"
     shown = (await boss.get(f"/orgs/{below}/quota")).json()
-    assert shown["above"] == [{"org": "fuzhou", "devices": 3, "messages_s": None}]
+    assert shown["above"] == [{"org": "fuzhou", "devices": 3, "messages_s": None, "readings": None}]
     assert shown["use"]["devices"] == 2
     assert (await boss.get("/orgs/fuzhou/quota")).json()["use"]["devices"] == 3
     await estate.house.service(Quotas).put(ADMIN, "fuzhou", Quota())
@@ -182,3 +201,70 @@ async def test_coap_is_told_too(estate: Estate, chen: httpx.AsyncClient) -> None
 
     await eventually(refused)
     await quotas.put(ADMIN, "xiamen", Quota())
+
+
+async def readings_limited(estate: Estate, org: str, most: int | None) -> None:
+    """Limit stored readings, and wait until the gateway knows whether they are used up."""
+    shown = await estate.house.service(Quotas).put(ADMIN, org, Quota(readings=most))
+    used_up = most is not None and shown["use"]["readings"] >= most
+
+    async def told() -> bool:
+        return all((org in one) is used_up for one in estate.house.service(Quotas).reported())
+
+    await eventually(told)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_readings_are_counted_and_those_beyond_the_quota_refused_at_every_door(
+    estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient
+) -> None:
+    device = await estate.device(chen, "xiamen", "full-1")
+    station = await estate.device(chen, "xiamen", "full-2", type="Device", protocol="hj212", identity=MN.decode())
+    other = await estate.device(lin, "fuzhou", "full-3")
+    await readings_limited(estate, "xiamen", None)
+    http, path = estate.client(), f"/{device['token']}/telemetry"
+    for value in (1, 2, 3):
+        assert (await http.post(path, json={"ts": 1_775_000_000_000 + value, "values": {"pm25": value}})).status_code == 200
+    await estate.latest(chen, device, "pm25", 3)
+    await counting.count(estate.house)
+    used = (await chen.get("/orgs/xiamen/quota")).json()["use"]["readings"]
+    assert used >= 3
+    await readings_limited(estate, "xiamen", used + 1)
+    assert (await http.post(path, json={"pm25": 4})).status_code == 200
+    await estate.latest(chen, device, "pm25", 4)
+    await counting.count(estate.house)
+
+    async def shut() -> bool:
+        own = estate.house.service(Quotas)
+        return all("xiamen" in one for one in [own.meters.report(time.monotonic()), *own.reported()])
+
+    await eventually(shut)
+    answer = await http.post(path, json={"pm25": 5})
+    assert (answer.status_code, answer.json()["type"], answer.json()["rule"]) == (403, "urn:tulou:error:over-quota", "readings")
+    assert (await http.post(f"/{other['token']}/telemetry", json={"pm25": 5})).status_code == 200, "another organisation's goes on"
+
+    five = await Device.enter(estate, device["token"], 5)
+    five.say(2, 5)
+    assert [(await five.packet())[2:5] for _ in range(2)] == [b"\x00\x01\x97", b"\x00\x02\x97"]
+    five.writer.write(mqtt.publish(TELEMETRY, b'{"pm25": 6}', 0, level=5))
+    told = await five.packet()
+    assert (told[0], told[2]) == (0xE0, 0x97), "QoS 0 cannot be answered: the connection ends"
+    three = await Device.enter(estate, device["token"], 4)
+    three.say(1, 4)
+    assert await asyncio.wait_for(three.reader.read(), 20) == b""
+    assert re.search(r"4\.29", (await asyncio.to_thread(coap, estate.house.settings.coap_port, device["token"]))["text"])
+    field = await Station.connect(estate.house.settings.fields["hj212"][0])
+    for _ in range(2):
+        field.send(frame(b"DataTime=20260401080000;w01018-Rtd=12.5"))
+        assert await field.line() == answer_212(MN, b"QnRtn=2", 9011)
+
+    async def counted() -> bool:
+        return bool((await chen.get("/orgs/xiamen/quota")).json()["use"]["refused"] >= 7)
+
+    await eventually(counted)
+    assert (await chen.get("/orgs/xiamen/quota")).json()["use"]["readings"] == used + 1
+    await readings_limited(estate, "xiamen", None)
+    field.send(frame(b"DataTime=20260401080000;w01018-Rtd=12.5"))
+    assert await field.line() == answer_212()
+    await estate.latest(chen, station, "w01018-Rtd", 12.5)
+    assert (await chen.get(f"/things/{device['no']}")).json()["latest"]["pm25"]["value"] == 4, "nothing that was refused is stored"

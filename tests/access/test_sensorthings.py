@@ -78,7 +78,7 @@ async def test_the_root_names_the_sets_and_what_holds(sta: Sta) -> None:
     assert all(item["url"] == f"{STA}/{item['name']}" for item in root["value"])
     conformance = root["serverSettings"]["conformance"]
     assert "http://www.opengis.net/spec/iot_sensing/1.1/req/datamodel" in conformance
-    assert not any("mqtt" in uri or "batch" in uri or "multi" in uri for uri in conformance)
+    assert not any("batch" in uri or "multi" in uri for uri in conformance)
 
 
 async def test_every_relation_can_be_followed_there_and_back(sta: Sta, station: dict[str, Any]) -> None:

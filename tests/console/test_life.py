@@ -98,8 +98,9 @@ def test_a_quota_beside_what_is_used(page: Browser, house: Tulou, station: dict[
     page.find("[aria-label='配额 fuzhou']").click()
     page.until(lambda: page.all("[data-testid=quota-devices] .ant-progress"), "no share of the limit")
     page.sees("现用")
+    page.find("[data-testid=quota-readings]")
     page.until(lambda: page.find("#devices").get_attribute("value") == "100", "the limit is not in the form")
     page.until(lambda: not page.all(".ant-zoom-enter, .ant-zoom-appear, .ant-fade-enter"), "it moves")
     page.shot("quota")
     with house.sign_in() as client:
-        assert client.get("/api/v1/orgs/fuzhou/quota").json()["limits"] == {"devices": 100, "messages_s": None}
+        assert client.get("/api/v1/orgs/fuzhou/quota").json()["limits"] == {"devices": 100, "messages_s": None, "readings": None}

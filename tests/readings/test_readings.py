@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,19 @@ async def test_the_latest_value_of_each_property(readings: Readings) -> None:
     assert await readings.latest([1], ["mode"], orgs=None) == {1: {"mode": (T0, "自动", 0, 0)}}
     assert set(await readings.latest(None, orgs=None)) == {1, 2}
     assert await readings.latest([], orgs=None) == {}
+
+
+async def test_readings_are_counted_by_organisation_as_long_as_they_are_kept(readings: Readings) -> None:
+    assert await readings.totals() == {}
+    now = time.time_ns() // 1000
+    await put(readings, [(1, "pm25", now, 1.0), (1, "mode", now, "自动"), (1, "pm25", now - 40 * DAY, 1.0)], of=FUZHOU)
+    await put(readings, [(2, "pm25", now - 40 * DAY, 2.0)], of=XIAMEN, token="u", seq=2)
+    assert await readings.totals() == {"fuzhou": 2, "xiamen": 1}
+    await readings.apply_retention({"Air": 30, "o'Brien": 3})
+    assert await readings.totals() == {"fuzhou": 1}
+    await readings.apply_retention({"Air": 50})
+    assert await readings.totals() == {"fuzhou": 2, "xiamen": 1}
+    await readings.apply_retention({})
 
 
 @pytest.mark.parametrize("orgs", [["xiamen"], Orgs(False, frozenset({"xiamen"})), {"xiamen", "o'Brien\\"}])

@@ -195,13 +195,14 @@ export interface DeviceGroup {
 export interface Limits {
   devices: number | null;
   messages_s: number | null;
+  readings: number | null;
 }
 
 export interface Quota {
   org: string;
   limits: Limits;
   above: (Limits & { org: string })[];
-  use: { devices: number; messages_s: number | null; refused: number | null };
+  use: { devices: number; messages_s: number | null; readings: number; refused: number | null };
   updated_at: string | null;
 }
 

@@ -24,6 +24,7 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
   const rows: [keyof Limits, string, number | null | undefined][] = [
     ["devices", text.quotaDevices, quota.data?.use.devices],
     ["messages_s", text.quotaMessages, quota.data?.use.messages_s],
+    ["readings", text.quotaReadings, quota.data?.use.readings],
   ];
   return (
     <Modal
@@ -43,10 +44,17 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
           disabled={!may}
           initialValues={quota.data.limits}
           onFinish={(limits) =>
-            send(put<Quota>(at, { devices: limits.devices ?? null, messages_s: limits.messages_s ?? null }), (now) => {
-              client.setQueryData([at], now);
-              onClose();
-            })
+            send(
+              put<Quota>(at, {
+                devices: limits.devices ?? null,
+                messages_s: limits.messages_s ?? null,
+                readings: limits.readings ?? null,
+              }),
+              (now) => {
+                client.setQueryData([at], now);
+                onClose();
+              },
+            )
           }
         >
           {rows.map(([key, title, used]) => {
@@ -78,6 +86,7 @@ export function QuotaModal({ org, onClose }: { org: string; onClose(): void }) {
                 name(above.org),
                 above.devices === null ? text.unlimited : String(above.devices),
                 above.messages_s === null ? text.unlimited : String(above.messages_s),
+                above.readings === null ? text.unlimited : String(above.readings),
               )}
             </p>
           ))}

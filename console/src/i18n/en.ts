@@ -817,11 +817,13 @@ export const en: Dict = {
     quota: "Quota",
     quotaDevices: "Most devices",
     quotaMessages: "Most messages a second",
+    quotaReadings: "Most stored readings",
     quotaUse: (used) => `In use: ${used}`,
     quotaRefused: (n) => `${n} messages were refused because of the quota`,
-    quotaAbove: (org, devices, messages) => `${org} above: ${devices} devices, ${messages} messages a second`,
+    quotaAbove: (org, devices, messages, readings) =>
+      `${org} above: ${devices} devices, ${messages} messages a second, ${readings} stored readings`,
     quotaHint:
-      "A limit includes organisations below; each gateway process counts messages for itself. It is set by the organisation above.",
+      "A limit includes organisations below; each gateway process counts messages for itself. Stored readings are counted every ten seconds; at the limit no more are taken. It is set by the organisation above.",
     unlimited: "unlimited",
   },
   jobs: {

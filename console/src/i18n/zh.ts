@@ -820,10 +820,12 @@ export const zh = {
     quota: "配额",
     quotaDevices: "设备数上限",
     quotaMessages: "每秒消息数上限",
+    quotaReadings: "存储读数上限",
     quotaUse: (used: string) => `现用 ${used}`,
     quotaRefused: (n: number) => `因超出配额已拒绝 ${n} 条消息`,
-    quotaAbove: (org: string, devices: string, messages: string) => `上级 ${org}：设备 ${devices}，每秒消息 ${messages}`,
-    quotaHint: "限额包括下级组织；每秒消息数由各接入进程分别计。由上级组织设定。",
+    quotaAbove: (org: string, devices: string, messages: string, readings: string) =>
+      `上级 ${org}：设备 ${devices}，每秒消息 ${messages}，存储读数 ${readings}`,
+    quotaHint: "限额包括下级组织；每秒消息数由各接入进程分别计；存储读数约每十秒统计一次，达到上限后不再接收新读数。由上级组织设定。",
     unlimited: "不限",
   },
   jobs: {

@@ -28,8 +28,8 @@ SUBSCRIPTIONS = 1000
 """Of one session."""
 SESSIONS_HERE, SESSIONS_OF_SPACE = 100_000, 10_000
 """Of one gateway, and of one topic space in it."""
-HOUSE = "$tulou/"
-"""Where telemetry of devices is."""
+HOUSE, THINGS = "$tulou/", b"v1.1/"
+"""Where telemetry of devices is, and SensorThings."""
 
 
 class Application:
@@ -219,7 +219,9 @@ class Application:
         return False
 
     def _may_publish(self, topic: bytes) -> bool:
-        return self.rights.write and not topic.startswith((b"$tulou/", b"$SYS/", b"$share/")) and topic.count(b"/") < LEVELS
+        return self.rights.write and not topic.startswith((b"$tulou/", b"$SYS/", b"$share/")) and topic.count(b"/") < LEVELS and not (
+            topic.startswith(THINGS) and self.broker.things.concerns(topic.decode())
+        )
 
     def _publish(self, run: mqtt.Publish) -> bool:
         """PUBLISH packets: into the log, and acknowledged from there (3.3.4)."""
@@ -239,6 +241,9 @@ class Application:
                 else:
                     topic = self.aliases[alias]
                     allowed = self._may_publish(topic)
+            if not allowed and run.qos < 2 and topic.startswith(THINGS) and broker.things.creates(topic.decode()):
+                broker.things.create(self, topic.decode(), payload, run.qos, run.ids[place] if run.qos else b"")
+                continue
             if run.qos:
                 number = int.from_bytes(run.ids[place])
                 if run.qos == 2 and number in session.received:
@@ -336,7 +341,7 @@ class Application:
             if reason:
                 codes.append(reason)
                 continue
-            house = wanted.startswith(HOUSE)
+            house = wanted.startswith(HOUSE) or broker.things.concerns(wanted)
             qos = 0 if house else options & 3
             made = Subscription(
                 wanted, qos, options & 4 != 0, options & 8 != 0, options >> 4 & 3, packet.identifier,

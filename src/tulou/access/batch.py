@@ -27,6 +27,15 @@ if array("I").itemsize != 4:  # pragma: no cover - no such platform has wheels
     raise ImportError("array('I') is not 32 bits wide here")
 
 
+def column(kind: str, data: bytes) -> array[Any]:
+    """A column as the standard library's array, for who reads a batch without numpy."""
+    found = array(kind)
+    found.frombytes(data)
+    if sys.byteorder == "big":  # pragma: no cover - the format is little-endian
+        found.byteswap()
+    return found
+
+
 class BatchFull(Exception):
     """The batch cannot take this many property names; make two of it."""
 

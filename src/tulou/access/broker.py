@@ -24,6 +24,7 @@ from tulou.access.admission import RECHECK, Refused, Rights, admit, nobody, righ
 from tulou.access.application import HOUSE, Application
 from tulou.access.messages import LOG, RETAINED, SESSIONS, SUBJECTS, Follower, MessageLog
 from tulou.access.peer import press, write_answers
+from tulou.access.sensorthings.publishing import Publishing
 from tulou.access.sessions import (
     NEVER,
     PLACES,
@@ -95,6 +96,9 @@ class Broker:
         self.applications: dict[bytes, Application] = {}
         self.house: Subscriptions[bytes, Session] = Subscriptions()
         """Subscriptions to telemetry of devices, of all topic spaces."""
+        self.things = Publishing(self, gateway.config.sensorthings, {
+            kind: {name: rule[0] for name, rule in model["properties"].items()} for kind, model in gateway.config.models.items()
+        })
         self.dirty: set[bytes] = set()
         """Sessions whose record may be written with the next second."""
         self.head = 0
@@ -224,6 +228,7 @@ class Broker:
             await self._follower.close()
         if self._telemetry is not None:
             await self._telemetry.close()
+        await self.things.close()
 
     # Who may
 
@@ -251,13 +256,15 @@ class Broker:
             share = shared(wanted)
         except ValueError:
             return mqtt.BAD_FILTER
-        if share is not None and share[1].startswith("$"):
+        if share is not None and (share[1].startswith("$") or self.things.concerns(share[1])):
             return mqtt.NOT_ALLOWED
         if wanted.startswith(HOUSE):
             org = wanted.split("/")[1]
             if org in ("+", "#"):
                 return 0 if rights.orgs is None or rights.orgs else mqtt.NOT_ALLOWED
             return 0 if rights.sees(org) else mqtt.NOT_ALLOWED
+        if self.things.concerns(wanted):
+            return self.things.refuses(application, wanted)
         return 0 if rights.read else mqtt.NOT_ALLOWED
 
     async def _keep_rights(self) -> None:
@@ -316,6 +323,9 @@ class Broker:
         if subscription.filter.startswith(HOUSE):
             self.house.add(subscription.filter.encode(), session.key, session)
             return
+        if self.things.concerns(subscription.filter):
+            self.things.add(session, subscription.filter)
+            return
         if not subscription.share:
             space.subscriptions.add(
                 subscription.filter.encode(), session.key + subscription.filter.encode(), (session, subscription)
@@ -332,6 +342,8 @@ class Broker:
         wanted = subscription.filter
         if wanted.startswith(HOUSE):
             self.house.remove(wanted.encode(), session.key)
+        elif self.things.concerns(wanted):
+            self.things.remove(session, wanted)
         elif not subscription.share:
             space.subscriptions.remove(wanted.encode(), session.key + wanted.encode())
         else:
@@ -637,7 +649,8 @@ class Broker:
     def _telemetry_batch(self, _sequence: int, _subject: str, data: bytes) -> None:
         touched: dict[bytes, None] = {}
         position = self.head + 1
-        for org, topic, payload in telemetry_topics.messages(data, lambda topic: bool(self.house.match(topic))):
+        told = telemetry_topics.messages(data, lambda topic: bool(self.house.match(topic))) if len(self.house) else ()
+        for org, topic, payload in told:
             message = Message(position, topic, payload(), 0, False, b"", 0.0, b"")
             for key, session in self.house.match(topic):
                 application = self.applications.get(key)
@@ -647,6 +660,8 @@ class Broker:
                 if wanted:
                     session.offer(message, wanted)
                     touched[key] = None
+        if self.things.observations:
+            self.things.batch(data, touched)
         for key in touched:
             application = self.applications.get(key)
             if application is not None:
@@ -665,10 +680,12 @@ class Broker:
     async def watch(self) -> None:
         """Once a second: the followers, records, sessions that have ended."""
         await self._follower.watch()
-        if len(self.house) and self._telemetry is None:
+        await self.things.watch()
+        wanted = len(self.house) or self.things.observations
+        if wanted and self._telemetry is None:
             self._telemetry = Follower(self.bus, "READINGS", "tulou.readings.>", self._telemetry_batch)
             await self._telemetry.open()
-        elif not len(self.house) and self._telemetry is not None:
+        elif not wanted and self._telemetry is not None:
             await self._telemetry.close()
             self._telemetry = None
         elif self._telemetry is not None:

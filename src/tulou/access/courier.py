@@ -36,8 +36,9 @@ CLAIM, RING, REPORT = "tulou.command.claim", "tulou.command.ring", "tulou.comman
 """Subjects: a gateway asks for commands; the house says that there are some; what became of them (stream COMMANDS)."""
 JSON = "json"
 """The bearer of commands as JSON, by MQTT or HTTP; the others are field protocols."""
-RETURNED = "returned"
-"""What a report says beside `DELIVERED`, `ANSWERED` and `REFUSED`: it is unknown whether the command came."""
+RETURNED, HANDED_ON = "returned", "handed_on"
+"""What a report says beside `DELIVERED`, `ANSWERED` and `REFUSED`: it is unknown whether the command came; another server has it now,
+which says what becomes of it."""
 LARGEST_ANSWER = 64 << 10
 BATCH = 200
 """Reports in one message."""
@@ -84,7 +85,7 @@ class Courier:
         self.bus, self.name = bus, name
         self.bearers = (JSON, *bearers)
         self.run = secrets.token_hex(6)
-        self.sent = self.delivered = self.answered = self.returned = self.failed = 0
+        self.sent = self.handed_on = self.delivered = self.answered = self.returned = self.failed = 0
         self._released = released
         self._targets: dict[tuple[int, str], list[Target]] = {}
         self._full: dict[tuple[int, str], None] = {}
@@ -123,7 +124,8 @@ class Courier:
     def report(self, no: int, entity: int, what: str, *, receipt: Any = None, **more: Any) -> None:
         """Say what became of a command. `more`: the `result` of an answer, the `error` of a refusal, the `attempt` that
         returned."""
-        counter = {DELIVERED: "delivered", ANSWERED: "answered", RETURNED: "returned", REFUSED: "failed"}[what]
+        counter = {DELIVERED: "delivered", ANSWERED: "answered", RETURNED: "returned", REFUSED: "failed",
+                   HANDED_ON: "handed_on"}[what]
         setattr(self, counter, getattr(self, counter) + 1)
         report = {"no": no, "entity": entity, "what": what, "at": time.time_ns() // 1000, "by": self.by, **more}
         self._reports.append((report, receipt))
@@ -145,7 +147,7 @@ class Courier:
             self._full.clear()
 
     def stats(self) -> dict[str, int]:
-        return {"devices": len(self._targets), "sent": self.sent, "delivered": self.delivered,
+        return {"devices": len(self._targets), "sent": self.sent, "handed_on": self.handed_on, "delivered": self.delivered,
                 "answered": self.answered, "returned": self.returned, "failed": self.failed}
 
     async def _rung(self, message: Msg) -> None:

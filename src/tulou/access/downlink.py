@@ -29,7 +29,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from pydantic import TypeAdapter, ValidationError
 
 from tulou.access.authenticate import DeviceIdentity
-from tulou.access.courier import CLAIM, JSON, RETURNED, RING, answer_of
+from tulou.access.courier import CLAIM, HANDED_ON, JSON, RETURNED, RING, answer_of
 from tulou.access.edge import BEARER as EDGE
 from tulou.access.edge.tables import edge_devices, edges
 from tulou.access.longpolls import LongPolls
@@ -506,6 +506,11 @@ def _apply(connection: sa.Connection, reports: Iterable[dict[str, Any]], now: dt
             mine = this & (commands.c.state == SENT) & (commands.c.claimed == report["by"])
             ended += _returned(connection, mine & (commands.c.attempts == report["attempt"]) & _is_open, now)
             again.append(report["entity"])
+            continue
+        if what == HANDED_ON:  # nobody returns it any more
+            connection.execute(commands.update().where(
+                this & (commands.c.state == SENT) & (commands.c.claimed == report["by"]) & _is_open
+            ).values(claimed=""))
             continue
         if what == DELIVERED:
             changes = {"state": sa.case((commands.c.answer, DELIVERED), else_=DONE), "delivered_at": now,

@@ -28,6 +28,7 @@ from tulou.access.protocols import (
     ANSWERED,
     DELIVERED,
     DENIED,
+    OVER_QUOTA,
     UNKNOWN,
     BroadcastCodec,
     Broken,
@@ -179,7 +180,7 @@ class FieldConnection(Peer):
 
     def take(self, messages: list[Message | Broken]) -> None:
         """Hand in what known devices say, refuse the others; wait where one must be looked up."""
-        speakers = self.speakers
+        speakers, meters = self.speakers, self.door.gateway.meters.by_org
         raws: list[bytes] = []
         answers: list[bytes] = []
         whose: Speaker | None = None
@@ -197,6 +198,8 @@ class FieldConnection(Peer):
             why = UNKNOWN
             if speaker is not None:
                 right = True if not speaker.secret else self.proves(speaker, message)
+                if self.session is None:  # it is one connection too many
+                    break
                 if right:
                     if whose is not speaker and raws and whose is not None:
                         self.hand_in(whose, raws, answers)
@@ -207,6 +210,8 @@ class FieldConnection(Peer):
                     if not message.kept:
                         self.door.gateway.present(speaker.device, True)
                         self.send(session.accept(message, now))
+                    elif meters and (meter := meters.get(speaker.device.org)) is not None and meter.refuses(1):
+                        self.refuse(message, OVER_QUOTA)
                     else:
                         raws.append(message.raw)
                         answer = session.accept(message, now)
@@ -244,6 +249,11 @@ class FieldConnection(Peer):
         return speaker
 
     def welcome(self, identity: bytes, speaker: Speaker) -> None:
+        same = self.door.speaking.get(speaker.device.device_id)
+        if not self.door.broadcast and self.door.gateway.too_many(same) and same is not None and self not in same:
+            self.door.turned_away += 1
+            self.close("too many connections of this device")
+            return
         self.speakers[identity] = speaker
         self.door.speaking.setdefault(speaker.device.device_id, set()).add(self)
         self.door.gateway.present(speaker.device, True)
@@ -353,7 +363,7 @@ class FieldDoor:
         self.speaking: dict[str, set[FieldConnection]] = {}
         self.answering: list[Peer] = []
         self.broken = self.stray = self.throttled = self.turned_away = self.timed_out = 0
-        self.refused = {UNKNOWN: 0, DENIED: 0}
+        self.refused = {UNKNOWN: 0, DENIED: 0, OVER_QUOTA: 0}
         self.ports: list[int] = []
         self._listen = port, tls_port
         self._udp_port = udp_port
@@ -403,7 +413,7 @@ class FieldDoor:
 
     def arrived(self, connection: FieldConnection) -> None:
         self.connections.add(connection)
-        if self.gateway.crowded():
+        if self.gateway.crowded(connection):
             self.turned_away += 1
             connection.close("too many connections")
         elif self.ingestor.pressed:
@@ -480,7 +490,7 @@ class FieldDoor:
         return {
             "connections": len(self.connections), "devices": len(self.speaking), "accepted": counters.accepted,
             "acked": counters.acked, "dead": counters.dead, "unknown": self.refused[UNKNOWN],
-            "denied": self.refused[DENIED], "broken": self.broken, "stray": self.stray, "throttled": self.throttled,
+            "denied": self.refused[DENIED], "over_quota": self.refused[OVER_QUOTA], "broken": self.broken, "stray": self.stray, "throttled": self.throttled,
             "timed_out": self.timed_out, "turned_away": self.turned_away,
             **({"dropped": self.datagrams.dropped} if self.datagrams is not None else {}),
         }

@@ -49,6 +49,7 @@ from tulou.access.certificates import RESPONSE as CERTIFICATE
 from tulou.access.courier import Courier, answer_of
 from tulou.access.field import FieldDoor
 from tulou.access.ingest import Ingestor, Item
+from tulou.access.lorawan.door import BEARER, DownlinkDoor
 from tulou.access.mqtt_commands import MqttTarget
 from tulou.access.ota import door as ota
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
@@ -56,8 +57,9 @@ from tulou.access.poll_door import PollDoor
 from tulou.access.protocols import ANSWERED, FieldCodec, load
 from tulou.access.provisioning import door as provision
 from tulou.access.provisioning.door import Applicant
-from tulou.access.quotas.meters import Meters
+from tulou.access.quotas.meters import USED_UP, Meters
 from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
+from tulou.kernel.addresses import household
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
 
@@ -76,7 +78,7 @@ GRANTED = re.compile(
     r"v1/devices/me/(attributes|certificate/response|(attributes/response|rpc/request|rpc/response)/[^/#]+)|" + ota.FILTERS
 )
 """Topic filters that a device may subscribe to."""
-LIMITS = "SELECT o.id, o.parent, q.messages_s FROM organisations o LEFT JOIN quotas q ON q.org = o.id"
+LIMITS = "SELECT o.id, o.parent, q.messages_s, q.used_up FROM organisations o LEFT JOIN quotas q ON q.org = o.id"
 CLAIM, ARM = b"v1/devices/me/claim", "tulou.claim.arm"
 COMMAND_NO = re.compile(rb"[0-9]{1,18}")
 ROOM = 60
@@ -90,7 +92,8 @@ class Config:
     {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media.
     `opcua_home` is where the house's certificate for OPC UA is; without it no server is connected to. `tls_client`: "optional" or
-    "required", whether MQTT over TLS asks for a client's certificate."""
+    "required", whether MQTT over TLS asks for a client's certificate. `max_connections_address`, `max_connections_device`: of one address, of
+    one device; 0 does not limit them. `sensorthings`: the address of that service, for links."""
 
     name: str = "gateway"
     host: str = "127.0.0.1"
@@ -103,6 +106,8 @@ class Config:
     sql_url: str = ""
     max_packet: int = 1 << 20
     max_connections: int = 100_000
+    max_connections_address: int = 0
+    max_connections_device: int = 0
     connect_timeout: float = 10.0
     high: int = 64 << 20
     anonymous: str = ""
@@ -116,6 +121,7 @@ class Config:
     ocpp_port: int = 0
     ocpps_port: int = 0
     opcua_home: str = ""
+    sensorthings: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -235,11 +241,14 @@ class Connection(Peer):
 
     def _metered(self, run: mqtt.Publish) -> list[mqtt.Publish]:
         """What of the run its organisation may send. The rest is refused where it can be (5.0, QoS 1 and 2: Quota exceeded),
-        in its turn; else all is taken, and the device is read more slowly."""
+        in its turn; else all is taken, and the device is read more slowly, or, if none may be stored, its connection ends."""
         count, meter = len(run.payloads), self.gateway.meters.by_org.get(self.of[0])
         if meter is None:
             return [run]
         if self.level != 5 or not run.qos:
+            if meter.refuses(count):
+                self.close(USED_UP[1], mqtt.QUOTA, told=True)
+                return []
             self.slow(meter, count)
             return [run]
         may = meter.take(count, time.monotonic())
@@ -347,8 +356,7 @@ class Connection(Peer):
             return False
         known = None if asks else gateway.authenticator.known(token)
         if known is not None:
-            self._accept(connect, known)
-            return True
+            return self._accept(connect, known)
         if gateway.throttle.wait(self.peer) > 0:
             gateway.throttled += 1
             self._refuse(mqtt.UNAVAILABLE, "too many failed attempts from this address")
@@ -383,7 +391,8 @@ class Connection(Peer):
             gateway.refused += 1
             self._refuse(mqtt.NOT_AUTHORISED, "this certificate is of no device, or not valid")
             return
-        self._accept(connect, found.device)
+        if not self._accept(connect, found.device):
+            return
         gateway.certificates.entered(self, found)
         self._go_on()
 
@@ -420,8 +429,8 @@ class Connection(Peer):
             gateway.throttle.failed(self.peer)
             self._refuse(mqtt.NOT_AUTHORISED, "unknown access token")
             return
-        self._accept(connect, identity)
-        self._go_on()
+        if self._accept(connect, identity):
+            self._go_on()
 
     async def _enter(self, connect: mqtt.Connect, rights: Rights) -> None:
         """It is an application."""
@@ -468,7 +477,14 @@ class Connection(Peer):
             self.send(mqtt.connack(code, self.level))
         self.close(why)
 
-    def _accept(self, connect: mqtt.Connect, identity: DeviceIdentity) -> None:
+    def _accept(self, connect: mqtt.Connect, identity: DeviceIdentity) -> bool:
+        """It is this device; false if it has as many connections as it may."""
+        here = self.gateway.devices.get(identity.device_id)
+        if self.gateway.too_many(here) and (identity.entity, connect.client_id) not in self.gateway.entities:
+            self.gateway.turned_away += 1
+            self.send(mqtt.refusal(mqtt.QUOTA, "too many connections of this device") if self.level == 5 else mqtt.connack(mqtt.UNAVAILABLE, 4))
+            self.close("too many connections of this device")
+            return False
         self.identity = identity
         self.of, self.rules = self.gateway.class_of(identity)
         self.keep_alive = connect.keep_alive * 1.5
@@ -478,6 +494,7 @@ class Connection(Peer):
         self.gateway.welcomed(self)
         made = "" if connect.client_id else f"tulou-{secrets.token_hex(8)}"
         self.send(mqtt.connack(mqtt.ACCEPTED, self.level, client_id=made, packet_limit=self.gateway.config.max_packet))
+        return True
 
     def _provision(self, connect: mqtt.Connect) -> None:
         """It has no credential yet, and asks for one."""
@@ -656,6 +673,7 @@ class Gateway:
         self._presence: deque[dict[str, Any]] = deque(maxlen=200_000)
         self._closing: dict[Peer, int] = {}
         self._anonymous: dict[Connection, int] = {}
+        self._addresses: dict[str, int] = {}
         self.ingestor: Ingestor
         self.broker = Broker(self, bus)
         self.doors: list[Door] = [
@@ -677,7 +695,8 @@ class Gateway:
             self.doors.append(_ocpp_door(self, db, config))
         if db is not None and config.outbound is not None and config.opcua_home:
             self.doors.append(_opcua_door(self, db, config))
-        self.courier = Courier(bus, config.name, [door.name for door in self.doors], self._told)
+        self.downlinks = None if db is None or config.outbound is None else DownlinkDoor(self, db, functools.partial(_outbound, config))
+        self.courier = Courier(bus, config.name, [*(door.name for door in self.doors), BEARER], self._told)
 
     async def start(self) -> None:
         """Open the listeners; `ports` says where."""
@@ -710,6 +729,8 @@ class Gateway:
         if self.polls is not None:
             await self.polls.start()
         await self.courier.open()
+        if self.downlinks is not None:
+            await self.downlinks.start()
         await self.attributes.open()
         for work in (self._upkeep(), self.broker.open(), self.courier.claims.run(), self.courier.tell(), self.attributes.new.run()):
             self.spawn(work)
@@ -730,6 +751,8 @@ class Gateway:
         await asyncio.gather(self.ingestor.close(), self.broker.log.drain(), *(door.close() for door in self.doors))
         if self.polls is not None:
             await self.polls.close()
+        if self.downlinks is not None:
+            await self.downlinks.close()
         for connection in list(self.connections):
             connection.take_no_commands()
             connection.close("the gateway stops", mqtt.SHUTTING_DOWN)
@@ -754,14 +777,19 @@ class Gateway:
     def arrived(self, connection: Connection) -> None:
         self.connections.add(connection)
         self._anonymous[connection] = self.tick
-        if self.crowded():
+        if self.crowded(connection):
             self.turned_away += 1
             connection.close("too many connections")
         elif self.ingestor.pressed:
             connection.pause(PRESSURE)
 
-    def crowded(self) -> bool:
-        """Whether there are more connections, at all doors, than may be."""
+    def crowded(self, connection: Peer | None = None) -> bool:
+        """Whether there are more connections, at all doors, than may be; of a connection that has arrived, also of its address."""
+        if connection is not None:
+            address = household(connection.peer)
+            count = self._addresses[address] = self._addresses.get(address, 0) + 1
+            if address and 0 < self.config.max_connections_address < count:
+                return True
         lines = len(self.polls.lines) if self.polls is not None else 0
         return len(self.connections) + lines + sum(len(d.connections) for d in self.doors) > self.config.max_connections
 
@@ -811,8 +839,18 @@ class Gateway:
             connection.hand_in(TOPICS[will.topic], mqtt.Publish(will.topic, 0, False, False, [], [will.payload]))
 
     def closed(self, connection: Peer) -> None:
-        """The connection is closed."""
+        """The connection, which had arrived, is closed."""
         self._closing.pop(connection, None)
+        address = household(connection.peer)
+        left = self._addresses.get(address, 0) - 1
+        if left > 0:
+            self._addresses[address] = left
+        else:
+            self._addresses.pop(address, None)
+
+    def too_many(self, connections: Collection[Any] | None) -> bool:
+        """Whether a device that has these connections may have no further one."""
+        return connections is not None and 0 < self.config.max_connections_device <= len(connections)
 
     def class_of(self, identity: DeviceIdentity) -> tuple[tuple[str, str, int], Rules]:
         key = (identity.org, identity.type, identity.origin)
@@ -856,6 +894,8 @@ class Gateway:
             door.changed(device_id)
         if self.polls is not None:
             self.polls.changed(device_id)
+        if self.downlinks is not None:
+            self.downlinks.changed(device_id)
 
     async def _read_quotas(self) -> None:
         """How much organisations may send now."""
@@ -866,7 +906,7 @@ class Gateway:
             log.warning("quotas cannot be read, those that were stay: %r", error)
             return
         self.meters.set({row.id: row.messages_s for row in rows if row.messages_s is not None},
-                        {row.id: row.parent for row in rows}, time.monotonic())
+                        {row.id: row.parent for row in rows}, time.monotonic(), [row.id for row in rows if row.used_up])
 
     def present(self, identity: DeviceIdentity, online: bool, **more: int) -> None:
         """Tell the house that a device was heard, or that its last connection closed. `more`: `at` if it was not now, `gone` when
@@ -895,6 +935,8 @@ class Gateway:
                 self.attributes.again()
                 if self.polls is not None:
                     self.polls.missed()
+                if self.downlinks is not None:
+                    self.downlinks.missed()
             self.courier.tick()
             self._sweep()
             if self.certificates is not None:
@@ -944,6 +986,8 @@ class Gateway:
             lines = len(self.polls.lines)
             if lines or self.polls.ports or self.polls.unreachable:
                 spoken["dtu"] = self.polls.stats()
+        if self.downlinks is not None and (figures := self.downlinks.stats()):
+            spoken["lorawan"] = figures
         return {
             "name": self.config.name, "pid": os.getpid(), "connections": lines + sum(len(d.connections) for d in doors),
             **{

@@ -22,6 +22,7 @@ from tulou.access.entity_page import EntityPages
 from tulou.access.groups.service import Groups
 from tulou.access.http import HttpDoor
 from tulou.access.live import Hub
+from tulou.access.lorawan.servers import LoRaWanServers
 from tulou.access.lorawan.service import NetworkServers
 from tulou.access.lwm2m.service import Lwm2m
 from tulou.access.notify import Channels
@@ -31,10 +32,12 @@ from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
 from tulou.access.provisioning.service import Provisioning
+from tulou.access.quotas import counting
 from tulou.access.quotas.service import Quotas
 from tulou.access.redecode import Redecodes
 from tulou.access.rules.engine import Engine
 from tulou.access.rules.service import Rules
+from tulou.access.sensorthings.asked import SensorThingsAsked
 from tulou.access.sensorthings.service import SensorThings
 from tulou.access.service import Devices
 from tulou.access.shadow import Shadows
@@ -119,12 +122,13 @@ def services(house: House) -> Sequence[object]:
     door = HttpDoor(house, calls, shadows, firmwares, certificates, quotas, claims)
     hub = Hub(house, directory)
     quotas.reported = lambda: [body.get("quotas", {}) for body in hub.told("gateway")]
+    sensorthings = SensorThings(house, directory, door)
     return [
         devices, Lwm2m(house, devices), directory, alarms, things, calls, shadows, EntityPages(house, things), hub, door, rules,
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
-        SensorThings(house, directory, door), Redecodes(house), Polls(house, devices),
-        OpcUaServers(house, devices), NetworkServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
-        certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims, Edges(house, devices, calls),
+        sensorthings, SensorThingsAsked(house, sensorthings), Redecodes(house), Polls(house, devices),
+        OpcUaServers(house, devices), NetworkServers(house), LoRaWanServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
+        certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims, Edges(house, devices, calls, quotas),
         Uplink(house, calls, shadows),
     ]
 
@@ -155,18 +159,19 @@ def routes(house: House) -> Sequence[BaseRoute]:
 @hookimpl
 def commands() -> Sequence[click.Command]:
     """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota`, `group`, `card`,
-    `edges`."""
+    `edges`, `lorawan`."""
     from tulou.access.certificates.commands import authority, certificate
     from tulou.access.commands import device, frames, readings
     from tulou.access.edge.commands import edges
     from tulou.access.groups.commands import group
+    from tulou.access.lorawan.commands import lorawan
     from tulou.access.ocpp.commands import card
     from tulou.access.ota.commands import firmware, rollout
     from tulou.access.provisioning.commands import provision
     from tulou.access.quotas.commands import quota
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card, edges]
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card, edges, lorawan]
 
 
 @hookimpl
@@ -203,6 +208,7 @@ async def started(house: House) -> None:
         await house.service(HttpDoor).open()
         await house.service(NetworkServers).open()
         await house.service(Edges).open()
+        await house.service(SensorThingsAsked).open()
 
 
 @hookimpl
@@ -212,6 +218,7 @@ def tasks(house: House) -> Sequence[Task]:
 
     found = [
         Task("access.writer", "writer", write), Task("access.removal", "writer", removal.run),
+        Task("access.stored-readings", "writer", counting.run),
         Task("access.redecode", "writer", house.service(Redecodes).run),
         Task("access.dead-letters", "worker", deadletters.run),
         Task("access.commands", "worker", house.service(Commands).keep),

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tulou.access.certificates.tables import forget_certificates
 from tulou.access.edge.tables import forget_placed
 from tulou.access.groups.tables import forget_members
+from tulou.access.lorawan.tables import forget_applications
 from tulou.access.ota.tables import rollout_devices
 from tulou.access.provisioning.tables import forget_provisioned
 from tulou.kernel.sql import BigId, UtcDateTime, metadata, utcnow
@@ -275,6 +276,7 @@ def forget_devices(connection: sa.Connection, entities: Sequence[int]) -> None:
     connection.execute(device_identities.delete().where(device_identities.c.entity_no.in_(entities)))
     connection.execute(device_polls.delete().where(device_polls.c.entity_no.in_(entities)))
     connection.execute(device_opcua.delete().where(device_opcua.c.entity_no.in_(entities)))
+    forget_applications(connection, entities)
     forget_certificates(connection, entities)
     forget_provisioned(connection, entities)
     forget_members(connection, entities)

@@ -117,7 +117,7 @@ class Line(Peer):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.door.lines.add(self)
-        if self.door.gateway.crowded():
+        if self.door.gateway.crowded(self):
             self.close("too many connections")
         elif self.plan is not None:
             self.begin()
@@ -452,7 +452,11 @@ class PollDoor:
     # -- what was answered
 
     def hand_in(self, station: Station, raw: bytes, refusal: Refusal | None = None) -> None:
-        """Give what is kept of an answer to the ingestor; with a `refusal` it is a dead letter."""
+        """Give what is kept of an answer to the ingestor; with a `refusal` it is a dead letter. It is not kept where the organisation has as
+        many readings as it may."""
+        meter = self.gateway.meters.by_org.get(station.device.org)
+        if meter is not None and meter.refuses(1):
+            return
         name, rules = station.meter.name, station.rules if refusal is None else ANY
         ingestor = self.ingestors[name]
         ingestor.add(

@@ -96,6 +96,7 @@ def gateway_config(house: House) -> Config:
         tls_certificate=settings.tls_certificate, tls_key=settings.tls_key,
         tls_client=settings.mqtts_client_certificate, nats_url=house.bus.url,
         sql_url=settings.sql_url, max_packet=settings.max_payload, max_connections=settings.max_connections,
+        max_connections_address=settings.max_connections_address, max_connections_device=settings.max_connections_device,
         anonymous=settings.mqtt_anonymous, longest_keep_alive=settings.mqtt_keep_alive,
         models={
             kind: {
@@ -120,6 +121,7 @@ def gateway_config(house: House) -> Config:
             "realm": settings.sip_realm, "media": settings.gb28181_media,
         } if settings.gb28181_port or settings.gb28181_tls_port else None,
         ocpp_port=settings.ocpp_port, ocpps_port=settings.ocpps_port,
+        sensorthings=(settings.public_url or f"http://{settings.bind}:{settings.http_port}").rstrip("/") + "/sta/v1.1",
     )
 
 

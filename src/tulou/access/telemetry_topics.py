@@ -7,29 +7,21 @@ by. The first level begins with `$`, so that no filter that begins with a wildca
 
 from __future__ import annotations
 
-import sys
-from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
 import orjson
 
-
-def _column(kind: str, data: bytes) -> array[Any]:
-    column = array(kind)
-    column.frombytes(data)
-    if sys.byteorder == "big":  # pragma: no cover - the format is little-endian
-        column.byteswap()
-    return column
+from tulou.access.batch import column
 
 
 def messages(data: bytes, wanted: Callable[[bytes], bool]) -> Iterator[tuple[str, bytes, Callable[[], bytes]]]:
     """(organisation, topic, payload) of the frames of a batch (`batch.py`) whose topic is wanted."""
     body: dict[str, Any] = msgpack.unpackb(data, strict_map_key=False)
-    entities, classes = _column("Q", body["f_entity"]), _column("H", body["f_class"])
-    frames, names = _column("I", body["r_frame"]), _column("H", body["r_prop"])
-    stamps, values = _column("q", body["r_ts"]), _column("d", body["r_val"])
+    entities, classes = column("Q", body["f_entity"]), column("H", body["f_class"])
+    frames, names = column("I", body["r_frame"]), column("H", body["r_prop"])
+    stamps, values = column("q", body["r_ts"]), column("d", body["r_val"])
     texts, props, kinds = body["r_text"], body["props"], body["classes"]
     topics: dict[tuple[int, int], bytes | None] = {}
     rows: dict[int, dict[int, dict[str, Any]]] = {}

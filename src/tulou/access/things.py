@@ -72,8 +72,12 @@ def no_such_thing(no: Any) -> NotFound:
 
 
 def value_of(prop: Property | None, value: float | str | None) -> Any:
+    """A stored value of a property as JSON (`json_value`)."""
+    return json_value(prop.kind if prop else "number", value)
+
+
+def json_value(kind: str, value: float | str | None) -> Any:
     """A stored value as JSON: booleans are stored as 1 and 0, objects as text."""
-    kind = prop.kind if prop else "number"
     if kind == "boolean" and isinstance(value, float):
         return value != 0
     if kind == "json" and isinstance(value, str):

@@ -22,7 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tulou.context.forms import Json
 from tulou.context.subscription_form import pairs, topic_of
-from tulou.kernel.outbound import Outbound, target_of
+from tulou.kernel.outbound import NamedContext, Outbound, target_of
 
 THREADS = 16
 
@@ -73,15 +73,6 @@ class Publisher:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class _Named(ssl.SSLContext):
-    """Checks the certificate against the name that was written, while the connection goes to the judged address."""
-
-    name = ""
-
-    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        return super().wrap_socket(*args, **{**kwargs, "server_hostname": self.name})
-
-
 def _publish(broker: Broker, payloads: list[bytes]) -> tuple[int, str | None]:
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=f"tulou-{secrets.token_hex(6)}", protocol=broker.version)  # type: ignore[arg-type]
     state: dict[str, Any] = {"connected": None, "refused": {}}
@@ -98,7 +89,7 @@ def _publish(broker: Broker, payloads: list[bytes]) -> tuple[int, str | None]:
     if broker.user is not None:
         client.username_pw_set(broker.user, broker.password)
     if broker.secure:
-        context = _Named(ssl.PROTOCOL_TLS_CLIENT)
+        context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_default_certs()
         context.name = broker.name
         client.tls_set_context(context)

@@ -89,6 +89,13 @@ class TooLarge(TulouError):
     title_zh, title_en = "内容过大", "Too large"
 
 
+class TooSlow(TulouError):
+    """The body does not come in time: 408."""
+
+    status, code = 408, "too-slow"
+    title_zh, title_en = "内容到达过慢", "Too slow"
+
+
 class Throttled(TulouError):
     """Too many attempts: 429; `retry_after` in seconds."""
 

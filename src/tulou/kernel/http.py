@@ -6,6 +6,7 @@ Law: a door turns a request into one service call and its result into a response
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tulou.kernel.errors import Invalid, NotFound, Throttled, TooLarge, TulouError
+from tulou.kernel.errors import Invalid, NotFound, Throttled, TooLarge, TooSlow, TulouError
 from tulou.kernel.policy import Actor
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ Handler = Callable[[Request, Actor], Awaitable[Response]]
 
 API = "/api/v1"
 MAX_BODY = 8 << 20
+PATIENCE, SLOWEST = 30.0, 16 << 10
+"""Seconds for the beginning of a body, and bytes a second that it must come with after that."""
 
 SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
     (b"x-content-type-options", b"nosniff"),
@@ -72,14 +75,21 @@ def defect_response() -> Response:
 
 
 async def body_bytes(request: Request, limit: int = MAX_BODY) -> bytes:
-    """The whole body, refused with 413 beyond `limit` bytes before it is held in memory."""
+    """The whole body, refused with 413 beyond `limit` bytes before it is held in memory, and with 408 where it comes more slowly than
+    `SLOWEST` after its first `PATIENCE` seconds."""
     size = 0
     chunks: list[bytes] = []
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge(f"请求体超过 {limit} 字节", f"body exceeds {limit} bytes", field="body", rule=f"<= {limit}")
-        chunks.append(chunk)
+    began = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.timeout(PATIENCE) as late:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise TooLarge(f"请求体超过 {limit} 字节", f"body exceeds {limit} bytes", field="body", rule=f"<= {limit}")
+                chunks.append(chunk)
+                late.reschedule(began + PATIENCE + size / SLOWEST)
+    except TimeoutError:
+        raise TooSlow("请求体到达过慢", "the body comes too slowly", field="body", rule=f">= {SLOWEST} bytes/s") from None
     return b"".join(chunks)
 
 

@@ -62,6 +62,16 @@ class Target(NamedTuple):
     path: str
 
 
+class NamedContext(ssl.SSLContext):
+    """Checks the certificate against the name that was written, while the connection goes to the judged address: for clients that know
+    only the latter."""
+
+    name = ""
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        return super().wrap_socket(*args, **{**kwargs, "server_hostname": self.name})
+
+
 class Response(NamedTuple):
     """An answer: header names in lower case; `complete` is False when the body was cut at the limit."""
 

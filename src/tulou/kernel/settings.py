@@ -89,7 +89,11 @@ class Settings:
     objects_url: str = _entry("", "对象存储地址；空为数据目录", "object store (s3://bucket/prefix); empty means the home")
     stream_max_bytes: int = _entry(8 << 30, "READINGS 流上限（字节）", "bound of the READINGS stream in bytes")
     max_payload: int = _entry(1 << 20, "设备消息上限（字节）", "largest device message in bytes")
+    max_http_connections: int = _entry(10_000, "最大 HTTP 连接数", "most HTTP connections")
     max_connections: int = _entry(100_000, "最大设备连接数", "most device connections")
+    max_connections_address: int = _entry(
+        20_000, "同一地址的最大设备连接数；IPv6 按 /64 计；0 为不限", "most device connections of one address, an IPv6 /64 counting as one; 0: no limit")
+    max_connections_device: int = _entry(100, "同一设备的最大连接数；0 为不限", "most connections of one device; 0: no limit")
     temporal_instances: int = _entry(
         10_000, "一次历史查询的最多实例数", "most attribute instances in an answer to a temporal query; the rest is paged by time"
     )

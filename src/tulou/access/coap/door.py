@@ -24,6 +24,7 @@ from tulou.access.coap.observe import Observers
 from tulou.access.coap.payload import AS_JSON, READ, codec, kept
 from tulou.access.ingest import Ingestor, Item
 from tulou.access.peer import HELD
+from tulou.access.quotas.meters import USED_UP
 from tulou.access.telemetry import ATTRIBUTES, TELEMETRY, Chunk, DeadLetter, Refusal
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ class CoapDoor:
             return
         meter = self.gateway.meters.by_org.get(device.org)
         if meter is not None and not meter.take(1, now := time.monotonic()):
-            request.answer(m.TOO_MANY, told("机构的消息配额已用尽", "the organisation's quota of messages is used up"),
+            why = USED_UP if meter.shut else ("机构的消息配额已用尽", "the organisation's quota of messages is used up")
+            request.answer(m.TOO_MANY, told(*why),
                            (m.MAX_AGE, m.uint(int(meter.retry_after(now)) + 1)), *options)
             return
         of, rules = self.gateway.class_of(device)

@@ -34,6 +34,7 @@ from tulou.access.edge.tables import NewEdge, edge_devices, edges
 from tulou.access.longpolls import LongPolls
 from tulou.access.models import ACTIVE, MEASURED, SYNTHETIC, NewDevice, commands, devices, shadows
 from tulou.access.protocols import ANSWERED, DELIVERED, REFUSED
+from tulou.access.quotas.service import Quotas
 from tulou.access.service import Devices, token_hash
 from tulou.access.writer import STREAM
 from tulou.context import ContextService, NewEntity, entities
@@ -128,8 +129,8 @@ def no_such_edge(no: object) -> NotFound:
 class Edges:
     """The operations on edges, and the answers to them."""
 
-    def __init__(self, house: House, devices: Devices, calls: Commands) -> None:
-        self.house, self.devices, self.calls = house, devices, calls
+    def __init__(self, house: House, devices: Devices, calls: Commands, quotas: Quotas) -> None:
+        self.house, self.devices, self.calls, self.quotas = house, devices, calls, quotas
         self.policy, self.db = house.policy, house.db
         self.throttle = Throttle()
         self._locks: dict[int, asyncio.Lock] = {}
@@ -377,7 +378,7 @@ class Edges:
     async def take(self, actor: Actor, no: int, body: bytes, deflated: bool = False) -> dict[str, Any]:
         """Take a group of messages: `{last}` once they are durable, in order and once. `{last, unknown}` names entities that are
         to be announced first; nothing of the group was taken then. Raises `Conflict` for a group that is not the next one,
-        `Invalid` for what is none."""
+        `Invalid` for what is none, `Throttled` and `OverQuota` where an organisation of it may not say so much: the edge keeps it."""
         await self._speaking(actor, no)
         group, batches = await asyncio.to_thread(_read, body, deflated)
         async with self._lock(no):
@@ -390,6 +391,8 @@ class Edges:
             table, unknown = await self._table(actor, no, wire.numbers([batch for _, _, batch in batches]).tolist())
             if unknown:
                 return {"last": row.last, "unknown": unknown[:1000]}
+            for org, count in wire.spoken([batch for _, _, batch in batches], table).items():
+                self.quotas.spend(org, count)
             now = time.time_ns() // 1000
             most = min(wire.TOGETHER, self.house.bus.nc.max_payload - wire.ROOM)
             messages, left_out = await asyncio.to_thread(wire.republished, batches, table, now, str(no), most)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,6 +121,16 @@ def numbers(batches: Sequence[Batch]) -> NDArray[np.uint64]:
     """The entities of which these say something."""
     parts = [part for b in batches for part in (b.f_entity, b.r_entity)]
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+
+
+def spoken(batches: Sequence[Batch], table: Table) -> dict[str, int]:
+    """Frames of each organisation."""
+    counts: Counter[str] = Counter()
+    for batch in batches:
+        at, known = table.find(batch.f_entity)
+        for row, count in enumerate(np.bincount(table.of[at[known]], minlength=len(table.classes)).tolist()):
+            counts[table.classes[row][0]] += count
+    return dict(counts)
 
 
 def batch_of(data: bytes) -> Batch:

@@ -66,6 +66,7 @@ UNFINISHED, BARE = 30, 60
 """Seconds within which a message that has begun on a stream ends, and after which one on which no device registered is closed."""
 WHOLE = frozenset({"xml", "dtd", "encoding", "root", "command", "code", "size", "method"})
 """Refusals of a message as a whole, which is answered 400."""
+OVER_QUOTA = "warning", '399 tulou "the organisation has sent as many messages as it may"'
 ALLOW = ("allow", "REGISTER, MESSAGE, NOTIFY, BYE, ACK, OPTIONS")
 
 
@@ -220,7 +221,7 @@ class SipDoor(asyncio.DatagramProtocol):
     def arrived(self, link: SipConnection) -> None:
         self.links.add(link)
         self.bare.add(link)
-        if self.gateway.crowded():
+        if self.gateway.crowded(link):
             self.turned_away += 1
             link.close("too many connections")
         elif self.ingestor.pressed:
@@ -531,12 +532,20 @@ class SipDoor(asyncio.DatagramProtocol):
         if way.link is None and (self.ingestor.pressed or registration.held > HELD):
             return  # not answered: it comes again
         key = _key(message, way)
+        meter = self.gateway.meters.by_org.get(registration.speaker.device.org)
+        asked = root is not None and root.name == "Response"
+        if meter is not None and not beats and not (not meter.refuses(1) if asked else meter.take(1, time.monotonic())):
+            after = str(int(meter.retry_after(time.monotonic())) + 1)
+            self.recent.put(identity, key, self._reply(message, way, 503, [("retry-after", after), OVER_QUOTA]))
+            return
         if beats and root is not None:
             status = root.get("Status") or "OK"
-            if status == registration.status and root.find("Info") is None:
+            if (status == registration.status and root.find("Info") is None) or (meter is not None and meter.refuses(1)):
                 self.recent.put(identity, key, self._reply(message, way, 200))
                 return
             registration.status = status
+        if meter is not None and (beats or asked):
+            meter.owe(1, time.monotonic())
         self.recent.put(identity, key, b"")
         if root is not None:
             self._heed(registration, message, root)

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from tulou.access.batch import BAD
+from tulou.access.lorawan.downlinks import METHODS
 from tulou.access.protocols import Method, Sample
 from tulou.access.telemetry import NAN, Refusal
 from tulou.kernel.errors import Invalid
@@ -165,7 +166,7 @@ class LoRaWan:
 
     name = "lorawan"
     passwords = False
-    methods: Mapping[str, Method] = {}
+    methods: Mapping[str, Method] = METHODS
 
     def identity(self, text: str) -> bytes:
         """A DevEUI of 16 hexadecimal digits, with or without `-` and `:` between."""

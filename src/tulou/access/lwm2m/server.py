@@ -380,10 +380,12 @@ class Lwm2mDoor:
             self._hand_in(registration, path, whole, message)
 
     def _hand_in(self, registration: Registration, path: content.Path, message: Message, notice: Message | None) -> None:
-        """Give what a device said to the ingestor; `notice` is acknowledged when it is durable."""
+        """Give what a device said to the ingestor; `notice` is acknowledged when it is durable, and never if no more may be stored."""
         speaker, at = registration.speaker, self.ingestor.stamp(1)
         meter = self.gateway.meters.by_org.get(speaker.device.org)
         if meter is not None:
+            if meter.refuses(1):
+                return
             meter.owe(1, time.monotonic())
         named = [f"as={name}={where}" for where, name in self._mapping(registration).items()
                  if content.path_of(where)[: len(path)] == path]

@@ -6,7 +6,7 @@ from alembic import op
 from tulou.kernel.sql import BigId, UtcDateTime
 
 revision = "access060"
-down_revision = "access044"
+down_revision = "access053"
 branch_labels = None
 depends_on = None
 

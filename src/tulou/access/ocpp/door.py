@@ -40,6 +40,7 @@ from tulou.access.ocpp import ASK, schemas
 from tulou.access.peer import AUTH, PRESSURE, WRITE, Peer, press
 from tulou.access.protocols import ANSWERED, DENIED, REFUSED, UNKNOWN
 from tulou.access.protocols import ocpp as m
+from tulou.access.quotas.meters import USED_UP
 from tulou.access.telemetry import Chunk, Refusal
 from tulou.kernel.errors import Invalid
 
@@ -408,12 +409,23 @@ class OcppConnection(Peer):
             place = self._placed(call, place)
         if call.action != "StartTransaction":
             transaction = None
-        raw = m.kept(self.version, self.identity, text, transaction=transaction, place=place, start=start)
-        size = len(raw) + len(answer) + ROOM
+        self._hand_in(call.id, m.kept(self.version, self.identity, text, transaction=transaction, place=place, start=start), answer)
+
+    def _hand_in(self, number: str, raw: bytes, answer: bytes, refusal: Refusal | None = None) -> None:
+        """Give what is kept of a message to the ingestor; it is answered when it is durable. It counts for the quota of its organisation:
+        the station that is slowed down has its answer, and is not read until there is room. Where no more may be stored it is refused."""
+        door, speaker = self.door, self.speaker
+        assert speaker is not None
+        meter = door.gateway.meters.by_org.get(speaker.device.org)
+        if meter is not None:
+            if meter.refuses(1):
+                self.say(m.error_frame(m.Fault(number, "InternalError", Refusal("readings", *USED_UP, "org"))))
+                return
+            self.slow(meter, 1)
+        name, size = m.codec.name, len(raw) + len(answer) + ROOM
         self.hold(size)
-        name = m.codec.name
         door.ingestor.add(
-            Chunk(name, speaker.device.entity, speaker.of, speaker.rules, [raw], door.ingestor.stamp(1), False, name, m.codec),
+            Chunk(name, speaker.device.entity, speaker.of, speaker.rules, [raw], door.ingestor.stamp(1), False, name, m.codec, refusal),
             (self, answer), size,
         )
 
@@ -441,14 +453,7 @@ class OcppConnection(Peer):
                 self.say(answer)
             return
         door.letters.failed(device)
-        raw = m.kept(self.version, self.identity, text)
-        size = len(raw) + ROOM
-        self.hold(size)
-        name = m.codec.name
-        door.ingestor.add(
-            Chunk(name, speaker.device.entity, speaker.of, speaker.rules, [raw], door.ingestor.stamp(1), False, name, m.codec, fault.refusal),
-            (self, answer), size,
-        )
+        self._hand_in(fault.id, m.kept(self.version, self.identity, text), answer, fault.refusal)
 
     # The other way
 
@@ -598,7 +603,7 @@ class OcppDoor:
 
     def arrived(self, connection: OcppConnection) -> None:
         self.connections.add(connection)
-        if self.gateway.crowded():
+        if self.gateway.crowded(connection):
             self.turned_away += 1
             connection.close("too many connections")
         elif self.ingestor.pressed:

@@ -14,7 +14,8 @@ import contextlib
 import functools
 import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from tulou.access.authenticate import DeviceIdentity
 from tulou.access.courier import RETURNED, Call
 from tulou.access.ingest import Ingestor, settle
 from tulou.access.protocols import ANSWERED, REFUSED
+from tulou.access.quotas.meters import USED_UP
 from tulou.access.telemetry import Chunk, Rules
 from tulou.kernel.bus import end
 from tulou.kernel.errors import Invalid, TulouError, Unavailable
@@ -45,6 +47,8 @@ log = logging.getLogger("tulou.gateway")
 
 WHO, ASK = "tulou.opcua.who", "tulou.opcua.ask"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+LONGEST_WAIT = 120.0
+"""Seconds for which a notification waits for its organisation's quota: far less than a subscription outlives without requests."""
 SHOWN = 50
 PORT = 4840
 """That of `opc.tcp` (part 6, 7.2)."""
@@ -230,6 +234,7 @@ class OpcUaDoor:
                 try:
                     if self.gateway.crowded():
                         raise Unavailable("连接数已满", "too many connections", rule="max_connections")
+                    self._admitted(server)
                     self.connections.add(link)
                     async with asyncio.timeout(60):
                         await link.open()
@@ -237,7 +242,7 @@ class OpcUaDoor:
                     self.gateway.courier.ready(target)
                     pause = FIRST_PAUSE
                     await link.lost.wait()
-                    self._away(name, AGAIN)
+                    self._away(name, link.why or AGAIN)
                 except (TulouError, ua.UaError, OSError, TimeoutError, ValueError) as error:
                     self._away(name, said(error) or repr(error))
                 finally:
@@ -326,7 +331,37 @@ class OpcUaDoor:
             station: Station = item.whose
             whose.setdefault(station.device.entity, (station, []))[1].append(change)
         await self._room.wait()
+        await self._paid([station.device.org for station, _ in whose.values()])
         await asyncio.gather(*(self._store(station, sealed(some)) for station, some in whose.values()))
+
+    async def _paid(self, orgs: Sequence[str]) -> None:
+        """Count a message of each, and wait until none is owed, or not limited any more; not so long that the subscription ends. Raises
+        `Unavailable` where no more may be stored."""
+        by_org, now = self.gateway.meters.by_org, time.monotonic()
+        if not by_org:
+            return
+        for org in orgs:
+            if org in by_org:
+                if by_org[org].refuses(1):
+                    raise Unavailable(*USED_UP, field="org", value=org, rule="readings")
+                by_org[org].owe(1, now)
+        until = now + LONGEST_WAIT
+        while True:
+            wait = self._owed(orgs)
+            if wait <= 0 or time.monotonic() > until:
+                return
+            await asyncio.sleep(min(wait, 1.0))
+
+    def _admitted(self, server: Server) -> None:
+        """Raises `Unavailable` where nothing more may be stored of what a server says."""
+        for org in {of.whose.device.org for some in (server.items, server.folders) for of in some}:
+            meter = self.gateway.meters.by_org.get(org)
+            if meter is not None and meter.shut:
+                raise Unavailable(*USED_UP, field="org", value=org, rule="readings")
+
+    def _owed(self, orgs: Sequence[str]) -> float:
+        by_org, now = self.gateway.meters.by_org, time.monotonic()
+        return max((by_org[org].wait(now) for org in orgs if org in by_org), default=0.0)
 
     async def _store(self, station: Station, raw: bytes) -> None:
         from tulou.access.opcua.kept import codec

@@ -142,7 +142,7 @@ class _Client(Client):  # type: ignore[misc]
 class Link:
     """A server that is connected to. `judged()` gives the address to dial; `took(changes)` is to return when they are
     durable; `heard()` is told that the server is there, `turned(up)` that the connection came or went. `lost` is set when
-    it is to be made anew."""
+    it is to be made anew, and `why` says why not at once."""
 
     server: Server
     home: Path
@@ -153,6 +153,7 @@ class Link:
     turned: Callable[[bool], None]
     running: Running | None = None
     up: bool = False
+    why: str = ""
     silent_since: float = 0.0
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     refused: dict[str, str] = field(default_factory=dict)
@@ -197,7 +198,7 @@ class Link:
 
     def look(self) -> None:
         """Now and then: a subscription that says nothing, not even that it is there, is begun anew."""
-        if self.up and asyncio.get_running_loop().time() - self.silent_since > max(
+        if self.up and not self._taking.locked() and asyncio.get_running_loop().time() - self.silent_since > max(
             SILENT, 4 * self.server.publish_ms / 1000
         ):
             self.lost.set()
@@ -348,6 +349,10 @@ class Link:
         try:
             async with self._taking:
                 await self._accept(result)
+        except TulouError as error:  # it may come again when there is room
+            self.why = said(error)
+            self.lost.set()
+            raise asyncio.CancelledError from None
         except Exception:
             log.exception("a notification of OPC UA cannot be taken")
             self.lost.set()
@@ -387,6 +392,7 @@ class Link:
         self.counters.overflows += sum(change.status & OVERFLOW == OVERFLOW for _, change in changes)
         if changes:
             await self.took(changes)
+            self.silent_since = asyncio.get_running_loop().time()
 
     # -- the address space
 

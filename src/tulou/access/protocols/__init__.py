@@ -28,7 +28,7 @@ V = TypeVar("V")
 BEIJING = timezone(timedelta(hours=8))
 DELIVERED, ANSWERED, REFUSED = "delivered", "answered", "refused"
 """What becomes of a command: the device has it; it did it; it (or the door) will not."""
-UNKNOWN, DENIED = "unknown", "denied"
+UNKNOWN, DENIED, OVER_QUOTA = "unknown", "denied", "over_quota"
 """Why a message is refused: its identity is nobody's, or its credential is wrong."""
 
 Sample = tuple[int, dict[str, float | str], Mapping[str, int] | None]
@@ -109,7 +109,8 @@ class Session(Protocol):
         ...
 
     def refuse(self, message: Message, why: str) -> bytes:
-        """The answer to a message of `UNKNOWN` identity or whose credential is `DENIED`; empty if there is none."""
+        """The answer to a message of `UNKNOWN` identity, whose credential is `DENIED`, or that is not stored because its organisation has
+        as much as it may (`OVER_QUOTA`); empty if there is none."""
         ...
 
     def command(self, identity: bytes, method: str, params: Any, now: int) -> tuple[bytes, Any]:

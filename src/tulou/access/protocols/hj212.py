@@ -23,6 +23,8 @@ from tulou.access.protocols import (
     BEIJING,
     CRC_16,
     DELIVERED,
+    DENIED,
+    OVER_QUOTA,
     REFUSED,
     UNKNOWN,
     Broken,
@@ -46,6 +48,8 @@ HELD_PEERS = 4096
 
 DATA_ANSWER, NOTICE_ANSWER, EXECUTED, REQUEST_ANSWER = 9014, 9013, 9012, 9011
 NOTICES = frozenset({1013})
+REFUSED_AS = {UNKNOWN: b"QnRtn=4", DENIED: b"QnRtn=3", OVER_QUOTA: b"QnRtn=2"}
+"""The result of a request that is refused (table 7): wrong MN, wrong password, refused."""
 ANSWERS = frozenset({9011, 9012, 9013, 9014})
 SPANS = {2051: "-minute", 2061: "-hour", 2031: "-day", 2041: "-day"}
 STAMPED = frozenset({2011, 2051, 2061, 2031})
@@ -366,7 +370,7 @@ class Session:
         fields, number, flag = message.receipt
         if not flag & 1 or number in ANSWERS:
             return b""
-        return self._answer(fields, REQUEST_ANSWER, flag, b"QnRtn=4" if why == UNKNOWN else b"QnRtn=3")
+        return self._answer(fields, REQUEST_ANSWER, flag, REFUSED_AS[why])
 
     @staticmethod
     def _answer(fields: dict[bytes, bytes], number: int, flag: int, values: bytes) -> bytes:

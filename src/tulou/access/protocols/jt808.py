@@ -23,8 +23,8 @@ from tulou.access.batch import BAD
 from tulou.access.protocols import (
     ANSWERED,
     DELIVERED,
+    DENIED,
     REFUSED,
-    UNKNOWN,
     Broken,
     Message,
     Method,
@@ -410,7 +410,7 @@ class Session:
         if header.number == GENERAL_REPLY:
             return b""
         if header.number == REGISTER:
-            result = NO_TERMINAL if why == UNKNOWN else TERMINAL_KNOWN
+            result = TERMINAL_KNOWN if why == DENIED else NO_TERMINAL
             return self._send(header, REGISTER_REPLY, header.serial.to_bytes(2) + bytes((result,)))
         return self._general(header, FAILED)
 

@@ -2,21 +2,21 @@
 
 Law: a quota is set by who may approve organisations below the parent, never by the organisation itself. Devices are
 counted in the transaction that makes them, under a lock of the limit, so there are never more. Messages are counted by
-each door (`meters.py`), which follows the table.
+each door (`meters.py`), which follows the table; so it does whose stored readings (`counting.py`) are as many as they may be.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from tulou.access.models import devices
-from tulou.access.quotas.meters import Meters
-from tulou.access.quotas.tables import Quota, quotas
+from tulou.access.quotas.meters import USED_UP, Meters
+from tulou.access.quotas.tables import Quota, quotas, stored_readings
 from tulou.kernel import audit
 from tulou.kernel.errors import Forbidden, NotFound, Throttled, TulouError
 from tulou.kernel.organisations import Organisations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tulou.access.quotas")
 
 READ, APPROVE = "access.quota.read", "access.quota.approve"
-NAMES = ("devices", "messages_s")
+NAMES = ("devices", "messages_s", "readings")
 
 
 class OverQuota(Forbidden):
@@ -50,6 +50,11 @@ def over_rate(org: str, wait: float) -> Throttled:
                      retry_after=wait, field="org", value=org, rule="messages a second")
 
 
+def over_readings(org: str) -> OverQuota:
+    """The error for a message of an organisation that has as many readings as it may."""
+    return OverQuota(*USED_UP, field="org", value=org, rule="readings")
+
+
 class Quotas:
     """The operations on quotas, and the meters of this process's own doors."""
 
@@ -58,6 +63,7 @@ class Quotas:
         self.policy, self.db = house.policy, house.db
         self.meters = Meters()
         self._limits: dict[str, float] = {}
+        self._used_up: list[str] = []
         self.reported: Callable[[], list[dict[str, dict[str, float]]]] = lambda: []
         """What the gateways report of their meters."""
 
@@ -69,18 +75,25 @@ class Quotas:
 
     async def reload(self) -> None:
         """Read the limits again."""
-        query = sa.select(quotas.c.org, quotas.c.messages_s).where(quotas.c.messages_s.is_not(None))
-        self._limits = {row.org: row.messages_s for row in await self.db.read(lambda c: c.execute(query).all())}
+        query = sa.select(quotas.c.org, quotas.c.messages_s, quotas.c.used_up)
+        rows = await self.db.read(lambda c: c.execute(query).all())
+        self._limits = {row.org: row.messages_s for row in rows if row.messages_s is not None}
+        self._used_up = [row.org for row in rows if row.used_up]
         self._follow()
 
     def _follow(self) -> None:
         rows = self.house.service(Organisations).rows
-        self.meters.set(self._limits, {org: row["parent"] for org, row in rows.items()}, time.monotonic())
+        self.meters.set(self._limits, {org: row["parent"] for org, row in rows.items()}, time.monotonic(), self._used_up)
 
     def spend(self, org: str, count: int = 1) -> None:
-        """Count messages of the organisation, which come together. Raises `Throttled` where there is no room for one."""
+        """Count messages of the organisation, which come together. Raises `Throttled` where there is no room for one, `OverQuota` where it
+        has as many readings as it may."""
         meter = self.meters.by_org.get(org)
         if meter is None:
+            return
+        if meter.refuses(count):
+            raise over_readings(org)
+        if not meter.buckets:
             return
         now = time.monotonic()
         if not meter.take(1, now):
@@ -102,9 +115,11 @@ class Quotas:
             self._seen(actor, org)
             await audit.note(self.db, actor, APPROVE, org, org, outcome="denied")
             raise refusal(actor, APPROVE)
-        values = {**quota.model_dump(), "updated_at": utcnow(), "updated_by": actor.id}
+        below = self.house.service(Organisations).below(org)
 
         def write(connection: sa.Connection) -> None:
+            used_up = quota.readings is not None and _stored(connection, below) >= quota.readings
+            values = {**quota.model_dump(), "used_up": used_up, "updated_at": utcnow(), "updated_by": actor.id}
             if not connection.execute(quotas.update().where(quotas.c.org == org).values(values)).rowcount:
                 connection.execute(quotas.insert().values(org=org, **values))
             audit.record(connection, actor, APPROVE, org, org, quota.model_dump())
@@ -122,11 +137,10 @@ class Quotas:
     async def _document(self, org: str) -> dict[str, Any]:
         above = list(self.policy.ancestors(org))
         query = sa.select(quotas).where(quotas.c.org.in_(above))
-        mine = sa.select(sa.func.count()).select_from(devices).where(
-            devices.c.org.in_(self.house.service(Organisations).below(org))
-        )
-        rows, count = await self.db.read(lambda c: (
-            {row.org: row for row in c.execute(query)}, c.execute(mine).scalar_one()
+        below = self.house.service(Organisations).below(org)
+        mine = sa.select(sa.func.count()).select_from(devices).where(devices.c.org.in_(below))
+        rows, count, stored = await self.db.read(lambda c: (
+            {row.org: row for row in c.execute(query)}, c.execute(mine).scalar_one(), _stored(c, below)
         ))
         meters = [found[org] for found in [*self.reported(), self.meters.report(time.monotonic())] if org in found]
         row = rows.get(org)
@@ -134,7 +148,8 @@ class Quotas:
             "org": org, "limits": _limits(row),
             "above": [{"org": one, **_limits(rows[one])} for one in above[1:] if one in rows],
             "use": {
-                "devices": count, "messages_s": round(sum(one["rate"] for one in meters), 2) if meters else None,
+                "devices": count, "messages_s": round(sum(one.get("rate", 0) for one in meters), 2) if meters else None,
+                "readings": stored,
                 "refused": sum(int(one["refused"]) for one in meters) if meters else None,
             },
             "updated_at": row.updated_at if row else None, "updated_by": row.updated_by if row else None,
@@ -165,6 +180,12 @@ class Quotas:
             return None
 
         return take
+
+
+def _stored(connection: sa.Connection, orgs: Collection[str]) -> int:
+    """Readings of these organisations, as they were counted last."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(stored_readings.c.readings), 0)).where(stored_readings.c.org.in_(orgs))
+    return int(connection.execute(query).scalar_one())
 
 
 def _limits(row: Any) -> dict[str, Any]:

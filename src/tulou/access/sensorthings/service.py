@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -42,10 +43,11 @@ CONFORMANCE = [
         "datamodel", "resource-path/resource-path-to-entities", "request-data", "data-array/data-array",
     )
 ]
-LIMITS_ZH = "只能新建 Observations（含 CreateObservations）；其余实体由 /api/v1 与 NGSI-LD 建立；没有批量请求、MultiDatastream 与 MQTT"
+OVER_MQTT = [REQUIREMENTS + name for name in ("create-observations-via-mqtt/observations-creation", "receive-updates-via-mqtt/receive-updates")]
+LIMITS_ZH = "只能新建 Observations（含 CreateObservations）；其余实体由 /api/v1 与 NGSI-LD 建立；没有批量请求与 MultiDatastream"
 LIMITS_EN = (
     "only Observations can be created (also by CreateObservations); the rest is made by /api/v1 and NGSI-LD; no batch "
-    "requests, no MultiDatastream, no MQTT"
+    "requests, no MultiDatastream"
 )
 
 
@@ -68,11 +70,18 @@ class SensorThings:
 
     @operation(READ)
     async def index(self, actor: Actor, base: str) -> dict[str, Any]:
-        """The service root (18-088, 9.2): entity sets, and what of the standard holds."""
+        """The service root (18-088, 9.2): entity sets, what of the standard holds, and where MQTT is (14.2, 14.3)."""
         self.policy.require_any(actor, READ)
+        settings, host = self.house.settings, urlsplit(base).hostname or ""
+        at = f"[{host}]" if ":" in host else host
+        ends = [f"{scheme}://{at}:{port}" for scheme, port in (("mqtt", settings.mqtt_port), ("mqtts", settings.mqtts_port)) if port > 0]
+        over_mqtt = OVER_MQTT if ends else []
         return {
             "value": [{"name": name, "url": f"{base}/{name}"} for name in SETS],
-            "serverSettings": {"conformance": CONFORMANCE, "limits_zh": LIMITS_ZH, "limits_en": LIMITS_EN},
+            "serverSettings": {
+                "conformance": [*CONFORMANCE, *over_mqtt], **{name: {"endpoints": ends} for name in over_mqtt},
+                "limits_zh": LIMITS_ZH, "limits_en": LIMITS_EN,
+            },
         }
 
     @operation(READ)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from tulou.kernel import audit
+from tulou.kernel.addresses import household
 from tulou.kernel.errors import Forbidden, Invalid, Unauthenticated
 from tulou.kernel.http import Scope, header
 from tulou.kernel.organisations import passwords
@@ -589,8 +590,7 @@ def first_password(home: Path) -> str | None:
 def address_of(scope: Scope) -> str:
     """The peer's address; IPv6 by its /64, which is what one household has."""
     client = scope.get("client")
-    host = str(client[0]) if client else "unknown"
-    return ":".join(host.split(":")[:4]) if host.count(":") > 1 and not host.startswith("::ffff:") else host
+    return household(str(client[0])) if client else "unknown"
 
 
 def invalid_token() -> Unauthenticated:

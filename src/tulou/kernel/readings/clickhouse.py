@@ -627,6 +627,15 @@ class ClickHouseReadings:
             for org, origin, t, count, total, low, high in zip(*columns, strict=True)
         ]
 
+    async def totals(self) -> dict[str, int]:
+        today = time.time_ns() // 1000
+        gone = " OR ".join(
+            f"(type = {quote(kind)} AND h.hour < toDateTime({(today - days * DAY) // 1_000_000}, 'UTC'))" for kind, days in self._retention.items()
+        )
+        where = f" WHERE NOT ({gone})" if gone else ""
+        columns = await self._columns(f"SELECT toString(org), sum(h.count) FROM {AREAS.name} AS h{where} GROUP BY org")
+        return {org: int(count) for org, count in zip(*columns, strict=True)}
+
     async def frames(
         self, entity: int, *, orgs: OrgFilter, after: tuple[int, int, int] | None = None, limit: int = 50
     ) -> list[Frame]:

@@ -244,6 +244,10 @@ class Readings(Protocol):
         """Hourly figures over all things of a type, by organisation and origin."""
         ...
 
+    async def totals(self) -> dict[str, int]:
+        """Readings by organisation, from the coarsest roll-up: numbers that are not bad, and that retention has not let expire."""
+        ...
+
     async def frames(
         self, entity: int, *, orgs: OrgFilter, after: tuple[int, int, int] | None = None, limit: int = 50
     ) -> list[Frame]:
