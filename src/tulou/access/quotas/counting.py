@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -24,6 +25,9 @@ log = logging.getLogger("tulou.access.quotas")
 
 EVERY = 10.0
 """Seconds between two counts, and so what a door may be late by, beside what the writer is behind."""
+SHARE = 100
+"""As many times as long as a count took, at least, the next one waits."""
+
 
 async def count(house: House) -> None:
     """Count once, and tell the doors whose quota is used up, or no longer."""
@@ -55,8 +59,9 @@ async def count(house: House) -> None:
 async def run(house: House) -> None:
     """Count, for ever."""
     while True:
+        began = time.monotonic()
         try:
             await count(house)
         except TulouError as error:  # the store is away: the doors go on with what was counted
             log.warning("stored readings cannot be counted now: %r", error)
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(max(EVERY, SHARE * (time.monotonic() - began)))
