@@ -46,9 +46,9 @@ class Applications:
             actor = await self._actor(asked["user"], asked["password"], asked["address"])
             rights = await self.rights(actor)
         except Throttled as error:
-            return {"error": LATER, "why": f"{error.zh} ({error.en})"}
+            return {"error": LATER, "why": error.both}
         except TulouError as error:
-            return {"error": REFUSED, "why": f"{error.zh} ({error.en})"}
+            return {"error": REFUSED, "why": error.both}
         return rights
 
     async def _actor(self, user: str, password: str, address: str) -> Actor:

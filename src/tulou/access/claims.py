@@ -94,7 +94,7 @@ class Claims:
         try:
             await self.armed(body["entity"], body["id"], body["org"], body["said"].encode())
         except TulouError as error:
-            return orjson.dumps({"error": f"{error.zh} ({error.en})"})
+            return orjson.dumps({"error": error.both})
         return b"{}"
 
     @operation(WRITE)

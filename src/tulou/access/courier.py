@@ -186,7 +186,7 @@ class Courier:
         try:
             target.deliver(call)
         except TulouError as error:
-            self.report(call.no, call.entity, REFUSED, error=f"{error.zh} ({error.en})")
+            self.report(call.no, call.entity, REFUSED, error=error.both)
         except Exception:
             log.exception("a command cannot be said in %s", call.bearer)
             self.report(call.no, call.entity, REFUSED, error="网关内部错误 (a defect of the gateway)")

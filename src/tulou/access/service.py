@@ -147,8 +147,7 @@ class Devices:
                 wanted.append(self._checked(new))
             except TulouError as error:
                 wanted.append(error)
-        made = iter(await self._create(actor, [new for new in wanted if isinstance(new, NewDevice)]))
-        answers = [new if isinstance(new, TulouError) else next(made) for new in wanted]
+        answers = await self._create_sound(actor, wanted)
         fresh: list[int] = [answer["no"] for answer in answers if isinstance(answer, dict) and answer["created"]]
         if fresh:
             await self.changed(fresh)
@@ -172,8 +171,7 @@ class Devices:
                     part.append(self._checked(new))
                 except TulouError as error:
                     part.append(error)
-            made = iter(await self._create(actor, [new for new in part if isinstance(new, NewDevice)]))
-            answers += [new if isinstance(new, TulouError) else next(made) for new in part]
+            answers += await self._create_sound(actor, part)
         lines = [
             {"line": line, "error": answer.problem()} if isinstance(answer, TulouError) else {"line": line, **answer}
             for line, answer in enumerate(answers, 1)
@@ -225,6 +223,11 @@ class Devices:
         if isinstance(codec, Digested):
             return codec.secret(spoken.identity, spoken.password, self.house.settings.sip_realm)
         return await passwords.hashed(spoken.password)
+
+    async def _create_sound(self, actor: Actor, wanted: Sequence[NewDevice | TulouError]) -> list[dict[str, Any] | TulouError]:
+        """Make those that are no errors; the errors keep their places."""
+        made = iter(await self._create(actor, [new for new in wanted if isinstance(new, NewDevice)]))
+        return [new if isinstance(new, TulouError) else next(made) for new in wanted]
 
     async def _create(self, actor: Actor, news: list[NewDevice]) -> list[dict[str, Any] | TulouError]:
         """Make what is missing of these devices; a document or an error for each."""

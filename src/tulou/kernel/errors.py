@@ -27,6 +27,11 @@ class TulouError(Exception):
         self.value = value
         self.rule = rule
 
+    @property
+    def both(self) -> str:
+        """The message in both languages, where only one text can be shown."""
+        return f"{self.zh} ({self.en})"
+
     def problem(self) -> dict[str, Any]:
         """The error as an RFC 9457 problem document; a long value is cut to 200 characters."""
         value = self.value
@@ -112,3 +117,8 @@ class Unavailable(TulouError):
 
     status, code = 503, "unavailable"
     title_zh, title_en = "暂时不可用", "Unavailable"
+
+
+def said(error: BaseException) -> str:
+    """What an error of the house or of a library says."""
+    return error.both if isinstance(error, TulouError) else str(error) or repr(error)

@@ -206,7 +206,7 @@ class Certificates:
             of = body["device"]
             made = await self.renew(DeviceIdentity(of["entity"], of["org"], of["type"], of["origin"], of["id"]), body["csr"])
         except TulouError as error:
-            return orjson.dumps({"error": f"{error.zh} ({error.en})"})
+            return orjson.dumps({"error": error.both})
         return orjson.dumps({name: made[name] for name in ("certificate", "authority_certificate", "not_after")})
 
     async def _used(self, asked: bytes) -> bytes:

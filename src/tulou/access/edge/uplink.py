@@ -347,7 +347,7 @@ class Uplink:
         except Throttled:
             return  # the hub hands it out again
         except TulouError as refused:
-            error = f"{refused.zh} ({refused.en})"
+            error = refused.both
         values = {"link": self._link, "hub_no": told["no"], "no": number, "error": error, "told": ""}
         known = sa.select(uplink_commands.c.hub_no).where(uplink_commands.c.link == self._link, uplink_commands.c.hub_no == told["no"])
 

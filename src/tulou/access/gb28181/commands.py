@@ -105,7 +105,7 @@ class SipTarget:
         except Lost:  # it may have come, or not
             courier.report(call.no, call.entity, RETURNED, attempt=call.attempt)
         except TulouError as error:
-            courier.report(call.no, call.entity, REFUSED, error=f"{error.zh} ({error.en})")
+            courier.report(call.no, call.entity, REFUSED, error=error.both)
         except Exception:
             log.exception("defect in a command")
             courier.report(call.no, call.entity, REFUSED, error="网关内部错误 (a defect of the gateway)")

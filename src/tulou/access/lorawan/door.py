@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from tulou.kernel.bus import end
-from tulou.kernel.errors import TulouError
+from tulou.kernel.errors import TulouError, said
 
 if TYPE_CHECKING:
     from tulou.access.courier import Call
@@ -195,7 +195,7 @@ class DownlinkDoor:
                     await link.lost.wait()
                     self.unreachable[org] = link.why
                 except (TulouError, OSError, TimeoutError, ValueError) as error:
-                    self.unreachable[org] = f"{error.zh} ({error.en})" if isinstance(error, TulouError) else str(error) or repr(error)
+                    self.unreachable[org] = said(error)
                 finally:
                     self.links.pop(org, None)
                     for target in self._targets.get(org, {}).values():

@@ -31,7 +31,7 @@ from tulou.access.protocols import ANSWERED, REFUSED
 from tulou.access.quotas.meters import USED_UP
 from tulou.access.telemetry import Chunk, Rules
 from tulou.kernel.bus import end
-from tulou.kernel.errors import Invalid, TulouError, Unavailable
+from tulou.kernel.errors import Invalid, TulouError, Unavailable, said
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -83,7 +83,7 @@ class OpcUaTarget:
     async def _carry_out(self, call: Call) -> None:
         from asyncua import ua
 
-        from tulou.access.opcua.link import Lost, said
+        from tulou.access.opcua.link import Lost
 
         courier = self.door.gateway.courier
         try:
@@ -213,7 +213,7 @@ class OpcUaDoor:
         try:
             from asyncua import ua
 
-            from tulou.access.opcua.link import Counters, Link, said
+            from tulou.access.opcua.link import Counters, Link
         except ImportError as error:
             self._away(name, f"OPC UA 需要 asyncua，请安装 tulou[opcua] (OPC UA needs asyncua; install tulou[opcua]: {error})")
             return
@@ -398,7 +398,7 @@ class OpcUaDoor:
     async def _answer(self, message: Msg) -> None:
         from asyncua import ua
 
-        from tulou.access.opcua.link import Lost, said
+        from tulou.access.opcua.link import Lost
 
         question = orjson.loads(message.data)
         link = self.links.get(question["device"])

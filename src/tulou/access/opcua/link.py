@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives import serialization
 
 from tulou.access.opcua.certificate import URI, application_certificate
 from tulou.access.opcua.kept import NUMBERS, OVERFLOW, Change
-from tulou.kernel.errors import Invalid, TulouError, Unavailable
+from tulou.kernel.errors import Invalid, TulouError, Unavailable, said
 
 log = logging.getLogger("tulou.gateway")
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # it says of every lost connection what the door says once
@@ -639,8 +639,3 @@ def _micros(at: dt.datetime | None) -> int:
     if at is None:
         return 0
     return int((at if at.tzinfo else at.replace(tzinfo=dt.UTC)).timestamp() * 1_000_000)
-
-
-def said(error: BaseException) -> str:
-    """An error in Chinese and English, or in the server's words."""
-    return f"{error.zh} ({error.en})" if isinstance(error, TulouError) else str(error) or repr(error)

@@ -243,7 +243,7 @@ class Firmwares:
             try:
                 return GOOD + await self.chunk(await self.assigned(asked["entity"]), asked["size"], asked["chunk"])
             except TulouError as error:
-                return BAD + f"{error.zh} ({error.en})".encode()
+                return BAD + error.both.encode()
             except Exception:
                 log.exception("a chunk of firmware could not be read")
                 return BAD + "暂时不可用 (not available now)".encode()

@@ -271,7 +271,7 @@ def _certificate(asked: dict[str, Any]) -> NewCertificate | None:
 def failure(error: TulouError) -> dict[str, Any]:
     """The error as the convention says it."""
     status = "NOT_FOUND" if isinstance(error, NotFound) else "FAILURE"
-    return {"status": status, "errorMsg": f"{error.zh} ({error.en})"}
+    return {"status": status, "errorMsg": error.both}
 
 
 def key_document(row: Any) -> dict[str, Any]:

@@ -64,4 +64,4 @@ class SensorThingsAsked:
 
 
 def _problem(error: TulouError) -> bytes:
-    return orjson.dumps({"status": error.status, "why": f"{error.zh} ({error.en})"})
+    return orjson.dumps({"status": error.status, "why": error.both})

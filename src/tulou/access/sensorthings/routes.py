@@ -39,7 +39,7 @@ def query_of(request: Request) -> odata.Options:
 def error_response(error: TulouError) -> Response:
     """The problem document with `code` and `message`."""
     answer = problem_response(error)
-    body = {**error.problem(), "code": error.status, "message": f"{error.zh} ({error.en})"}
+    body = {**error.problem(), "code": error.status, "message": error.both}
     headers = {name: value for name, value in answer.headers.items() if name not in ("content-length", "content-type")}
     return Response(orjson.dumps(body), error.status, headers, "application/problem+json")
 
