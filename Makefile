@@ -26,7 +26,8 @@ help: ## show this list
 run: install ## start the house on this machine (set-up included)
 	@exec $(BIN)/tulou up
 
-test: install-dev test-tools lint ## lint, then every test (set-up included)
+test: ## lint, then every test (set-up included)
+	@$(MAKE) --no-print-directory --jobs install-dev test-tools lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 install: $(VENV)/.installed $(STATIC) ## set up to run: virtual environment, pinned wheels, console

@@ -80,7 +80,7 @@ def main() -> None:
         most = bare(file, folder)
         env = {**os.environ, "TULOU_HOME": str(home), "TULOU_HTTP_PORT": str(free_port()), "TULOU_MQTT_PORT": "0",
                "TULOU_LANG": "en"}
-        tulou = [sys.executable, "-m", "tulou.cli"]
+        tulou = [sys.executable, "-m", "tulou"]
         house = subprocess.Popen([*tulou, "up"], env=env, stdout=subprocess.PIPE, stderr=(folder / "log").open("w"))
         try:
             assert house.stdout is not None

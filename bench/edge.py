@@ -64,7 +64,7 @@ async def uplink(args: argparse.Namespace, folder: Path) -> tuple[float, list[by
     env = {**os.environ, "TULOU_HOME": str(folder / "hub"), "TULOU_HTTP_PORT": str(port), "TULOU_MQTT_PORT": "0",
            "TULOU_ADMIN_PASSWORD": PASSWORD}
     hub = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", "tulou.cli", "up", "--role", "api"], env=env, stdout=subprocess.PIPE, preexec_fn=die_with_parent
+        [sys.executable, "-m", "tulou", "up", "--role", "api"], env=env, stdout=subprocess.PIPE, preexec_fn=die_with_parent
     )
     assert hub.stdout is not None
     await asyncio.to_thread(hub.stdout.readline)

@@ -137,7 +137,7 @@ def main() -> None:
         **os.environ, "TULOU_HOME": str(folder / "home"), "TULOU_HTTP_PORT": str(port), "TULOU_MQTT_PORT": "0",
         "TULOU_LANG": "en",
     }
-    tulou = [sys.executable, "-m", "tulou.cli"]
+    tulou = [sys.executable, "-m", "tulou"]
     house = subprocess.Popen([*tulou, "up", "--role", "api,worker"], env=environment)
     figures: dict[str, Any] = {"cores": os.cpu_count(), "steps": []}
     until = time.monotonic() + options.minutes * 60

@@ -154,7 +154,7 @@ async def whole(home: Path, options: argparse.Namespace, tokens_file: Path) -> d
     }
     (home / "house").mkdir()
     process = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", "tulou.cli", "up"], env=environment, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "tulou", "up"], env=environment, stdout=subprocess.DEVNULL,
         stderr=(home / "house.log").open("ab"),
     )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import pwd
@@ -55,6 +56,7 @@ def _own_ports() -> None:
 
 
 _own_ports()
+gc.set_threshold(50_000, 20, 100)  # as `tulou` itself
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

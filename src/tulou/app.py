@@ -26,8 +26,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tulou import __version__, access
-from tulou.kernel.house import ASGI, House, flat
+from tulou.kernel.house import ASGI, House
 from tulou.kernel.http import SECURITY_HEADERS, Scope, not_found, problem_response
+from tulou.kernel.plugins import flat
 from tulou.kernel.settings import Settings
 
 log = logging.getLogger("tulou.app")

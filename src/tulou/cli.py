@@ -17,18 +17,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import httpx
 import orjson
-from rich.console import Console
-from rich.table import Table
 
 from tulou import __version__
 from tulou.kernel.errors import TulouError
-from tulou.kernel.house import ROLES, flat, plugins
+from tulou.kernel.plugins import COMMANDS, ROLES, flat, plugins
 from tulou.kernel.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+    from rich.console import Console
+
+    from tulou.app import Running
 
 ERROR, UNREACHABLE = 1, 3
 
@@ -40,10 +43,16 @@ class Session:
         self.settings = settings
         self.json = as_json
         self.language = language
-        self.console = Console()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: httpx.AsyncClient | None = None
         self._stack = contextlib.AsyncExitStack()
+
+    @functools.cached_property
+    def console(self) -> Console:
+        """Where tables are written."""
+        from rich.console import Console
+
+        return Console()
 
     def call(
         self, method: str, path: str, json: Any = None, params: dict[str, Any] | None = None, content: bytes | None = None
@@ -62,6 +71,8 @@ class Session:
 
     def requests(self, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> list[httpx.Response]:
         """The raw responses to several requests (method, path, arguments) that are under way together."""
+        import httpx
+
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
 
@@ -87,6 +98,8 @@ class Session:
 
     async def _open(self) -> httpx.AsyncClient:
         if self._client is None:
+            import httpx
+
             run = self.running()
             if run is not None:
                 if "api" not in run["roles"]:
@@ -125,12 +138,16 @@ class Session:
             return
         rows = data["items"] if isinstance(data, dict) and isinstance(data.get("items"), list) else data
         if isinstance(rows, list):
+            from rich.table import Table
+
             names = list(columns or (rows[0] if rows and isinstance(rows[0], dict) else ["value"]))
             table = Table(*names, box=None, header_style="bold")
             for row in rows:
                 table.add_row(*[_cell(row.get(n) if isinstance(row, dict) else row) for n in names])
             self.console.print(table if rows else self.text("（空）", "(none)"))
         elif isinstance(rows, dict):
+            from rich.table import Table
+
             table = Table(show_header=False, box=None)
             for name in columns or rows:
                 table.add_row(f"[bold]{name}", _cell(rows.get(name)))
@@ -184,7 +201,7 @@ class House(click.Group):
 
     @functools.cached_property
     def contributed(self) -> dict[str, click.Command]:
-        return {c.name: c for c in flat(plugins().hook.commands()) if c.name}
+        return {c.name: c for c in flat(plugins(COMMANDS).hook.commands()) if c.name}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *self.contributed})
@@ -245,7 +262,7 @@ def _run(session: Session, role: str) -> None:
     """Run the house with these roles until a signal ends it."""
     import uvloop
 
-    from tulou.app import Running, address
+    from tulou.app import address
     from tulou.app import up as run
 
     roles = tuple(part.strip() for part in role.split(",") if part.strip())
@@ -300,6 +317,3 @@ def progress(session: Session, total: int, label: str) -> Iterator[Any]:
     with click.progressbar(length=total, label=label, file=sys.stderr, hidden=session.json) as bar:
         yield bar
 
-
-if __name__ == "__main__":
-    main()

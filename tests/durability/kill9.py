@@ -59,7 +59,7 @@ class Tree:
         }
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tulou.cli", "up", env=env, stdout=log, stderr=log, start_new_session=True,
+                sys.executable, "-m", "tulou", "up", env=env, stdout=log, stderr=log, start_new_session=True,
             )
         async with asyncio.timeout(90):
             while True:

@@ -21,7 +21,7 @@ from tulou.kernel.bus import free_port
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "a-house-of-rammed-earth-1308"
-TULOU = [sys.executable, "-m", "tulou.cli"]
+TULOU = [sys.executable, "-m", "tulou"]
 
 
 def descendants(pid: int) -> list[int]:

@@ -59,7 +59,7 @@ def test_the_tour_of_the_readme(tulou: Tulou, tmp_path: Path) -> None:
     blocks = BLOCK.findall(tour.group())
     assert len(blocks) >= 8
     (tmp_path / "bin").mkdir()
-    for name, command in (("tulou", f'{sys.executable} -m tulou.cli'), ("python", sys.executable)):
+    for name, command in (("tulou", f'{sys.executable} -m tulou'), ("python", sys.executable)):
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (tmp_path / "bin" / name).chmod(0o755)
     env = tulou.env | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}

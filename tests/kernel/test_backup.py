@@ -200,7 +200,7 @@ class Up:
 
     def cli(self, *words: str) -> Any:
         run = subprocess.run(
-            [sys.executable, "-m", "tulou.cli", "--json", *words], env=self.env, capture_output=True, text=True, timeout=300
+            [sys.executable, "-m", "tulou", "--json", *words], env=self.env, capture_output=True, text=True, timeout=300
         )
         assert run.returncode == 0, run.stderr + run.stdout
         return json.loads(run.stdout) if run.stdout.strip() else None
@@ -208,7 +208,7 @@ class Up:
     @contextlib.contextmanager
     def running(self, role: str) -> Iterator[httpx.Client]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tulou.cli", "up", "--role", role], env=self.env,
+            [sys.executable, "-m", "tulou", "up", "--role", role], env=self.env,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
         try:

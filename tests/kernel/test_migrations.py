@@ -5,9 +5,11 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from tulou.kernel.house import House
-from tulou.kernel.migrate import upgrade
+from tulou.kernel.migrate import configuration, heads, upgrade
+from tulou.kernel.plugins import plugins
 from tulou.kernel.sql import metadata
 
 KERNEL_TABLES = {
@@ -34,3 +36,10 @@ async def test_revisions_and_metadata_agree(kernel: House) -> None:
 async def test_upgrading_again_changes_nothing(kernel: House) -> None:
     upgrade(kernel.db, kernel.hooks.hook.migrations())
     assert await kernel.db.read(lambda c: len(sa.inspect(c).get_table_names())) >= len(KERNEL_TABLES)
+
+
+async def test_the_last_revisions_are_found_without_alembic(kernel: House) -> None:
+    folders = sorted(set(plugins().hook.migrations()))
+    assert heads(folders) == set(ScriptDirectory.from_config(configuration(folders)).get_heads())
+    mine = kernel.hooks.hook.migrations()
+    assert {row[0] for row in await kernel.db.read(lambda c: c.execute(sa.text("SELECT version_num FROM alembic_version")).all())} == heads(mine)

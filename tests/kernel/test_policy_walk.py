@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel
 
 from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound, TulouError, Unauthenticated
-from tulou.kernel.house import House, plugins
+from tulou.kernel.house import House
+from tulou.kernel.plugins import plugins
 from tulou.kernel.policy import ANONYMOUS, OPERATIONS, Actor, Operation
 
 plugins()  # imports every engine, which registers its operations

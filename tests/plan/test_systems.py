@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tulou.kernel.errors import Invalid
-from tulou.kernel.house import plugins
 from tulou.kernel.packs import Packs
+from tulou.kernel.plugins import plugins
 from tulou.packs.hooks import packs as folders
 from tulou.plan.commands import systems_page
 from tulou.plan.document import load_plan

@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,9 @@ from urllib.parse import quote
 import click
 import orjson
 
-API = "/api/v1"
+from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.settings import API
+
 DEVICE = ("id", "type", "name", "status", "synthetic", "token_prefix", "created_at")
 COMMAND = ("no", "device", "method", "bearer", "state", "attempts", "created_at", "ended_at", "error")
 IMPORTED = ("line", "id", "token", "created", "error")
@@ -542,3 +544,20 @@ def runs(session: Any) -> None:
 def cancel_run(session: Any, number: int) -> None:
     """在当前一片之后结束重读。End a run after the slice under way."""
     session.output(session.call("POST", f"{API}/redecodes/{number}/cancel"))
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota`, `group`, `card`,
+    `edges`, `lorawan`."""
+    from tulou.access.certificates.commands import authority, certificate
+    from tulou.access.edge.commands import edges
+    from tulou.access.groups.commands import group
+    from tulou.access.lorawan.commands import lorawan
+    from tulou.access.ocpp.commands import card
+    from tulou.access.ota.commands import firmware, rollout
+    from tulou.access.provisioning.commands import provision
+    from tulou.access.quotas.commands import quota
+    from tulou.access.rules.commands import rule
+
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card, edges, lorawan]

@@ -49,7 +49,6 @@ from tulou.kernel.policy import Orgs
 from tulou.kernel.readings import Rows
 
 if TYPE_CHECKING:
-    import click
     from starlette.routing import BaseRoute
 
     from tulou.kernel.house import Check, House, Task
@@ -154,24 +153,6 @@ def routes(house: House) -> Sequence[BaseRoute]:
         opcua_routes, lorawan_routes, sensorthings_routes, edge_routes,
     )
     return [route for routes_of in found for route in routes_of(house)]
-
-
-@hookimpl
-def commands() -> Sequence[click.Command]:
-    """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota`, `group`, `card`,
-    `edges`, `lorawan`."""
-    from tulou.access.certificates.commands import authority, certificate
-    from tulou.access.commands import device, frames, readings
-    from tulou.access.edge.commands import edges
-    from tulou.access.groups.commands import group
-    from tulou.access.lorawan.commands import lorawan
-    from tulou.access.ocpp.commands import card
-    from tulou.access.ota.commands import firmware, rollout
-    from tulou.access.provisioning.commands import provision
-    from tulou.access.quotas.commands import quota
-    from tulou.access.rules.commands import rule
-
-    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card, edges, lorawan]
 
 
 @hookimpl

@@ -13,13 +13,15 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 import click
 import orjson
+
+from tulou.kernel.hookspecs import hookimpl
 
 BATCH = "/ngsi-ld/v1/entityOperations/upsert"
 BATCH_BYTES = 12 << 20
@@ -318,3 +320,9 @@ def _of_row(
         return Item(number, _id_of(entity), orjson.dumps(entity, default=str), "", place)
     except TypeError as error:
         return Item(number, "", b"", f"JSON: {error}", place)
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    """`tulou context`."""
+    return [context]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tulou.context import api_routes
-from tulou.context.commands import context
 from tulou.context.entity_maps import EntityMaps
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.linked import LinkedEntities
@@ -27,7 +26,6 @@ from tulou.context.transient import Transient
 from tulou.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    import click
     from starlette.routing import BaseRoute
 
     from tulou.kernel.house import ASGI, Check, House, Task
@@ -75,11 +73,6 @@ def doors(house: House) -> Mapping[str, ASGI]:
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     return api_routes.routes(house)
-
-
-@hookimpl
-def commands() -> Sequence[click.Command]:
-    return [context]
 
 
 @hookimpl

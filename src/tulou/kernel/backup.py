@@ -27,16 +27,14 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-import click
 import msgpack
 import orjson
 import sqlalchemy as sa
@@ -572,46 +570,3 @@ def routes(house: House) -> list[BaseRoute]:
         route(house, "POST", f"{API}/backups", create),
         route(house, "GET", f"{API}/backups/{{name}}", state),
     ]
-
-
-def _show(obj: Any, step: str, done: int, total: int) -> None:
-    if not obj.json and sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{step} {done}/{total}" if total else f"\r\x1b[K{step}", err=True, nl=False)
-
-
-@click.command("backup")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.pass_obj
-def backup_command(obj: Any, file: Path) -> None:
-    """备份全部内容到一个文件，运行中亦可。Back up everything into one file, while the house runs."""
-    if file.exists():
-        raise click.ClickException(f"{file} 已存在 / exists")
-    state = obj.call("POST", f"{API}/backups")
-    while state["state"] == "running":
-        state = obj.call("GET", f"{API}/backups/{state['name']}?wait=1")
-        _show(obj, state["step"], state["done"], state["total"])
-    if state["state"] != "done":
-        raise click.ClickException(str(state["error"]))
-    shutil.move(obj.settings.home / "backups" / state["name"], file)
-    obj.output({"file": str(file), "size": state["size"], "members": state["members"]})
-
-
-@click.command("restore")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--home", required=True, type=click.Path(path_type=Path), help="空目录 / an empty folder")
-@click.option("--check", is_flag=True, help="只校验 / only verify the digests")
-@click.pass_obj
-def restore_command(obj: Any, file: Path, home: Path, check: bool) -> None:
-    """校验后恢复到空目录。Verify a backup and restore it into an empty home."""
-    from tulou.kernel.house import House
-
-    try:
-        if check:
-            found = verify(file, lambda *a: _show(obj, *a))
-        else:
-            settings = dataclasses.replace(obj.settings, home=home)
-            found = restore(file, settings, House, lambda *a: _show(obj, *a))
-    except TulouError as error:
-        raise click.ClickException(f"{error.zh} / {error.en}") from error
-    keys: Sequence[str] = ("made_at", "tulou", "sql", "audit", "secrets_to_set")
-    obj.output({"home": str(home), "members": len(found["members"]), **{k: found[k] for k in keys if k in found}})

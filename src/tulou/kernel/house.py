@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import nats.errors
 import pluggy
 
-from tulou.kernel import hookspecs
 from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec, end
 from tulou.kernel.errors import Unauthenticated
 from tulou.kernel.http import Scope, header
 from tulou.kernel.outbound import Outbound
 from tulou.kernel.packs import Packs
+from tulou.kernel.plugins import flat, plugins
 from tulou.kernel.policy import ANONYMOUS, Actor, Policy, system
 from tulou.kernel.readings import Readings, open_readings
 from tulou.kernel.settings import Settings
@@ -38,22 +35,6 @@ log = logging.getLogger("tulou.house")
 
 S = TypeVar("S")
 ASGI = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
-ROLES = ("gateway", "api", "writer", "rules", "worker")
-
-PLUGINS = (
-    "tulou.kernel.organisations.hooks",
-    "tulou.kernel.audit",
-    "tulou.kernel.jobs",
-    "tulou.kernel.system",
-    "tulou.context.hooks",
-    "tulou.access.hooks",
-    "tulou.plan.hooks",
-    "tulou.packs.hooks",
-    "tulou.console.hooks",
-    "tulou.demo.hooks",
-)
-"""The house's own plugins, lowest floor first; named as text because imports only go down."""
-
 
 @dataclass(frozen=True)
 class Task:
@@ -90,28 +71,6 @@ class Authenticator(Protocol):
     async def actor_named(self, id: str) -> Actor | None:
         """Whom this actor's id stands for now, for work that he left to the house; None for one who may do nothing."""
         ...
-
-
-def plugins() -> pluggy.PluginManager:
-    """The plugin manager with the house's own plugins and those of installed packages."""
-    manager = pluggy.PluginManager("tulou")
-    manager.add_hookspecs(hookspecs)
-    for name in PLUGINS:
-        manager.register(import_module(name), name)
-    for point in _installed():
-        manager.register(point.load(), point.name)
-    return manager
-
-
-@functools.cache
-def _installed() -> tuple[EntryPoint, ...]:
-    """Plugins of installed packages. Kept: Python opens the description of every package for this."""
-    return tuple(entry_points(group="tulou"))
-
-
-def flat(results: list[Any]) -> list[Any]:
-    """Hook results in the order of registration (pluggy calls the last registered first)."""
-    return [item for result in reversed(results) for item in result]
 
 
 class House:

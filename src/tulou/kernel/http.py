@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from tulou.kernel.errors import Invalid, NotFound, Throttled, TooLarge, TooSlow, TulouError
 from tulou.kernel.policy import Actor
+from tulou.kernel.settings import API as API
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -33,7 +34,6 @@ Scope = MutableMapping[str, Any]
 M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[Request, Actor], Awaitable[Response]]
 
-API = "/api/v1"
 MAX_BODY = 8 << 20
 PATIENCE, SLOWEST = 30.0, 16 << 10
 """Seconds for the beginning of a body, and bytes a second that it must come with after that."""

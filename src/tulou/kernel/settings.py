@@ -19,6 +19,9 @@ from tulou.kernel.errors import Invalid
 
 Source = Literal["default", "file", "env"]
 
+API = "/api/v1"
+"""Where the house's own routes begin."""
+
 SECRET = {"admin_password", "database_url", "clickhouse_url", "edge_token", "nats_url", "objects_url", "oidc_client_secret",
           "sms_authorization", "smtp_password"}
 

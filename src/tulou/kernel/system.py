@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import click
 import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -383,51 +382,3 @@ def routes(house: House) -> Sequence[BaseRoute]:
     return [
         Route("/healthz", healthz, methods=["GET"]), route(house, "GET", f"{API}/system", show), *backup.routes(house)
     ]
-
-
-@click.command("status")
-@click.pass_obj
-def status_command(obj: Any) -> None:
-    """运行中的土楼的状况。State of the running house; exit code 3 when none runs."""
-    if obj.running() is None:
-        if obj.json:
-            obj.output({"running": False})
-            sys.exit(3)
-        obj.stop("没有运行中的土楼", "no house is running", 3)
-    state = obj.call("GET", f"{API}/system")
-    if obj.json:
-        obj.output({"running": True, **state})
-        return
-    obj.output({"version": state["version"], "uptime_s": state["uptime_s"], "roles": ", ".join(state["roles"])})
-    obj.output(state["processes"], ("name", "pid", "rss", "restarts"))
-    obj.output(state["checks"], ("name", "ok", "zh" if obj.language == "zh" else "en"))
-
-
-@click.command("doctor")
-@click.pass_obj
-def doctor_command(obj: Any) -> None:
-    """体检：机器、设置与运行中的服务。Examine machine, settings and the running house; exit code 1 on a finding."""
-    running = obj.running() is not None
-    found = list(examine(obj.settings, running=running))
-    if running:
-        found += obj.call("GET", f"{API}/system")["checks"]
-    obj.output(found, ("name", "ok", "zh" if obj.language == "zh" else "en"))
-    if not all(f["ok"] for f in found):
-        sys.exit(1)
-
-
-@click.group("config")
-def config_group() -> None:
-    """设置。Settings."""
-
-
-@config_group.command("show")
-@click.pass_obj
-def config_show(obj: Any) -> None:
-    """每项设置的值与来源，密钥不显示。Every setting with its value and source; secrets are masked."""
-    obj.output(obj.settings.show(), ("name", "value", "source", "env", "zh" if obj.language == "zh" else "en"))
-
-
-@hookimpl
-def commands() -> Sequence[click.Command]:
-    return [status_command, doctor_command, config_group, backup.backup_command, backup.restore_command]

@@ -7,14 +7,15 @@ TULOU_TOKEN), because the machine's own key is nobody.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import orjson
 
-from tulou.kernel.http import API
+from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.settings import API
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -173,11 +174,17 @@ def systems(session: Any, write: Path | None) -> None:
 
 def systems_page() -> str:
     """`docs/systems.md` from the house's own plugins and packs; needs no running house."""
-    from tulou.kernel.house import flat, plugins
     from tulou.kernel.packs import Packs
+    from tulou.kernel.plugins import flat, plugins
     from tulou.plan.document import load_plan
     from tulou.plan.systems import collect, page
 
     hook = plugins().hook
     loaded = load_plan(Packs(flat(hook.packs())))
     return page(loaded, collect(loaded, reversed(hook.systems())))
+
+
+@hookimpl
+def commands() -> Sequence[click.Command]:
+    """`tulou plan`."""
+    return [plan]

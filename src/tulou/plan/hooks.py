@@ -14,7 +14,6 @@ from tulou.plan.facts import MeasuredFacts
 from tulou.plan.service import Plans
 
 if TYPE_CHECKING:
-    import click
     from starlette.routing import BaseRoute
 
     from tulou.kernel.house import House, Task
@@ -82,14 +81,6 @@ def routes(house: House) -> Sequence[BaseRoute]:
     from tulou.plan.routes import routes as plan_routes
 
     return plan_routes(house)
-
-
-@hookimpl
-def commands() -> Sequence[click.Command]:
-    """`tulou plan`."""
-    from tulou.plan.commands import plan
-
-    return [plan]
 
 
 @hookimpl

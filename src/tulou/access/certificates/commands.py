@@ -13,8 +13,8 @@ from urllib.parse import quote
 import click
 
 from tulou.access.commands import paged
+from tulou.kernel.settings import API
 
-API = "/api/v1"
 CERTIFICATE = ("no", "status", "subject", "not_after", "used_at", "fingerprint")
 EXPIRING = ("device", "no", "status", "not_after", "fingerprint")
 AUTHORITY = ("no", "org", "name", "status", "subject", "not_after", "code")

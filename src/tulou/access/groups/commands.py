@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from tulou.access.commands import paged
+from tulou.kernel.settings import API
 
-API = "/api/v1"
 GROUP = ("no", "org", "name", "devices", "note", "created_at")
 
 

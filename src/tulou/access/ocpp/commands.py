@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from tulou.access.commands import paged
+from tulou.kernel.settings import API
 
-API = "/api/v1"
 CARD = ("no", "org", "tag", "status", "label", "expires_at")
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import click
 
 from tulou.access.commands import paged
-from tulou.access.ota.engine import Stage
+from tulou.kernel.settings import API
 
-API = "/api/v1"
 FIRMWARE = ("no", "org", "type", "title", "version", "size", "sha256", "created_at")
 ROLLOUT = ("no", "org", "name", "title", "version", "state", "stage", "reason")
 STAGE = ("stage", "percent", "waiting", "told", "updated", "failed", "withdrawn", "silent")
@@ -101,6 +100,8 @@ def create(
     updated_min: float, failed_max: float, silent_max: float, device_s: float, starts: bool,
 ) -> None:
     """准备发布；加 --start 立即开始。Prepare a roll-out, and begin with --start."""
+    from tulou.access.ota.engine import Stage
+
     try:
         percents = [float(part) for part in stages.split(",")]
         parts = [Stage(percent=percent, wait_s=wait_s, updated_min=updated_min, failed_max=failed_max, silent_max=silent_max)

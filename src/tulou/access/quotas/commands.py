@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-API = "/api/v1"
+from tulou.kernel.settings import API
 
 
 @click.group()

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
 from starlette.routing import BaseRoute
 
 from tulou.kernel.hookspecs import hookimpl
-from tulou.kernel.organisations import commands as org_commands
 from tulou.kernel.organisations import oidc
 from tulou.kernel.organisations import routes as org_routes
 from tulou.kernel.organisations.credentials import Credentials
@@ -59,11 +57,6 @@ def services(house: House) -> Sequence[object]:
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     return [*org_routes.routes(house), *oidc.routes(house)]
-
-
-@hookimpl
-def commands() -> Sequence[click.Command]:
-    return [org_commands.org, org_commands.user, org_commands.token]
 
 
 @hookimpl

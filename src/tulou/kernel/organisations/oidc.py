@@ -15,11 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import sqlalchemy as sa
-from authlib.common.errors import AuthlibBaseError
-from authlib.deprecate import AuthlibDeprecationWarning
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
@@ -36,6 +31,7 @@ from tulou.kernel.sql import utcnow
 
 if TYPE_CHECKING:
     from authlib.integrations.httpx_client import AsyncOAuth2Client
+    from joserfc.jwk import KeySet
 
     from tulou.kernel.house import House
 
@@ -82,6 +78,8 @@ class SignInByOidc:
         return data
 
     def _client(self, redirect_uri: str) -> AsyncOAuth2Client:
+        from authlib.deprecate import AuthlibDeprecationWarning
+
         with warnings.catch_warnings():  # authlib announces the end of its httpx client on standard error
             warnings.simplefilter("ignore", AuthlibDeprecationWarning)
             from authlib.integrations.httpx_client import AsyncOAuth2Client
@@ -125,6 +123,9 @@ class SignInByOidc:
             return row
 
         asked = await self.house.db.write(take)
+        from authlib.common.errors import AuthlibBaseError
+        from joserfc.errors import JoseError
+
         if asked is None or asked.expires_at < utcnow():
             self.credentials.by_address.failed(address)
             raise Unauthenticated(
@@ -150,6 +151,10 @@ class SignInByOidc:
 
     async def _claims(self, token: str, nonce: str) -> dict[str, Any]:
         """The ID token's claims once signature, issuer, audience, times and nonce hold (Core 1.0, 3.1.3.7)."""
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+        from joserfc.jwk import KeySet
+
         provider = await self.metadata()
         for attempt in (0, 1):
             if self._keys is None:
