@@ -42,7 +42,7 @@ LONGEST = (
 at once."""
 
 KERNEL = (
-    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.system",
+    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.system",
     "tulou.packs.hooks",
 )
 

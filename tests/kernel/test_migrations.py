@@ -14,6 +14,7 @@ from tulou.kernel.sql import metadata
 
 KERNEL_TABLES = {
     "organisations", "users", "role_bindings", "sessions", "tokens", "oidc_requests", "audit_log", "jobs", "job_lines",
+    "workflow_items", "workflow_steps", "workflow_due",
 }
 
 

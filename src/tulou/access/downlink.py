@@ -26,7 +26,6 @@ import orjson
 import sqlalchemy as sa
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
-from pydantic import TypeAdapter, ValidationError
 
 from tulou.access.authenticate import DeviceIdentity
 from tulou.access.courier import CLAIM, HANDED_ON, JSON, RETURNED, RING, answer_of
@@ -39,7 +38,7 @@ from tulou.access.service import Devices
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, Throttled
 from tulou.kernel.http import checked, json_text, page
-from tulou.kernel.packs import Command, Property
+from tulou.kernel.packs import Command, Property, check_values
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow, within
 
@@ -261,7 +260,7 @@ class Commands:
         spec = model.commands.get(new.method)
         if spec is None:
             raise _no_method(new.method, model.commands)
-        _check_params(spec, new.params)
+        check_values(spec.params, new.params, [name for name in spec.params if name not in spec.optional], "params")
         return spec
 
     @contextlib.contextmanager
@@ -556,9 +555,7 @@ def _no_method(method: str, known: Iterable[str]) -> Invalid:
 
 
 _KINDS = {"number": "number", "boolean": "boolean", "string": "string"}
-_TYPES: dict[str, TypeAdapter[Any]] = {
-    "number": TypeAdapter(float), "boolean": TypeAdapter(bool), "string": TypeAdapter(str), "json": TypeAdapter(Any),
-}
+
 
 
 def _schema(spec: Command) -> dict[str, Any]:
@@ -575,26 +572,3 @@ def _schema(spec: Command) -> dict[str, Any]:
         "type": "object", "properties": {name: of(prop) for name, prop in spec.params.items()},
         "required": [name for name in spec.params if name not in spec.optional], "additionalProperties": False,
     }
-
-
-def _check_params(spec: Command, params: Any) -> None:
-    """Raises `Invalid` for the first parameter that the command does not have, or that breaks a rule."""
-    if not isinstance(params, dict):
-        raise Invalid("params 应为对象", "params must be an object", field="params", rule="object")
-    for name in spec.params:
-        if name not in params and name not in spec.optional:
-            raise Invalid(f"缺少参数 {name}", f"params.{name} is missing", field=f"params.{name}", rule="required")
-    for name, value in params.items():
-        prop = spec.params.get(name)
-        place = f"params.{name}"
-        if prop is None:
-            raise Invalid(f"没有参数 {name}", f"there is no {place}", field=place, rule=" | ".join(spec.params))
-        try:
-            _TYPES[prop.kind].validate_python(value, strict=True)
-        except ValidationError:
-            raise Invalid(f"{place} 应为 {prop.kind}", f"{place} must be of kind {prop.kind}", field=place, value=value,
-                          rule=prop.kind) from None
-        for ok, rule in ((prop.min is None or value >= prop.min, f">= {prop.min}"),
-                         (prop.max is None or value <= prop.max, f"<= {prop.max}")):
-            if prop.kind == "number" and not ok:
-                raise Invalid(f"{place} 应 {rule}", f"{place} must be {rule}", field=place, value=value, rule=rule)

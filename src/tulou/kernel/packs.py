@@ -6,12 +6,12 @@ closed set of properties is what access checks readings against and what NGSI-LD
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tulou.kernel.errors import Invalid
 
@@ -153,3 +153,33 @@ class Packs:
                     )
                 self.models[name] = model
                 self.pack_of[name] = pack.name
+
+
+_KINDS: dict[str, TypeAdapter[Any]] = {
+    "number": TypeAdapter(Annotated[float, Field(allow_inf_nan=False)]), "boolean": TypeAdapter(bool),
+    "string": TypeAdapter(Annotated[str, Field(max_length=65536)]), "json": TypeAdapter(Any),
+}
+
+
+def check_values(properties: Mapping[str, Property], values: Any, needed: Collection[str], within: str) -> None:
+    """Raises `Invalid` for the first of the `needed` that is missing, and for the first value that has no property here, or is not of
+    its kind and range. `within` is the field that holds them."""
+    if not isinstance(values, dict):
+        raise Invalid(f"{within} 应为对象", f"{within} must be an object", field=within, rule="object")
+    for name in needed:
+        if name not in values:
+            raise Invalid(f"缺少 {within}.{name}", f"{within}.{name} is missing", field=f"{within}.{name}", rule="required")
+    for name, value in values.items():
+        prop = properties.get(name)
+        place = f"{within}.{name}"
+        if prop is None:
+            raise Invalid(f"没有 {place}", f"there is no {place}", field=place, rule=" | ".join(properties))
+        try:
+            _KINDS[prop.kind].validate_python(value, strict=True)
+        except ValidationError:
+            raise Invalid(f"{place} 应为 {prop.kind}", f"{place} must be of kind {prop.kind}", field=place, value=value,
+                          rule=prop.kind) from None
+        for ok, rule in ((prop.min is None or value >= prop.min, f">= {prop.min}"),
+                         (prop.max is None or value <= prop.max, f"<= {prop.max}")):
+            if prop.kind == "number" and not ok:
+                raise Invalid(f"{place} 应 {rule}", f"{place} must be {rule}", field=place, value=value, rule=rule)

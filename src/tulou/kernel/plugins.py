@@ -22,6 +22,7 @@ PLUGINS = (
     "tulou.kernel.organisations.hooks",
     "tulou.kernel.audit",
     "tulou.kernel.jobs",
+    "tulou.kernel.workflows",
     "tulou.kernel.system",
     "tulou.context.hooks",
     "tulou.access.hooks",

@@ -191,17 +191,17 @@ class Policy:
         if not self.allows(actor, action, org, **attributes):
             raise refusal(actor, action)
 
-    def visible(self, actor: Actor, action: str) -> Orgs:
+    def visible(self, actor: Actor, action: str, **attributes: str | bool | int) -> Orgs:
         """Every organisation in which `actor` may do `action`. An empty answer is not an error: the list is empty."""
         asked = _asked.get()
         if asked is not None:
             asked.append(action)
-        key = (actor.rights, action)
+        key = (actor.rights, action, tuple(attributes.items()))
         orgs = self._visible.get(key)
         if orgs is None:
             whole = actor.kind == "system" or any(b.role == "platform_admin" for b in actor.roles)
-            everything = whole and self._decide(actor, action, ROOT, {})
-            ids = frozenset() if everything else frozenset(o for o in self._parents if self.allows(actor, action, o))
+            everything = whole and self._decide(actor, action, ROOT, attributes)
+            ids = frozenset() if everything else frozenset(o for o in self._parents if self.allows(actor, action, o, **attributes))
             orgs = Orgs(everything, ids)
             if len(self._visible) >= self.CACHE // 100:
                 self._visible.clear()
