@@ -27,7 +27,7 @@ PASSWORD = "a long enough passphrase"
 ADMIN = Actor("user:admin", "admin", ROOT, "user", frozenset({Binding(ROOT, "platform_admin", True)}))
 
 
-async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 15) -> Any:
+async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
     """The first true answer of `check`, asked again and again."""
     until = time.monotonic() + seconds
     while True:

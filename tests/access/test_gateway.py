@@ -168,7 +168,7 @@ def puback(number: int) -> bytes:
     return mqtt.pubacks([number.to_bytes(2)])
 
 
-async def until(condition: Callable[[], Any], seconds: float = 20) -> None:
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - conditions of other people's objects
             await asyncio.sleep(0.01)

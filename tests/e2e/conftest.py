@@ -163,7 +163,7 @@ class Tulou:
         return dict(answer.json())
 
 
-def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The first true result of `check`, asked again until `seconds` have passed."""
     last: Exception | None = None
     began = time.monotonic()
@@ -178,7 +178,7 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tulou(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tulou]:
     """One house that the tests share."""
     house = Tulou(tmp_path_factory.mktemp("e2e") / "home")

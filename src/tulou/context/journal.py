@@ -426,7 +426,7 @@ class Journal:
     # ---- what is old, or of deleted entities
 
     def sweep(self, connection: sa.Connection) -> int:
-        """Delete some rows of deleted entities; returns how many are perhaps left: 0 when there is nothing to do."""
+        """Delete some rows of deleted entities; returns of how many."""
         cursor = self.store.cursor(connection)
         some = f"SELECT entity FROM removed_history ORDER BY entity LIMIT {ROWS}"
         gone = [row[0] for row in cursor.execute(some).fetchall()]
@@ -461,10 +461,10 @@ class Journal:
         """Every second: delete the history of deleted entities in small pieces. Every hour: what a model says is old."""
         due = 0.0
         loop = asyncio.get_running_loop()
+        waiting = sa.text("SELECT 1 FROM removed_history LIMIT 1")
         while True:
-            more = True
-            while more:
-                more = bool(await house.db.write(self.sweep))
+            while await house.db.read(lambda c: c.execute(waiting).first()):
+                await house.db.write(self.sweep)
             if loop.time() >= due:
                 await self.retain(house)
                 due = loop.time() + 3600
