@@ -98,7 +98,7 @@ def quick_schemas() -> Iterator[None]:
             with psycopg.connect(admin, autocommit=True) as connection:
                 if which in made:
                     connection.execute(f"DROP DATABASE {db.url.database}")
-                    connection.execute(f"CREATE DATABASE {db.url.database} TEMPLATE {made[which]} STRATEGY wal_log")
+                    connection.execute(f"CREATE DATABASE {db.url.database} TEMPLATE {made[which]} STRATEGY file_copy")
                 else:
                     connection.execute(f"CREATE DATABASE made{len(made)} TEMPLATE {db.url.database}")
                     made[which] = f"made{len(made)}"
