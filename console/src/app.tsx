@@ -26,6 +26,7 @@ const Audit = lazy(() => import("./pages/audit.tsx"));
 const System = lazy(() => import("./pages/system.tsx"));
 const Rollouts = lazy(() => import("./pages/rollouts.tsx"));
 const Provisioning = lazy(() => import("./pages/provisioning.tsx"));
+const Items = lazy(() => import("./pages/items.tsx"));
 const Edges = lazy(() => import("./pages/edges.tsx"));
 const Jobs = lazy(() => import("./pages/jobs.tsx"));
 
@@ -73,6 +74,7 @@ export function App() {
             <Route path="system" element={<System />} />
             <Route path="rollouts" element={<Rollouts />} />
             <Route path="provisioning" element={<Provisioning />} />
+            <Route path="items" element={<Items />} />
             <Route path="edges" element={<Edges />} />
             <Route path="jobs" element={<Jobs />} />
             <Route path="*" element={<NotFoundPage />} />

@@ -4,6 +4,7 @@ import {
   AlertOutlined,
   ApartmentOutlined,
   AuditOutlined,
+  CarryOutOutlined,
   CloudUploadOutlined,
   ClusterOutlined,
   DashboardOutlined,
@@ -47,6 +48,7 @@ export const GROUPS: Group[] = [
     id: "plan",
     entries: [
       { path: "/plan/targets", key: "p", icon: <AimOutlined />, label: (t) => t.nav.targets, needs: ["plan.*.read"] },
+      { path: "/items", key: "i", icon: <CarryOutOutlined />, label: (t) => t.nav.items, needs: ["workflow.item.read"] },
       { path: "/plan/tasks", key: "k", icon: <FlagOutlined />, label: (t) => t.nav.tasks, needs: ["plan.*.read"] },
     ],
   },

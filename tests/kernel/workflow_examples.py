@@ -8,6 +8,7 @@ COMPLAINT = Workflow.model_validate({
     "label": {"zh": "投诉", "en": "Complaint"},
     "create": ["operator", "viewer"],
     "initial": "reported",
+    "asks": ["level"],
     "needs": ["place"],
     "fields": {
         "place": {"kind": "string", "label": {"zh": "地点", "en": "Place"}},

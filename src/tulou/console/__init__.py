@@ -34,6 +34,7 @@ PAGES = (
     "jobs",
     "provisioning",
     "edges",
+    "items",
     "rollouts",
 )
 """First parts of the addresses of pages (console/src/app.tsx); every one is answered with index.html."""

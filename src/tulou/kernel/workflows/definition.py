@@ -69,12 +69,14 @@ class Transition(_Strict):
 
 
 class Workflow(_Strict):
-    """A workflow: its items begin in `initial`, made by someone with one of the roles `create`."""
+    """A workflow: its items begin in `initial`, made by someone with one of the roles `create`, who may give the fields `asks` and must
+    give the fields `needs`."""
 
     label: Text
     create: list[Role] = Field(min_length=1)
     initial: Name
     fields: dict[Name, Property] = Field(default_factory=dict)
+    asks: list[Name] = Field(default_factory=list)
     needs: list[Name] = Field(default_factory=list)
     states: dict[Name, State]
     transitions: dict[Name, Transition]
@@ -87,7 +89,7 @@ class Workflow(_Strict):
                     raise ValueError(f"{what}: there is no {name}")
 
         known([self.initial], self.states, "initial")
-        known(self.needs, self.fields, "needs")
+        known([*self.asks, *self.needs], self.fields, "needs")
         for name, step in self.transitions.items():
             known([*step.source, step.target], self.states, f"transitions.{name}")
             known([*step.asks, *step.needs], self.fields, f"transitions.{name}")

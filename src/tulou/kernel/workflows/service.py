@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound
 from tulou.kernel.http import cursor, from_cursor, json_text
-from tulou.kernel.packs import check_values
+from tulou.kernel.packs import Property, check_values
 from tulou.kernel.policy import Actor, operation, refusal, system
 from tulou.kernel.sql import utcnow, within
 from tulou.kernel.workflows.definition import Transition, Workflow
@@ -103,9 +103,11 @@ class Workflows:
 
     @operation(READ)
     async def workflows(self, actor: Actor) -> list[dict[str, Any]]:
-        """The workflows, with their states, transitions and fields."""
+        """The workflows, with their states, transitions and fields, and whether the actor may make items somewhere (`may_create`)."""
         self.policy.require_any(actor, READ)
-        return [{"name": name, **one.model_dump()} for name, one in sorted(self.definitions.items())]
+        return [{
+            "name": name, **one.model_dump(), "may_create": any(self.policy.visible(actor, CREATE, needs=role) for role in one.create),
+        } for name, one in sorted(self.definitions.items())]
 
     def _workflow(self, name: str) -> Workflow:
         found = self.definitions.get(name)
@@ -126,7 +128,7 @@ class Workflows:
         """Make an item in its first state. With a `key` that was used before in this workflow and organisation: the item of then."""
         workflow = self._workflow(new.workflow)
         self._require(actor, CREATE, new.org, workflow.create)
-        check_values(workflow.fields, new.fields, workflow.needs, "fields")
+        check_values(_among(workflow, workflow.asks, workflow.needs), new.fields, workflow.needs, "fields")
         json_text(new.fields, "fields", MOST_FIELDS)
 
         def write(connection: sa.Connection) -> Any:
@@ -238,8 +240,7 @@ class Workflows:
             raise Invalid(f"没有步骤 {move.transition}", f"there is no transition {move.transition}", field="transition",
                           value=move.transition, rule=" | ".join(workflow.transitions))
         self._require(actor, MOVE, seen.org, transition.roles)
-        taken = {*transition.asks, *transition.needs}
-        check_values({name: workflow.fields[name] for name in workflow.fields if name in taken}, move.fields, transition.needs, "fields")
+        check_values(_among(workflow, transition.asks, transition.needs), move.fields, transition.needs, "fields")
         if transition.comment and not move.comment.strip():
             raise Invalid("请填写意见", "comment is missing", field="comment", rule="required")
 
@@ -357,6 +358,11 @@ class Workflows:
 
 def _person(actor: Actor) -> str:
     return actor.person or actor.id
+
+
+def _among(workflow: Workflow, asks: Iterable[str], needs: Iterable[str]) -> dict[str, Property]:
+    """The fields that may be given."""
+    return {name: workflow.fields[name] for name in (*asks, *needs)}
 
 
 def _first(workflow: Workflow, state: str, at: dt.datetime) -> dt.datetime | None:
