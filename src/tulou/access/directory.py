@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -54,6 +54,31 @@ class Found:
     rows: list[int]
     more: bool
     count: int | None
+
+
+class Thing(NamedTuple):
+    """An entity that was just made, in one transaction with the device that speaks for it if one does (`device`)."""
+
+    no: int
+    id: str
+    org: str
+    type: str
+    name: str
+    synthetic: bool
+    lon: float | None
+    lat: float | None
+    device: bool
+
+
+def runs(nos: Iterable[int]) -> str:
+    """Numbers as a message of the bus: `first-last`, with spaces between."""
+    found: list[list[int]] = []
+    for no in sorted(nos):
+        if found and found[-1][1] == no - 1:
+            found[-1][1] = no
+        else:
+            found.append([no, no])
+    return " ".join(f"{first}-{last}" for first, last in found)
 
 
 class Directory:
@@ -133,6 +158,20 @@ class Directory:
         """Read these entities, their devices and alarms again, at once."""
         async with self._lock:
             await self._refresh(nos)
+
+    async def add(self, things: Sequence[Thing]) -> None:
+        """Take in entities that this process has just made, in the order of their numbers, and that nobody has changed since. They
+        are not read again, if none is missing between the newest known and them."""
+        async with self._lock:
+            newest = int(self.no[-1]) if self.size else 0
+            new = [thing for thing in things if thing.no > newest]
+            if new and new[-1].no != newest + len(new):
+                await self._refresh([thing.no for thing in things])
+            elif new:
+                start = self.size
+                self._append(new)
+                self.device[start:] = [thing.device for thing in new]
+                self.version += 1
 
     async def _refresh(self, nos: Collection[int]) -> None:
         wanted = sorted(set(nos))
@@ -246,6 +285,15 @@ class Directory:
             self._stale = True
         self._dirty.update(map(int, numbers))
 
+    def made(self, key: str) -> None:
+        """Note entities that were made somewhere (`runs`): `follow` reads them, but for one that was committed later than
+        a newer one."""
+        for part in key.split():
+            first, last = map(int, part.split("-"))
+            nos = np.arange(first, min(last, int(self.no[-1]) if self.size else 0) + 1)
+            at = np.searchsorted(self.no, nos)
+            self._dirty.update(nos[self.no[at] != nos].tolist())
+
     async def follow(self) -> None:
         """Keep up with SQL, for ever: what the bus named and what is new each half second."""
         last_check = last_reload = time.monotonic()
@@ -265,8 +313,8 @@ class Directory:
                     await self._refresh(dirty)
             if time.monotonic() - last_check > CHECK_EVERY:
                 last_check = time.monotonic()
-                count = sa.select(sa.func.count()).select_from(entities)
-                if await self.house.db.read(lambda c: c.execute(count).scalar_one()) != self.size:  # noqa: B023
+                size, newest = self.size, int(self.no[-1]) if self.size else 0
+                if await self.house.db.read(lambda c, n=newest: _count(c, n)) != size:  # type: ignore[misc]
                     self._stale = True
 
     async def watermarks(self) -> None:
@@ -405,6 +453,14 @@ def _entities(connection: sa.Connection, nos: Sequence[int] | None) -> Sequence[
     if nos is not None:
         query = query.where(entities.c.no.in_(nos))
     return connection.execute(query).all()
+
+
+def _count(connection: sa.Connection, no: int) -> int:
+    """How many entities there are up to a number."""
+    count = sa.select(sa.func.count()).select_from(entities)
+    everything: int = connection.execute(count).scalar_one()  # by the smallest index
+    later: int = connection.execute(count.where(entities.c.no > no)).scalar_one()
+    return everything - later
 
 
 def _newer(connection: sa.Connection, no: int) -> list[int]:
