@@ -265,7 +265,13 @@ class Devices:
         secret = [key for key, new in missing.items() if new.password]
         hashes = dict(zip(secret, await asyncio.gather(*[self._secret(missing[key].spoken) for key in secret]), strict=True))
         now = utcnow()
-        statuses = {org: self._status(org) for org in {new.org for new in news}}
+        statuses = {org: self._status(org) for org in {new.org for new in missing.values()}}
+        columns = {key: {
+            "entity_no": 0, "id": key, "org": new.org, "entity_id": new.entity_id, "type": new.type, "name": new.name,
+            "origin": SYNTHETIC if new.synthetic else MEASURED, "token_hash": token_hash(tokens[key]),
+            "token_prefix": tokens[key][:6], "status": statuses[new.org], "created_at": now, "created_by": actor.id, "rotated_at": None,
+        } for key, new in missing.items()}
+        documents = {key: device_document(SimpleNamespace(**values)) for key, values in columns.items()}
 
         def write(connection: sa.Connection) -> tuple[list[dict[str, Any] | TulouError], list[Thing]]:
             meanwhile, identities = _known(connection, missing, news)
@@ -306,14 +312,7 @@ class Devices:
                 if full is not None:
                     answers.append(full)
                     continue
-                token = tokens[device_id]
-                values = {
-                    "entity_no": no, "id": device_id, "org": new.org, "entity_id": new.entity_id,
-                    "type": new.type, "name": new.name, "origin": SYNTHETIC if new.synthetic else MEASURED,
-                    "token_hash": token_hash(token), "token_prefix": token[:6], "status": statuses[new.org],
-                    "created_at": now, "created_by": actor.id, "rotated_at": None,
-                }
-                rows.append(values)
+                rows.append({**columns[device_id], "entity_no": no})
                 if new.protocol and new.identity:
                     identities[new.protocol, new.identity] = no
                     spoken.append({
@@ -321,8 +320,8 @@ class Devices:
                         "password_hash": hashes.get(device_id, ""), "created_at": now, "created_by": actor.id,
                     })
                 speaks.add(no)
-                known[device_id] = device_document(SimpleNamespace(**values))
-                answers.append({**known[device_id], "created": True, "token": token})
+                known[device_id] = {**documents[device_id], "no": no}
+                answers.append({**known[device_id], "created": True, "token": tokens[device_id]})
             insert_rows(connection, devices, rows)
             insert_rows(connection, device_identities, spoken)
             for org in dict.fromkeys(values["org"] for values in rows):

@@ -13,7 +13,7 @@ import itertools
 import queue
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,11 +86,14 @@ def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[
         connection.execute(table.insert(), rows)
         return
     names = list(rows[0])
-    columns: list[Iterable[Any]] = []
+    columns: list[list[Any]] = []
     for name in names:
         process = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
         column = [row[name] for row in rows]
-        columns.append(column if process is None else map(process, column))
+        if process is not None:  # of few different objects: what is noted of a bulk is the same for all
+            bound = {id(value): process(value) for value in {id(value): value for value in column}.values()}
+            column = [bound[id(value)] for value in column]
+        columns.append(column)
     sql = f"INSERT INTO {table.name} ({','.join(names)}) VALUES ({','.join('?' * len(names))})"
     insert_many(driver_of(connection).cursor(), sql, list(zip(*columns, strict=True)))
 
