@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from tulou.access import Directory, devices
+from tulou.access.directory import Thing, runs
 from tulou.access.models import alarms
 from tulou.context import entities
 from tulou.kernel.house import House
@@ -140,6 +141,28 @@ async def test_a_row_committed_out_of_order_finds_its_place(house: House) -> Non
         await house.db.write(lambda c, no=no: c.execute(entities.insert(), entity(no)) and None)  # type: ignore[misc]
         await directory.refresh([no])
     assert directory.no.tolist() == [3, 5]
+
+
+async def test_what_was_made_is_read_by_whom_it_passed_by(house: House) -> None:
+    def thing(no: int, device: bool = True) -> Thing:
+        return Thing(no, f"urn:x:{no}", "fuzhou", "Device", f"n {no}", True, 119.3, None, device)
+
+    assert runs([7, 3, 2, 9, 8, 1]) == "1-3 7-9"
+    directory = Directory(house)
+    await directory.reload()
+    await directory.add([thing(1), thing(2, device=False)])
+    version = directory.version
+    await directory.add([thing(2), thing(3)])  # the first is known
+    assert (directory.no.tolist(), directory.device.tolist()) == ([1, 2, 3], [1, 0, 1])
+    assert directory.version > version
+    await directory.add([thing(6), thing(7)])  # 4 and 5 may be another process's: SQL is asked, which has none of them
+    assert directory.no.tolist() == [1, 2, 3]
+    directory.made("2-3 5-9")
+    assert not directory._dirty, "newer ones are read anyway"
+    await directory.add([thing(4)])
+    directory._drop([1])
+    directory.made("2-9")
+    assert directory._dirty == {2}
 
 
 async def test_what_was_seen_survives_a_reload(house: House) -> None:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 import click
@@ -303,7 +303,8 @@ def shadow(session: Any, device_id: str, changes: tuple[str, ...], version: int 
 @device.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, writable=True, path_type=Path),
-              help="逐行结果（含令牌）写入此 CSV；超过一万行时必需 / the answer to each line, with its token, as CSV; needed beyond 10,000 lines")
+              help="逐行结果（含令牌）写入此 CSV，已有则续写；超过一万行时必需 / "
+                   "the answer to each line, with its token, as CSV; one that is there is continued; needed beyond 10,000 lines")
 @click.pass_obj
 def import_devices(session: Any, file: Path, out: Path | None) -> None:
     """批量开通：CSV、Parquet（org,type,name,id,lon,lat,synthetic,protocol,identity,password）或 JSON 行；可重复执行。
@@ -334,9 +335,9 @@ def import_devices(session: Any, file: Path, out: Path | None) -> None:
             }
 
     with contextlib.ExitStack() as stack:
-        target = stack.enter_context(out.open("w", newline="", encoding="utf-8")) if out else None
+        target = stack.enter_context(_continued(out)) if out else None
         writer = csv.writer(target) if target else None
-        if writer:
+        if writer and target and not target.tell():
             writer.writerow(IMPORTED)
         bar = stack.enter_context(click.progressbar(
             length=total, label=session.text("开通设备", "devices"), file=sys.stderr, hidden=session.json, show_pos=False
@@ -371,6 +372,19 @@ def import_devices(session: Any, file: Path, out: Path | None) -> None:
         session.stop(f"已开通前 {line} 行；更多请用 --out", f"the first {line} lines are done; use --out for more")
     if counts["refused"]:
         sys.exit(1)
+
+
+def _continued(out: Path) -> TextIO:
+    """A file of answers, open at its end: the tokens of an earlier run are nowhere else. A row cut short gets its end."""
+    torn = False
+    if out.exists() and out.stat().st_size:
+        with out.open("rb") as earlier:
+            earlier.seek(-1, os.SEEK_END)
+            torn = earlier.read() != b"\n"
+    target = out.open("a", newline="", encoding="utf-8")
+    if torn:
+        target.write("\r\n")
+    return target
 
 
 def _items(file: Path) -> tuple[int, Iterator[tuple[int, dict[str, Any]]]]:
