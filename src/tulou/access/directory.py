@@ -37,8 +37,14 @@ CHECK_EVERY = 30
 KEEP_EVERY = 30
 """Seconds between writes of what was seen, `KEEP_AT_ONCE` rows a transaction."""
 KEEP_AT_ONCE = 5000
+BLOCK = 65_536
+"""Rows of which a search makes its masks at a time."""
 OFFLINE_AFTER = 600
 """Seconds, for a type that no pack declares."""
+
+Some = slice | NDArray[np.intp]
+"""Rows, by a slice or their numbers."""
+ALL = slice(None)
 
 COLUMNS: tuple[tuple[str, Any, Any], ...] = (
     ("no", np.int64, 0), ("org", np.int32, 0), ("type", np.int32, 0), ("lon", np.float64, np.nan),
@@ -389,60 +395,72 @@ class Directory:
         at, _ = self.rows(np.array([no], np.int64))
         return int(at[0]) if len(at) else None
 
-    def states(self, now: int | None = None) -> NDArray[np.uint8]:
-        """The state of every row now (`presence.STATES`)."""
-        now = time.time_ns() // 1000 if now is None else now
-        return states(self.seen, now, self._offline_after[self.type], self.device, self.alarms, self.gone)
+    def states(self, rows: Some = ALL) -> NDArray[np.uint8]:
+        """The state of rows now (`presence.STATES`)."""
+        return states(
+            self.seen[rows], time.time_ns() // 1000, self._offline_after[self.type[rows]], self.device[rows], self.alarms[rows],
+            self.gone[rows],
+        )
 
     def offline_after(self) -> NDArray[np.int64]:
         """The timeout of every row, in seconds."""
         return self._offline_after[self.type]
 
-    def within(self, orgs: Orgs) -> NDArray[np.bool_]:
+    def within(self, orgs: Orgs, rows: Some = ALL) -> NDArray[np.bool_]:
         """Which rows belong to these organisations."""
+        own = self.org[rows]
         if orgs.all:
-            return np.ones(self.size, bool)
+            return np.ones(len(own), bool)
         table = np.array([name in orgs.ids for name in self.orgs] or [False], bool)
-        return table[self.org]
+        return table[own]
 
-    def of_types(self, names: Iterable[str]) -> NDArray[np.bool_]:
+    def of_types(self, names: Iterable[str], rows: Some = ALL) -> NDArray[np.bool_]:
         """Which rows are of these types."""
         wanted = set(names)
         table = np.array([name in wanted for name in self.types] or [False], bool)
-        return table[self.type]
+        return table[self.type[rows]]
 
     def search(
         self, orgs: Orgs, *, q: str = "", kind: str | None = None, state: int | None = None,
         synthetic: bool | None = None, nos: Sequence[int] | None = None, after: int = 0, limit: int = 50,
         count: bool = False,
     ) -> Found:
-        """Entities whose name or id contains `q` (any case), of `nos` if given, in the order of their numbers."""
-        mask = self.within(orgs)
+        """Entities whose name or id contains `q` (any case), of `nos` if given, in the order of their numbers. Without a count
+        it looks no further than the page."""
+        grouped = None
         if nos is not None:
-            mask &= np.isin(self.no, np.array(nos, np.int64))
-        if kind is not None:
-            mask &= self.of_types([kind])
-        if synthetic is not None:
-            mask &= self.synthetic == int(synthetic)
-        if state is not None:
-            mask &= self.states() == state
-        rows = np.flatnonzero(mask)
-        begin = int(np.searchsorted(self.no[rows], after, side="right"))
-        if not q:
-            page = rows[begin : begin + limit + 1].tolist()
-            return Found(page[:limit], len(page) > limit, len(rows) if count else None)
+            grouped = np.zeros(self.size, bool)
+            grouped[self.rows(np.array(nos, np.int64))[0]] = True
+
+        def chosen(rows: slice) -> NDArray[np.bool_]:
+            mask = self.within(orgs, rows)
+            if grouped is not None:
+                mask &= grouped[rows]
+            if kind is not None:
+                mask &= self.of_types([kind], rows)
+            if synthetic is not None:
+                mask &= self.synthetic[rows] == int(synthetic)
+            if state is not None:
+                mask &= self.states(rows) == state
+            return mask
+
         wanted, keys = q.lower(), self.keys
-        if count:
-            hits = [row for row in rows.tolist() if wanted in keys[row]]
-            first = int(np.searchsorted(self.no[np.array(hits, np.intp)], after, side="right")) if hits else 0
-            return Found(hits[first : first + limit], len(hits) > first + limit, len(hits))
-        page = []
-        for row in rows[begin:].tolist():
-            if wanted in keys[row]:
-                page.append(row)
-                if len(page) > limit:
-                    break
-        return Found(page[:limit], len(page) > limit, None)
+        begin, total = int(np.searchsorted(self.no, after, side="right")), 0
+        page: list[int] = []
+        for start in range(0 if count else begin, self.size, BLOCK):
+            mask = chosen(slice(start, start + BLOCK))
+            if count and not q:
+                total += int(np.count_nonzero(mask))
+                if len(page) > limit or start + BLOCK <= begin:
+                    continue
+            hits = (np.flatnonzero(mask) + start).tolist()
+            if q:
+                hits = [row for row in hits if wanted in keys[row]]
+                total += len(hits)
+            page += [row for row in hits if row >= begin][: limit + 1 - len(page)]
+            if len(page) > limit and not count:
+                break
+        return Found(page[:limit], len(page) > limit, total if count else None)
 
 
 def _entities(connection: sa.Connection, nos: Sequence[int] | None) -> Sequence[Any]:
