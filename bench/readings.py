@@ -139,13 +139,15 @@ async def of_devices(count: int, runs: int) -> dict[str, Any]:
                 await readings._write(lambda client, chunk=chunk: client.command(f"""
                     INSERT INTO latest (entity, property, org, type, ts, value, text, quality, origin)
                     SELECT number + 1, p, concat('county', toString(number % 100)), 'StreetLight',
-                        fromUnixTimestamp64Micro(toInt64({START}) * 1000000 + number, 'UTC'), 20 + number % 100, '', 0, 3
+                        fromUnixTimestamp64Micro(toInt64({START}) * 1000000 + cityHash64(number) % 86400000000, 'UTC'),
+                        cityHash64(number, p) % 10000 / 100, '', 0, 3
                     FROM numbers({chunk.start}, {len(chunk)}) ARRAY JOIN ['powerConsumption', 'voltage'] AS p"""))
                 await directory.add([Thing(
                     n + 1, f"urn:ngsi-ld:StreetLight:light-{n}", f"county{n % 100}", "StreetLight", f"合成路灯 {n:08}", True,
                     118 + n % 1000 / 1000, 25 + n % 997 / 1000, True,
                 ) for n in chunk])
             directory.heard(directory.no, time.time_ns() // 1000)
+            directory.stored[:] = directory.seen
             load = time.perf_counter() - began
             await settle(readings)
             await readings.ensure_schema({})

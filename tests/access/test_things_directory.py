@@ -214,9 +214,10 @@ async def test_seen_is_kept_only_forwards(house: House) -> None:
     at = int(np.flatnonzero(directory.device)[0])
     no = int(directory.no[at])
     directory.heard(np.array([no], np.int64), 9_000_000)
-    await directory._keep({})
+    await directory._keep()
     await house.db.write(lambda c: c.execute(
         devices.update().where(devices.c.entity_no == no).values(seen_at=10_000_000)) and None)
-    await directory._keep({})
+    directory.heard(np.array([no], np.int64), 9_500_000)
+    await directory._keep()
     query = sa.select(devices.c.seen_at).where(devices.c.entity_no == no)
     assert await house.db.read(lambda c: c.execute(query).scalar_one()) == 10_000_000

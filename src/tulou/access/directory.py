@@ -49,8 +49,9 @@ ALL = slice(None)
 COLUMNS: tuple[tuple[str, Any, Any], ...] = (
     ("no", np.int64, 0), ("org", np.int32, 0), ("type", np.int32, 0), ("lon", np.float64, np.nan),
     ("lat", np.float64, np.nan), ("synthetic", np.uint8, 0), ("device", np.uint8, 0), ("seen", np.int64, 0), ("gone", np.int64, 0),
-    ("alarms", np.int32, 0),
+    ("stored", np.int64, 0), ("alarms", np.int32, 0),
 )
+"""`stored` is what SQL has of `seen`."""
 
 
 @dataclass(slots=True)
@@ -99,6 +100,7 @@ class Directory:
     device: NDArray[np.uint8]
     seen: NDArray[np.int64]
     gone: NDArray[np.int64]
+    stored: NDArray[np.int64]
     alarms: NDArray[np.int32]
 
     def __init__(self, house: House) -> None:
@@ -226,7 +228,7 @@ class Directory:
         self.lon[start:] = [np.nan if row.lon is None else row.lon for row in rows]
         self.lat[start:] = [np.nan if row.lat is None else row.lat for row in rows]
         self.synthetic[start:] = [row.synthetic for row in rows]
-        for column in (self.device, self.seen, self.gone, self.alarms):
+        for column in (self.device, self.seen, self.gone, self.stored, self.alarms):
             column[start:] = 0
 
     def _drop(self, rows: Sequence[int]) -> None:
@@ -264,6 +266,7 @@ class Directory:
         self.device[at] = 1
         times = np.array([t or 0 for t in has.values()], np.int64)[known]
         self.seen[at] = np.maximum(self.seen[at], times)
+        self.stored[at] = times
         at, known = self.rows(np.fromiter(open_alarms, np.int64, len(open_alarms)))
         self.alarms[at] = np.fromiter(open_alarms.values(), np.int64, len(open_alarms))[known]
 
@@ -333,20 +336,16 @@ class Directory:
 
     async def keep_seen(self) -> None:
         """Write the last signs of life to SQL each half minute, for ever: what a restart begins with."""
-        kept: dict[int, int] = {}
         try:
             while True:
                 await asyncio.sleep(KEEP_EVERY)
-                await self._keep(kept)
+                await self._keep()
         finally:
-            await self._keep(kept)
+            await self._keep()
 
-    async def _keep(self, kept: dict[int, int]) -> None:
-        spoke = np.flatnonzero((self.device > 0) & (self.seen > 0))
-        moved = [
-            {"no": no, "seen": at}
-            for no, at in zip(self.no[spoke].tolist(), self.seen[spoke].tolist(), strict=True) if kept.get(no) != at
-        ]
+    async def _keep(self) -> None:
+        moved = np.flatnonzero((self.device > 0) & (self.seen > self.stored))
+        nos, times = self.no[moved], self.seen[moved]
         seen = devices.c.seen_at
         statement = (
             devices.update()
@@ -354,9 +353,11 @@ class Directory:
             .values(seen_at=sa.bindparam("seen"))
         )
         for start in range(0, len(moved), KEEP_AT_ONCE):
-            part = moved[start : start + KEEP_AT_ONCE]
-            await self.house.db.write(lambda c, part=part: c.execute(statement, part) and None)  # type: ignore[misc]
-            kept.update((row["no"], row["seen"]) for row in part)
+            part = slice(start, start + KEEP_AT_ONCE)
+            rows = [{"no": no, "seen": at} for no, at in zip(nos[part].tolist(), times[part].tolist(), strict=True)]
+            await self.house.db.write(lambda c, rows=rows: c.execute(statement, rows) and None)  # type: ignore[misc]
+            at, known = self.rows(nos[part])
+            self.stored[at] = times[part][known]
 
     # -- signs of life
 
