@@ -152,14 +152,15 @@ async def test_what_was_made_is_read_by_whom_it_passed_by(house: House) -> None:
     await directory.reload()
     await directory.add([thing(1), thing(2, device=False)])
     version = directory.version
-    await directory.add([thing(2), thing(3)])  # the first is known
+    await directory.add([thing(3), thing(2)])  # in any order; 2 is known
     assert (directory.no.tolist(), directory.device.tolist()) == ([1, 2, 3], [1, 0, 1])
     assert directory.version > version
     await directory.add([thing(6), thing(7)])  # 4 and 5 may be another process's: SQL is asked, which has none of them
     assert directory.no.tolist() == [1, 2, 3]
     directory.made("2-3 5-9")
     assert not directory._dirty, "newer ones are read anyway"
-    await directory.add([thing(4)])
+    await directory.add([thing(5), thing(4)])
+    assert (directory.no.tolist(), directory.ids[-1]) == ([1, 2, 3, 4, 5], "urn:x:5")
     directory._drop([1])
     directory.made("2-9")
     assert directory._dirty == {2}

@@ -168,11 +168,11 @@ class Directory:
             await self._refresh(nos)
 
     async def add(self, things: Sequence[Thing]) -> None:
-        """Take in entities that this process has just made, in the order of their numbers, and that nobody has changed since. They
-        are not read again, if none is missing between the newest known and them."""
+        """Take in entities that this process has just made, and that nobody has changed since. They are not read again, if none is
+        missing between the newest known and them."""
         async with self._lock:
             newest = int(self.no[-1]) if self.size else 0
-            new = [thing for thing in things if thing.no > newest]
+            new = sorted({thing for thing in things if thing.no > newest})
             if new and new[-1].no != newest + len(new):
                 await self._refresh([thing.no for thing in things])
             elif new:

@@ -278,10 +278,11 @@ class Devices:
             known = found | meanwhile
             ensured, made = ensure(connection)
             numbers = dict(zip(missing, ensured, strict=True))
-            kinds: dict[int, tuple[str, bool]] = {}
+            fresh: dict[int, NewDevice] = {}
             for new, no in zip(missing.values(), ensured, strict=True):
                 if no in made:
-                    kinds.setdefault(no, (new.type, new.synthetic))
+                    fresh.setdefault(no, new)
+            kinds = {no: (new.type, new.synthetic) for no, new in fresh.items()}
             old = [no for no in ensured if isinstance(no, int) and no not in made]
             speaks: set[int] = set()
             if old:
@@ -329,7 +330,7 @@ class Devices:
                 audit.record(connection, actor, CREATE, org, ids[0] if len(ids) == 1 else f"{len(ids)} devices", {"devices": ids})
             return answers, [
                 Thing(no, new.entity_id, new.org, new.type, new.name, new.synthetic, new.lon, new.lat, no in speaks)
-                for new, no in zip(missing.values(), ensured, strict=True) if isinstance(no, int) and no in made
+                for no, new in fresh.items()
             ]
 
         made = await self.db.write(write)
