@@ -57,6 +57,13 @@ def bare(file: Path, folder: Path) -> float:
         return float(table.metadata.num_rows / (time.perf_counter() - began))
 
 
+def memory(pid: int) -> str:
+    """Of a process: the most it held, and what of it is its own now (SQLite's mapped pages are not)."""
+    found = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    most, own = (int(found[name].split()[0]) / 2**20 for name in ("VmHWM", "RssAnon"))
+    return f"house: {most:.2f} GiB resident at most, {own:.2f} GiB of its own now"
+
+
 def timed(client: httpx.Client, path: str, times: int = 20, **params: Any) -> float:
     """Median ms of a GET."""
     took = []
@@ -91,7 +98,7 @@ def main() -> None:
                                check=True, stdout=subprocess.DEVNULL)
                 seconds = time.perf_counter() - began
                 print(f"{what}: {count:,} devices in {seconds:.1f} s, {count / seconds:,.0f}/s"
-                      f" ({count / seconds / most:.3f} of a bare SQLite table's {most:,.0f}/s)", flush=True)
+                      f" ({count / seconds / most:.3f} of a bare SQLite table's {most:,.0f}/s); {memory(house.pid)}", flush=True)
             found = json.loads((home / "run.json").read_text())
             headers = {"authorization": f"Bearer {found['token']}"}
             with httpx.Client(base_url=f"http://127.0.0.1:{env['TULOU_HTTP_PORT']}/api/v1", headers=headers, timeout=60) as client:

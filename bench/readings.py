@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import random
+import resource
 import shutil
 import statistics
 import sys
@@ -22,15 +23,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from tulou.app import collect_rarely
+import httpx
+
+from tulou.access import Directory
+from tulou.access import directory as directory_module
+from tulou.access.directory import Thing
+from tulou.app import Front, collect_rarely
+from tulou.kernel.bus import free_port
+from tulou.kernel.house import House
+from tulou.kernel.http import cursor
 from tulou.kernel.readings import open_readings
 from tulou.kernel.readings.clickhouse import ClickHouseReadings
+from tulou.kernel.settings import Settings
 
 ENTITIES, PROPERTIES, STEP = 20_000, ("pm25", "pm10", "no2", "o3", "so2"), 300
 CHUNK = 10_000_000
 START = 1_788_220_800
 """2026-09-01T00:00:00Z in s; a reading of each property every five minutes."""
-GOALS = {"latest of 1,000 things": 10, "one thing's last day": 10, "a province's hours": 100}
+GOALS = {"latest of 1,000 things": 10, "one thing's last day": 10, "a province's hours": 100, "latest of one device": 50}
 
 
 async def load(readings: ClickHouseReadings, rows: int) -> float:
@@ -113,6 +123,65 @@ async def queries(readings: ClickHouseReadings, rows: int, runs: int) -> list[di
     ]
 
 
+async def of_devices(count: int, runs: int) -> dict[str, Any]:
+    """Latest values of so many SYNTHETIC devices, made inside the engine, and of as many things in the directory, made in memory:
+    nothing of them is in SQL. Beside the `Readings` interface, pages of the list are asked as the console asks for them."""
+    directory_module.CHECK_EVERY = 10**9  # it would find that SQL has none of them
+    with tempfile.TemporaryDirectory(prefix="tulou-bench-") as name:
+        house = House(Settings(home=Path(name) / "home", http_port=free_port(), mqtt_port=0))
+        await house.start(("api",))
+        try:
+            readings, directory = house.readings, house.service(Directory)
+            assert isinstance(readings, ClickHouseReadings)
+            began = time.perf_counter()
+            for first in range(0, count, CHUNK // 10):
+                chunk = range(first, min(first + CHUNK // 10, count))
+                await readings._write(lambda client, chunk=chunk: client.command(f"""
+                    INSERT INTO latest (entity, property, org, type, ts, value, text, quality, origin)
+                    SELECT number + 1, p, concat('county', toString(number % 100)), 'StreetLight',
+                        fromUnixTimestamp64Micro(toInt64({START}) * 1000000 + cityHash64(number) % 86400000000, 'UTC'),
+                        cityHash64(number, p) % 10000 / 100, '', 0, 3
+                    FROM numbers({chunk.start}, {len(chunk)}) ARRAY JOIN ['powerConsumption', 'voltage'] AS p"""))
+                await directory.add([Thing(
+                    n + 1, f"urn:ngsi-ld:StreetLight:light-{n}", f"county{n % 100}", "StreetLight", f"合成路灯 {n:08}", True,
+                    118 + n % 1000 / 1000, 25 + n % 997 / 1000, True,
+                ) for n in chunk])
+            directory.heard(directory.no, time.time_ns() // 1000)
+            directory.stored[:] = directory.seen
+            load = time.perf_counter() - began
+            await settle(readings)
+            await readings.ensure_schema({})
+            collect_rarely()
+            pick = random.Random(1)
+            client = httpx.AsyncClient(transport=httpx.ASGITransport(app=Front(house)), base_url="http://house/api/v1",
+                                       timeout=60, headers={"authorization": f"Bearer {house.local_token}"})
+
+            async def latest(of: int) -> None:
+                found = await readings.latest(pick.sample(range(1, count + 1), of), orgs=None)
+                assert len(found) == of
+
+            async def page(**params: Any) -> None:
+                found = (await client.get("/things", params={"limit": 100, **params})).raise_for_status().json()
+                assert len(found["items"]) == params.get("limit", 100)
+                assert all(len(item["latest"]) == 2 for item in found["items"])
+
+            answers = [
+                await measure("latest of one device", lambda: latest(1), runs),
+                await measure("latest of 1,000 devices", lambda: latest(1000), runs),
+                await measure("a page of 100 things", page, runs),
+                await measure("a page somewhere", lambda: page(after=cursor([pick.randint(1, count // 2)])), runs),
+                await measure("a page of one organisation", lambda: page(org=f"county{pick.randint(0, 99)}"), runs),
+                await measure("a page of a type and state", lambda: page(type="StreetLight", state="ok"), runs),
+                await measure("how many there are, and one", lambda: page(limit=1, count=1), max(runs // 10, 10)),
+            ]
+            usage = await readings.disk_usage()
+            await client.aclose()
+        finally:
+            await house.stop()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"devices": count, "load_s": round(load, 1), "bytes": usage["latest"]["bytes"], "peak_gib": round(peak, 1), "queries": answers}
+
+
 async def main() -> None:
     """Load, let merges rest, ask, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -120,7 +189,14 @@ async def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="use this folder and leave it; a full one is not loaded again")
+    parser.add_argument("--devices", type=int, help="the latest values of so many devices instead, and lists of them")
     options = parser.parse_args()
+    if options.devices:
+        report = await of_devices(options.devices, options.runs)
+        print(f"{report['devices']:,} synthetic devices of two values; made in {report['load_s']} s; "
+              f"{report['bytes'] / 1e9:.2f} GB of latest values, {report['peak_gib']} GiB at most in memory")
+        show(report["queries"])
+        return
     folder = options.keep or Path(tempfile.mkdtemp(prefix="tulou-bench-"))
     readings = open_readings(f"chdb:///{folder.absolute()}/readings")
     assert isinstance(readings, ClickHouseReadings)
@@ -150,6 +226,11 @@ async def main() -> None:
         return
     print(f"{report['rows']:,} synthetic readings of {ENTITIES:,} things; loaded in {report['load_s']} s; "
           f"{size / 1e9:.2f} GB with roll-ups, {report['bytes_per_reading']} bytes a reading alone")
+    show(answers)
+
+
+def show(answers: list[dict[str, Any]]) -> None:
+    """A line for each question."""
     for answer in answers:
         goal = f"goal {answer['goal_ms']} ms" if answer["goal_ms"] else ""
         print(f"  {answer['query']:<55} p50 {answer['p50_ms']:>7} ms   p99 {answer['p99_ms']:>7} ms   {goal}")

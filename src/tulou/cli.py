@@ -15,7 +15,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from tulou.app import Running
 
 ERROR, UNREACHABLE = 1, 3
+Asked = tuple[str, str, dict[str, Any]]
+"""A request: method, path, and what httpx takes beside them."""
 
 
 class Session:
@@ -69,23 +72,32 @@ class Session:
         """The raw response."""
         return self.requests([(method, path, kwargs)])[0]
 
-    def requests(self, asked: Sequence[tuple[str, str, dict[str, Any]]]) -> list[httpx.Response]:
-        """The raw responses to several requests (method, path, arguments) that are under way together."""
+    def requests(self, asked: Sequence[Asked]) -> list[httpx.Response]:
+        """The raw responses to several requests that are under way together."""
+        return list(self.responses(asked, len(asked)))
+
+    def responses(self, asked: Iterable[Asked], together: int) -> Iterator[httpx.Response]:
+        """The raw responses to requests, in their order; so many are under way while the caller looks at one."""
         import httpx
 
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-
-        async def ask() -> list[httpx.Response]:
-            client = await self._open()
-            return await asyncio.gather(*[client.request(method, path, **_given(more)) for method, path, more in asked])
-
+        waiting: deque[asyncio.Task[httpx.Response]] = deque()
         try:
-            return self._loop.run_until_complete(ask())
+            client = self._loop.run_until_complete(self._open())
+            for method, path, more in asked:
+                waiting.append(self._loop.create_task(client.request(method, path, **_given(more))))
+                if len(waiting) == together:
+                    yield self._loop.run_until_complete(waiting.popleft())
+            while waiting:
+                yield self._loop.run_until_complete(waiting.popleft())
         except httpx.TransportError as error:
             self.stop(f"联系不上运行中的土楼：{error}", f"the running house cannot be reached: {error}", UNREACHABLE)
         except TulouError as error:
             self.stop(error.zh, error.en)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     def running(self) -> dict[str, Any] | None:
         """The run file of a live house in this home, or None."""

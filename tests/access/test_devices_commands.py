@@ -89,8 +89,26 @@ async def test_an_import_of_many_writes_its_answers_to_a_file(tulou: Tulou, tmp_
     assert [int(one["line"]) for one in answers] == list(range(1, 5002))
     assert len({one["token"] for one in answers}) == 5001
     assert "atlantis" in answers[-1]["error"]
+    with out.open("a") as torn:
+        torn.write("5002,half a r")
     again = await tulou("device", "import", str(file), "--out", str(out), code=1)
     assert (again["created"], again["known"]) == (0, 5000)
+    with out.open() as lines:
+        both = list(csv.DictReader(lines))
+    assert both[:5001] == answers, "the tokens of the first run are kept"
+    assert [int(one["line"]) for one in both[5002:]] == list(range(1, 5002))
+
+
+async def test_what_was_answered_before_a_broken_line_is_told(tulou: Tulou, estate: Estate, lin: Any, tmp_path: Path) -> None:
+    file, out = tmp_path / "broken.jsonl", tmp_path / "out.csv"
+    rows = [json.dumps({"org": "fuzhou", "type": "Manhole", "name": "x", "id": f"broken-{n}"}) for n in range(1500)]
+    file.write_text("\n".join([*rows, "{", rows[0]]))
+    await tulou("device", "import", str(file), "--out", str(out), code=1)
+    with out.open() as lines:
+        tokens = {one["id"]: one["token"] for one in csv.DictReader(lines)}
+    made = (await lin.get("/devices", params={"q": "broken-", "count": 1})).json()["count"]
+    assert made == len(tokens) == 1024
+    assert all(tokens.values())
 
 
 async def test_readings_from_the_command_line(estate: Estate, lin: Any, tulou: Tulou, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from tulou.access import Directory, devices
+from tulou.access.directory import Thing, runs
 from tulou.access.models import alarms
 from tulou.context import entities
 from tulou.kernel.house import House
@@ -142,6 +143,29 @@ async def test_a_row_committed_out_of_order_finds_its_place(house: House) -> Non
     assert directory.no.tolist() == [3, 5]
 
 
+async def test_what_was_made_is_read_by_whom_it_passed_by(house: House) -> None:
+    def thing(no: int, device: bool = True) -> Thing:
+        return Thing(no, f"urn:x:{no}", "fuzhou", "Device", f"n {no}", True, 119.3, None, device)
+
+    assert runs([7, 3, 2, 9, 8, 1]) == "1-3 7-9"
+    directory = Directory(house)
+    await directory.reload()
+    await directory.add([thing(1), thing(2, device=False)])
+    version = directory.version
+    await directory.add([thing(3), thing(2)])  # in any order; 2 is known
+    assert (directory.no.tolist(), directory.device.tolist()) == ([1, 2, 3], [1, 0, 1])
+    assert directory.version > version
+    await directory.add([thing(6), thing(7)])  # 4 and 5 may be another process's: SQL is asked, which has none of them
+    assert directory.no.tolist() == [1, 2, 3]
+    directory.made("2-3 5-9")
+    assert not directory._dirty, "newer ones are read anyway"
+    await directory.add([thing(5), thing(4)])
+    assert (directory.no.tolist(), directory.ids[-1]) == ([1, 2, 3, 4, 5], "urn:x:5")
+    directory._drop([1])
+    directory.made("2-9")
+    assert directory._dirty == {2}
+
+
 async def test_what_was_seen_survives_a_reload(house: House) -> None:
     registry, directory = Registry(house, 3), Directory(house)
     for _ in range(20):
@@ -191,9 +215,10 @@ async def test_seen_is_kept_only_forwards(house: House) -> None:
     at = int(np.flatnonzero(directory.device)[0])
     no = int(directory.no[at])
     directory.heard(np.array([no], np.int64), 9_000_000)
-    await directory._keep({})
+    await directory._keep()
     await house.db.write(lambda c: c.execute(
         devices.update().where(devices.c.entity_no == no).values(seen_at=10_000_000)) and None)
-    await directory._keep({})
+    directory.heard(np.array([no], np.int64), 9_500_000)
+    await directory._keep()
     query = sa.select(devices.c.seen_at).where(devices.c.entity_no == no)
     assert await house.db.read(lambda c: c.execute(query).scalar_one()) == 10_000_000

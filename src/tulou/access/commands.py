@@ -12,9 +12,10 @@ import itertools
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 import click
@@ -29,7 +30,7 @@ IMPORTED = ("line", "id", "token", "created", "error")
 MOST_SHOWN = 10_000
 TOGETHER = 4
 """Requests of an import that are under way together."""
-LINES = 500
+LINES = 512
 
 
 def paged(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -302,7 +303,8 @@ def shadow(session: Any, device_id: str, changes: tuple[str, ...], version: int 
 @device.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, writable=True, path_type=Path),
-              help="逐行结果（含令牌）写入此 CSV；超过一万行时必需 / the answer to each line, with its token, as CSV; needed beyond 10,000 lines")
+              help="逐行结果（含令牌）写入此 CSV，已有则续写；超过一万行时必需 / "
+                   "the answer to each line, with its token, as CSV; one that is there is continued; needed beyond 10,000 lines")
 @click.pass_obj
 def import_devices(session: Any, file: Path, out: Path | None) -> None:
     """批量开通：CSV、Parquet（org,type,name,id,lon,lat,synthetic,protocol,identity,password）或 JSON 行；可重复执行。
@@ -313,45 +315,76 @@ def import_devices(session: Any, file: Path, out: Path | None) -> None:
     total, items = _items(file)
     kept: list[dict[str, Any]] = []
     counts = {"created": 0, "known": 0, "refused": 0}
+    parts: deque[tuple[int, int]] = deque()
+    broken: list[click.ClickException] = []
+
+    def asked() -> Iterator[tuple[str, str, dict[str, Any]]]:
+        sent = 0
+        while out or sent < MOST_SHOWN:
+            try:
+                part = list(itertools.islice(items, LINES))
+            except click.ClickException as error:
+                broken.append(error)  # after the answers to what was sent: a token is shown only once
+                return
+            if not part:
+                return
+            sent += len(part)
+            parts.append((part[-1][0], len(part)))
+            yield "POST", f"{API}/devices/bulk", {
+                "content": orjson.dumps({"items": [item for _, item in part]}), "headers": {"content-type": "application/json"},
+            }
+
     with contextlib.ExitStack() as stack:
-        target = stack.enter_context(out.open("w", newline="", encoding="utf-8")) if out else None
-        writer = csv.DictWriter(target, IMPORTED, extrasaction="ignore") if target else None
-        if writer:
-            writer.writeheader()
+        target = stack.enter_context(_continued(out)) if out else None
+        writer = csv.writer(target) if target else None
+        if writer and target and not target.tell():
+            writer.writerow(IMPORTED)
         bar = stack.enter_context(click.progressbar(
             length=total, label=session.text("开通设备", "devices"), file=sys.stderr, hidden=session.json, show_pos=False
         ))
-        line = place = 0
-        while group := list(itertools.islice(items, TOGETHER * LINES)):
-            parts = [group[start : start + LINES] for start in range(0, len(group), LINES)]
-            asked = [("POST", f"{API}/devices/bulk", {"json": {"items": [item for _, item in part]}}) for part in parts]
-            for part, response in zip(parts, session.requests(asked), strict=True):
-                if response.status_code >= 400:
-                    session.fail(response)
-                for answer in orjson.loads(response.content)["items"]:
-                    answer["line"] += line
-                    counts["refused" if "error" in answer else "created" if answer["created"] else "known"] += 1
-                    problem = answer.get("error")
-                    if problem and not session.json:
-                        answer["error"] = problem["detail_zh" if session.language == "zh" else "detail_en"]
-                    if writer:
-                        writer.writerow(answer)
-                    else:
-                        kept.append(answer)
-                line += len(part)
-            if target:  # a token is shown only once
+        line = done = 0
+        for response in session.responses(asked(), TOGETHER):
+            if response.status_code >= 400:
+                session.fail(response)
+            answers = orjson.loads(response.content)["items"]
+            for answer in answers:
+                answer["line"] += line
+                problem = answer.get("error")
+                counts["refused" if problem else "created" if answer["created"] else "known"] += 1
+                if problem and not session.json:
+                    answer["error"] = problem["detail_zh" if session.language == "zh" else "detail_en"]
+            if writer and target:
+                writer.writerows([answer.get(name, "") for name in IMPORTED] for answer in answers)
                 target.flush()
                 os.fsync(target.fileno())
-            elif len(kept) > MOST_SHOWN:
-                session.stop(f"已开通前 {len(kept)} 行；更多请用 --out", f"the first {len(kept)} lines are done; use --out for more")
-            bar.update(group[-1][0] - place)
-            place = group[-1][0]
+            else:
+                kept += answers
+            place, count = parts.popleft()
+            bar.update(place - done)
+            line, done = line + count, place
     if out:
         session.output({"lines": line, **counts, "out": str(out)})
     else:
         session.output(kept, IMPORTED)
+    if broken:
+        raise broken[0]
+    if next(items, None) is not None:
+        session.stop(f"已开通前 {line} 行；更多请用 --out", f"the first {line} lines are done; use --out for more")
     if counts["refused"]:
         sys.exit(1)
+
+
+def _continued(out: Path) -> TextIO:
+    """A file of answers, open at its end: the tokens of an earlier run are nowhere else. A row cut short gets its end."""
+    torn = False
+    if out.exists() and out.stat().st_size:
+        with out.open("rb") as earlier:
+            earlier.seek(-1, os.SEEK_END)
+            torn = earlier.read() != b"\n"
+    target = out.open("a", newline="", encoding="utf-8")
+    if torn:
+        target.write("\r\n")
+    return target
 
 
 def _items(file: Path) -> tuple[int, Iterator[tuple[int, dict[str, Any]]]]:

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -37,14 +37,21 @@ CHECK_EVERY = 30
 KEEP_EVERY = 30
 """Seconds between writes of what was seen, `KEEP_AT_ONCE` rows a transaction."""
 KEEP_AT_ONCE = 5000
+BLOCK = 65_536
+"""Rows of which a search makes its masks at a time."""
 OFFLINE_AFTER = 600
 """Seconds, for a type that no pack declares."""
+
+Some = slice | NDArray[np.intp]
+"""Rows, by a slice or their numbers."""
+ALL = slice(None)
 
 COLUMNS: tuple[tuple[str, Any, Any], ...] = (
     ("no", np.int64, 0), ("org", np.int32, 0), ("type", np.int32, 0), ("lon", np.float64, np.nan),
     ("lat", np.float64, np.nan), ("synthetic", np.uint8, 0), ("device", np.uint8, 0), ("seen", np.int64, 0), ("gone", np.int64, 0),
-    ("alarms", np.int32, 0),
+    ("stored", np.int64, 0), ("alarms", np.int32, 0),
 )
+"""`stored` is what SQL has of `seen`."""
 
 
 @dataclass(slots=True)
@@ -54,6 +61,31 @@ class Found:
     rows: list[int]
     more: bool
     count: int | None
+
+
+class Thing(NamedTuple):
+    """An entity that was just made, in one transaction with the device that speaks for it if one does (`device`)."""
+
+    no: int
+    id: str
+    org: str
+    type: str
+    name: str
+    synthetic: bool
+    lon: float | None
+    lat: float | None
+    device: bool
+
+
+def runs(nos: Iterable[int]) -> str:
+    """Numbers as a message of the bus: `first-last`, with spaces between."""
+    found: list[list[int]] = []
+    for no in sorted(nos):
+        if found and found[-1][1] == no - 1:
+            found[-1][1] = no
+        else:
+            found.append([no, no])
+    return " ".join(f"{first}-{last}" for first, last in found)
 
 
 class Directory:
@@ -68,6 +100,7 @@ class Directory:
     device: NDArray[np.uint8]
     seen: NDArray[np.int64]
     gone: NDArray[np.int64]
+    stored: NDArray[np.int64]
     alarms: NDArray[np.int32]
 
     def __init__(self, house: House) -> None:
@@ -134,6 +167,20 @@ class Directory:
         async with self._lock:
             await self._refresh(nos)
 
+    async def add(self, things: Sequence[Thing]) -> None:
+        """Take in entities that this process has just made, and that nobody has changed since. They are not read again, if none is
+        missing between the newest known and them."""
+        async with self._lock:
+            newest = int(self.no[-1]) if self.size else 0
+            new = sorted({thing for thing in things if thing.no > newest})
+            if new and new[-1].no != newest + len(new):
+                await self._refresh([thing.no for thing in things])
+            elif new:
+                start = self.size
+                self._append(new)
+                self.device[start:] = [thing.device for thing in new]
+                self.version += 1
+
     async def _refresh(self, nos: Collection[int]) -> None:
         wanted = sorted(set(nos))
         fresh: list[Any] = []
@@ -181,7 +228,7 @@ class Directory:
         self.lon[start:] = [np.nan if row.lon is None else row.lon for row in rows]
         self.lat[start:] = [np.nan if row.lat is None else row.lat for row in rows]
         self.synthetic[start:] = [row.synthetic for row in rows]
-        for column in (self.device, self.seen, self.gone, self.alarms):
+        for column in (self.device, self.seen, self.gone, self.stored, self.alarms):
             column[start:] = 0
 
     def _drop(self, rows: Sequence[int]) -> None:
@@ -219,6 +266,7 @@ class Directory:
         self.device[at] = 1
         times = np.array([t or 0 for t in has.values()], np.int64)[known]
         self.seen[at] = np.maximum(self.seen[at], times)
+        self.stored[at] = times
         at, known = self.rows(np.fromiter(open_alarms, np.int64, len(open_alarms)))
         self.alarms[at] = np.fromiter(open_alarms.values(), np.int64, len(open_alarms))[known]
 
@@ -246,6 +294,15 @@ class Directory:
             self._stale = True
         self._dirty.update(map(int, numbers))
 
+    def made(self, key: str) -> None:
+        """Note entities that were made somewhere (`runs`): `follow` reads them, but for one that was committed later than
+        a newer one."""
+        for part in key.split():
+            first, last = map(int, part.split("-"))
+            nos = np.arange(first, min(last, int(self.no[-1]) if self.size else 0) + 1)
+            at = np.searchsorted(self.no, nos)
+            self._dirty.update(nos[self.no[at] != nos].tolist())
+
     async def follow(self) -> None:
         """Keep up with SQL, for ever: what the bus named and what is new each half second."""
         last_check = last_reload = time.monotonic()
@@ -265,8 +322,8 @@ class Directory:
                     await self._refresh(dirty)
             if time.monotonic() - last_check > CHECK_EVERY:
                 last_check = time.monotonic()
-                count = sa.select(sa.func.count()).select_from(entities)
-                if await self.house.db.read(lambda c: c.execute(count).scalar_one()) != self.size:  # noqa: B023
+                size, newest = self.size, int(self.no[-1]) if self.size else 0
+                if await self.house.db.read(lambda c, n=newest: _count(c, n)) != size:  # type: ignore[misc]
                     self._stale = True
 
     async def watermarks(self) -> None:
@@ -279,20 +336,16 @@ class Directory:
 
     async def keep_seen(self) -> None:
         """Write the last signs of life to SQL each half minute, for ever: what a restart begins with."""
-        kept: dict[int, int] = {}
         try:
             while True:
                 await asyncio.sleep(KEEP_EVERY)
-                await self._keep(kept)
+                await self._keep()
         finally:
-            await self._keep(kept)
+            await self._keep()
 
-    async def _keep(self, kept: dict[int, int]) -> None:
-        spoke = np.flatnonzero((self.device > 0) & (self.seen > 0))
-        moved = [
-            {"no": no, "seen": at}
-            for no, at in zip(self.no[spoke].tolist(), self.seen[spoke].tolist(), strict=True) if kept.get(no) != at
-        ]
+    async def _keep(self) -> None:
+        moved = np.flatnonzero((self.device > 0) & (self.seen > self.stored))
+        nos, times = self.no[moved], self.seen[moved]
         seen = devices.c.seen_at
         statement = (
             devices.update()
@@ -300,9 +353,11 @@ class Directory:
             .values(seen_at=sa.bindparam("seen"))
         )
         for start in range(0, len(moved), KEEP_AT_ONCE):
-            part = moved[start : start + KEEP_AT_ONCE]
-            await self.house.db.write(lambda c, part=part: c.execute(statement, part) and None)  # type: ignore[misc]
-            kept.update((row["no"], row["seen"]) for row in part)
+            part = slice(start, start + KEEP_AT_ONCE)
+            rows = [{"no": no, "seen": at} for no, at in zip(nos[part].tolist(), times[part].tolist(), strict=True)]
+            await self.house.db.write(lambda c, rows=rows: c.execute(statement, rows) and None)  # type: ignore[misc]
+            at, known = self.rows(nos[part])
+            self.stored[at] = times[part][known]
 
     # -- signs of life
 
@@ -341,60 +396,72 @@ class Directory:
         at, _ = self.rows(np.array([no], np.int64))
         return int(at[0]) if len(at) else None
 
-    def states(self, now: int | None = None) -> NDArray[np.uint8]:
-        """The state of every row now (`presence.STATES`)."""
-        now = time.time_ns() // 1000 if now is None else now
-        return states(self.seen, now, self._offline_after[self.type], self.device, self.alarms, self.gone)
+    def states(self, rows: Some = ALL) -> NDArray[np.uint8]:
+        """The state of rows now (`presence.STATES`)."""
+        return states(
+            self.seen[rows], time.time_ns() // 1000, self._offline_after[self.type[rows]], self.device[rows], self.alarms[rows],
+            self.gone[rows],
+        )
 
     def offline_after(self) -> NDArray[np.int64]:
         """The timeout of every row, in seconds."""
         return self._offline_after[self.type]
 
-    def within(self, orgs: Orgs) -> NDArray[np.bool_]:
+    def within(self, orgs: Orgs, rows: Some = ALL) -> NDArray[np.bool_]:
         """Which rows belong to these organisations."""
+        own = self.org[rows]
         if orgs.all:
-            return np.ones(self.size, bool)
+            return np.ones(len(own), bool)
         table = np.array([name in orgs.ids for name in self.orgs] or [False], bool)
-        return table[self.org]
+        return table[own]
 
-    def of_types(self, names: Iterable[str]) -> NDArray[np.bool_]:
+    def of_types(self, names: Iterable[str], rows: Some = ALL) -> NDArray[np.bool_]:
         """Which rows are of these types."""
         wanted = set(names)
         table = np.array([name in wanted for name in self.types] or [False], bool)
-        return table[self.type]
+        return table[self.type[rows]]
 
     def search(
         self, orgs: Orgs, *, q: str = "", kind: str | None = None, state: int | None = None,
         synthetic: bool | None = None, nos: Sequence[int] | None = None, after: int = 0, limit: int = 50,
         count: bool = False,
     ) -> Found:
-        """Entities whose name or id contains `q` (any case), of `nos` if given, in the order of their numbers."""
-        mask = self.within(orgs)
+        """Entities whose name or id contains `q` (any case), of `nos` if given, in the order of their numbers. Without a count
+        it looks no further than the page."""
+        grouped = None
         if nos is not None:
-            mask &= np.isin(self.no, np.array(nos, np.int64))
-        if kind is not None:
-            mask &= self.of_types([kind])
-        if synthetic is not None:
-            mask &= self.synthetic == int(synthetic)
-        if state is not None:
-            mask &= self.states() == state
-        rows = np.flatnonzero(mask)
-        begin = int(np.searchsorted(self.no[rows], after, side="right"))
-        if not q:
-            page = rows[begin : begin + limit + 1].tolist()
-            return Found(page[:limit], len(page) > limit, len(rows) if count else None)
+            grouped = np.zeros(self.size, bool)
+            grouped[self.rows(np.array(nos, np.int64))[0]] = True
+
+        def chosen(rows: slice) -> NDArray[np.bool_]:
+            mask = self.within(orgs, rows)
+            if grouped is not None:
+                mask &= grouped[rows]
+            if kind is not None:
+                mask &= self.of_types([kind], rows)
+            if synthetic is not None:
+                mask &= self.synthetic[rows] == int(synthetic)
+            if state is not None:
+                mask &= self.states(rows) == state
+            return mask
+
         wanted, keys = q.lower(), self.keys
-        if count:
-            hits = [row for row in rows.tolist() if wanted in keys[row]]
-            first = int(np.searchsorted(self.no[np.array(hits, np.intp)], after, side="right")) if hits else 0
-            return Found(hits[first : first + limit], len(hits) > first + limit, len(hits))
-        page = []
-        for row in rows[begin:].tolist():
-            if wanted in keys[row]:
-                page.append(row)
-                if len(page) > limit:
-                    break
-        return Found(page[:limit], len(page) > limit, None)
+        begin, total = int(np.searchsorted(self.no, after, side="right")), 0
+        page: list[int] = []
+        for start in range(0 if count else begin, self.size, BLOCK):
+            mask = chosen(slice(start, start + BLOCK))
+            if count and not q:
+                total += int(np.count_nonzero(mask))
+                if len(page) > limit or start + BLOCK <= begin:
+                    continue
+            hits = (np.flatnonzero(mask) + start).tolist()
+            if q:
+                hits = [row for row in hits if wanted in keys[row]]
+                total += len(hits)
+            page += [row for row in hits if row >= begin][: limit + 1 - len(page)]
+            if len(page) > limit and not count:
+                break
+        return Found(page[:limit], len(page) > limit, total if count else None)
 
 
 def _entities(connection: sa.Connection, nos: Sequence[int] | None) -> Sequence[Any]:
@@ -405,6 +472,14 @@ def _entities(connection: sa.Connection, nos: Sequence[int] | None) -> Sequence[
     if nos is not None:
         query = query.where(entities.c.no.in_(nos))
     return connection.execute(query).all()
+
+
+def _count(connection: sa.Connection, no: int) -> int:
+    """How many entities there are up to a number."""
+    count = sa.select(sa.func.count()).select_from(entities)
+    everything: int = connection.execute(count).scalar_one()  # by the smallest index
+    later: int = connection.execute(count.where(entities.c.no > no)).scalar_one()
+    return everything - later
 
 
 def _newer(connection: sa.Connection, no: int) -> list[int]:

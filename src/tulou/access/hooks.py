@@ -179,6 +179,7 @@ async def started(house: House) -> None:
         return
     for what in ("things", "entities"):
         await house.bus.on_changed(what, directory.changed)
+    await house.bus.on_changed("made", directory.made)
     if "rules" in house.roles:
         await house.bus.on_changed("rules", house.service(Engine).changed)
     if "api" in house.roles:

@@ -7,18 +7,19 @@ is shown once, by the operation that made it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
 import sqlalchemy as sa
 
-from tulou.access.directory import Directory
+from tulou.access.directory import Directory, Thing, runs
 from tulou.access.groups.tables import members
 from tulou.access.models import (
     ACTIVE,
@@ -43,7 +44,7 @@ from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import checked, page
 from tulou.kernel.organisations import Organisations, passwords
 from tulou.kernel.policy import Actor, operation, system
-from tulou.kernel.sql import utcnow, within
+from tulou.kernel.sql import insert_rows, utcnow, within
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -54,7 +55,7 @@ ALPHABET = (string.ascii_letters + string.digits).encode()
 _SIGNS, _NO_SIGNS = ALPHABET * 4 + bytes(8), bytes(range(248, 256))
 READ, CREATE, WRITE, DELETE = (f"access.device.{verb}" for verb in ("read", "create", "write", "delete"))
 ORPHANED = system("access.removal")
-TOGETHER = 250
+TOGETHER = 512
 """Lines of a bulk request that share a transaction."""
 
 
@@ -107,6 +108,28 @@ def identity_taken(spoken: Identity) -> Conflict:
     )
 
 
+def _known(
+    connection: sa.Connection, ids: Collection[str], news: Sequence[NewDevice]
+) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], int]]:
+    """The devices of these ids that are there, and for whom the identities of `news` speak already."""
+    identities = [new.identity for new in news if new.identity]
+    spoken = sa.select(device_identities).where(device_identities.c.identity.in_(identities))
+    return (
+        {row.id: device_document(row) for row in connection.execute(sa.select(devices).where(devices.c.id.in_(ids)))},
+        {(row.protocol, row.identity): row.entity_no for row in connection.execute(spoken)} if identities else {},
+    )
+
+
+def _again(new: NewDevice, old: dict[str, Any], owners: Mapping[tuple[str, str], int]) -> dict[str, Any] | TulouError:
+    """The answer for a device that is there already."""
+    if old["type"] != new.type or old["synthetic"] != new.synthetic:
+        return other_kind(new)
+    owner = owners.get((new.protocol or "", new.identity or ""))
+    if new.identity and owner != old["no"]:
+        return other_identity(new) if owner is None else identity_taken(Identity(protocol=new.protocol or "", identity=new.identity))
+    return {**old, "created": False}
+
+
 class Devices:
     """The operations on devices."""
 
@@ -132,7 +155,7 @@ class Devices:
 
     async def make(self, actor: Actor, new: NewDevice) -> dict[str, Any]:
         """As `create`, for who has the right."""
-        device = (await self._create(actor, [self._checked(new)]))[0]
+        (device,), _ = await self._create(actor, [self._checked(new)])
         if isinstance(device, TulouError):
             raise device
         if device["created"]:
@@ -147,11 +170,7 @@ class Devices:
                 wanted.append(self._checked(new))
             except TulouError as error:
                 wanted.append(error)
-        answers = await self._create_sound(actor, wanted)
-        fresh: list[int] = [answer["no"] for answer in answers if isinstance(answer, dict) and answer["created"]]
-        if fresh:
-            await self.changed(fresh)
-        return answers
+        return await self._create_sound(actor, wanted)
 
     @operation(CREATE)
     async def create_many(self, actor: Actor, bulk: Bulk) -> list[dict[str, Any]]:
@@ -172,14 +191,10 @@ class Devices:
                 except TulouError as error:
                     part.append(error)
             answers += await self._create_sound(actor, part)
-        lines = [
+        return [
             {"line": line, "error": answer.problem()} if isinstance(answer, TulouError) else {"line": line, **answer}
             for line, answer in enumerate(answers, 1)
         ]
-        fresh: list[int] = [answer["no"] for answer in answers if isinstance(answer, dict) and answer["created"]]
-        if fresh:
-            await self.changed(fresh)
-        return lines
 
     def _checked(self, new: NewDevice) -> NewDevice:
         """The same with its key settled. Raises `Invalid` for an organisation or a type that there is not."""
@@ -198,6 +213,8 @@ class Devices:
                 field=missing, rule="protocol and identity",
             )
         identity = None if spoken is None else self._canonical(spoken).identity
+        if (key, identity) == (new.id, new.identity):
+            return new
         return new.model_copy(update={"id": key, "identity": identity})
 
     def _canonical(self, spoken: Identity) -> Identity:
@@ -225,106 +242,100 @@ class Devices:
         return await passwords.hashed(spoken.password)
 
     async def _create_sound(self, actor: Actor, wanted: Sequence[NewDevice | TulouError]) -> list[dict[str, Any] | TulouError]:
-        """Make those that are no errors; the errors keep their places."""
-        made = iter(await self._create(actor, [new for new in wanted if isinstance(new, NewDevice)]))
-        return [new if isinstance(new, TulouError) else next(made) for new in wanted]
+        """Make those that are no errors, and tell of them; the errors keep their places."""
+        made, things = await self._create(actor, [new for new in wanted if isinstance(new, NewDevice)])
+        await self._made([answer["no"] for answer in made if isinstance(answer, dict) and answer["created"]], things)
+        answers = iter(made)
+        return [new if isinstance(new, TulouError) else next(answers) for new in wanted]
 
-    async def _create(self, actor: Actor, news: list[NewDevice]) -> list[dict[str, Any] | TulouError]:
-        """Make what is missing of these devices; a document or an error for each."""
-        if not news:
-            return []
-        ids = [new.device_id for new in news]
-        there = sa.select(devices).where(devices.c.id.in_(ids))
-        found = {row.id: row for row in await self.db.read(lambda c: c.execute(there).all())}
-        # The entity first: a device without entity could not speak, an entity without device is merely silent.
-        missing = [new for new in news if new.device_id not in found]
-        numbers = dict(zip(
-            (new.device_id for new in missing),
-            await self.context.ensure_entities([
-                NewEntity(new.org, new.type, new.entity_id, new.name, new.lon, new.lat, new.synthetic) for new in missing
-            ]), strict=True,
-        ))
-        tokens = dict(zip(numbers, new_tokens(len(numbers)), strict=True))
-        hashes = {new.device_id: await self._secret(new.spoken) for new in missing}
+    async def _create(self, actor: Actor, news: list[NewDevice]) -> tuple[list[dict[str, Any] | TulouError], list[Thing]]:
+        """Make what is missing of these devices, with their entities in one transaction; a document or an error for each, and
+        the entities that are new."""
+        found, owners = await self.db.read(lambda c: _known(c, {new.device_id for new in news}, news)) if news else ({}, {})
+        missing: dict[str, NewDevice] = {}
+        for new in news:
+            if new.device_id not in found:
+                missing.setdefault(new.device_id, new)
+        if not missing:
+            return [_again(new, found[new.device_id], owners) for new in news], []
+        ensure = self.context.ensuring([
+            NewEntity(new.org, new.type, new.entity_id, new.name, new.lon, new.lat, new.synthetic) for new in missing.values()
+        ])
+        tokens = dict(zip(missing, new_tokens(len(missing)), strict=True))
+        secret = [key for key, new in missing.items() if new.password]
+        hashes = dict(zip(secret, await asyncio.gather(*[self._secret(missing[key].spoken) for key in secret]), strict=True))
         now = utcnow()
-        statuses = {org: self._status(org) for org in {new.org for new in news}}
+        statuses = {org: self._status(org) for org in {new.org for new in missing.values()}}
+        columns = {key: {
+            "entity_no": 0, "id": key, "org": new.org, "entity_id": new.entity_id, "type": new.type, "name": new.name,
+            "origin": SYNTHETIC if new.synthetic else MEASURED, "token_hash": token_hash(tokens[key]),
+            "token_prefix": tokens[key][:6], "status": statuses[new.org], "created_at": now, "created_by": actor.id, "rotated_at": None,
+        } for key, new in missing.items()}
+        documents = {key: device_document(SimpleNamespace(**values)) for key, values in columns.items()}
 
-        def write(connection: sa.Connection) -> list[dict[str, Any] | TulouError]:
-            nos = [no for no in numbers.values() if isinstance(no, int)]
-            kinds = sa.select(entities.c.no, entities.c.type, entities.c.synthetic).where(entities.c.no.in_(nos))
-            entity = {row.no: row for row in connection.execute(kinds)}
-            taken = sa.select(devices).where(sa.or_(devices.c.id.in_(ids), devices.c.entity_no.in_(nos)))
-            known: dict[str, Any] = {}
-            speaks: dict[int, str] = {}
-            for row in connection.execute(taken):
-                known[row.id] = device_document(row)
-                speaks[row.entity_no] = row.id
-            wanted = [new.identity for new in news if new.identity]
-            identities = {
-                (row.protocol, row.identity): row.entity_no for row in connection.execute(
-                    sa.select(device_identities).where(device_identities.c.identity.in_(wanted))
-                )
-            } if wanted else {}
+        def write(connection: sa.Connection) -> tuple[list[dict[str, Any] | TulouError], list[Thing]]:
+            meanwhile, identities = _known(connection, missing, news)
+            known = found | meanwhile
+            ensured, made = ensure(connection)
+            numbers = dict(zip(missing, ensured, strict=True))
+            fresh: dict[int, NewDevice] = {}
+            for new, no in zip(missing.values(), ensured, strict=True):
+                if no in made:
+                    fresh.setdefault(no, new)
+            kinds = {no: (new.type, new.synthetic) for no, new in fresh.items()}
+            old = [no for no in ensured if isinstance(no, int) and no not in made]
+            speaks: set[int] = set()
+            if old:
+                there = sa.select(entities.c.no, entities.c.type, entities.c.synthetic).where(entities.c.no.in_(old))
+                kinds.update((row.no, (row.type, bool(row.synthetic))) for row in connection.execute(there))
+                speaking = sa.select(devices.c.entity_no).where(devices.c.entity_no.in_(old))
+                speaks.update(connection.execute(speaking).scalars())
             room = self.quotas.room(connection)
             answers: list[dict[str, Any] | TulouError] = []
             rows: list[dict[str, Any]] = []
             spoken: list[dict[str, Any]] = []
             for new in news:
-                old = known.get(new.device_id)
-                owner = identities.get((new.protocol or "", new.identity or ""))
-                if old is not None:
-                    if old["type"] != new.type or old["synthetic"] != new.synthetic:
-                        answers.append(other_kind(new))
-                    elif new.identity and owner != old["no"]:
-                        answers.append(identity_taken(Identity(protocol=new.protocol or "", identity=new.identity))
-                                       if owner is not None else other_identity(new))
-                    else:
-                        answers.append({**old, "created": False})
+                device_id = new.device_id
+                if device_id in known:
+                    answers.append(_again(new, known[device_id], identities))
                     continue
-                if owner is not None:
-                    answers.append(identity_taken(Identity(protocol=new.protocol or "", identity=new.identity or "")))
+                if new.identity and (new.protocol, new.identity) in identities:
+                    answers.append(identity_taken(Identity(protocol=new.protocol or "", identity=new.identity)))
                     continue
-                no = numbers.get(new.device_id, no_such_device(new.device_id))  # none: deleted just now
+                no = numbers[device_id]
                 if isinstance(no, TulouError):
                     answers.append(no)
                     continue
-                if no in speaks or no not in entity or (
-                    (entity[no].type, bool(entity[no].synthetic)) != (new.type, new.synthetic)
-                ):
+                if no in speaks or kinds.get(no) != (new.type, new.synthetic):
                     answers.append(other_kind(new))
                     continue
                 full = room(new.org)
                 if full is not None:
                     answers.append(full)
                     continue
-                token = tokens[new.device_id]
-                values = {
-                    "entity_no": no, "id": new.device_id, "org": new.org, "entity_id": new.entity_id,
-                    "type": new.type, "name": new.name, "origin": SYNTHETIC if new.synthetic else MEASURED,
-                    "token_hash": token_hash(token), "token_prefix": token[:6], "status": statuses[new.org],
-                    "created_at": now, "created_by": actor.id, "rotated_at": None,
-                }
-                rows.append(values)
+                rows.append({**columns[device_id], "entity_no": no})
                 if new.protocol and new.identity:
                     identities[new.protocol, new.identity] = no
                     spoken.append({
                         "protocol": new.protocol, "identity": new.identity, "entity_no": no,
-                        "password_hash": hashes[new.device_id], "created_at": now, "created_by": actor.id,
+                        "password_hash": hashes.get(device_id, ""), "created_at": now, "created_by": actor.id,
                     })
-                speaks[no] = new.device_id
-                known[new.device_id] = device_document(SimpleNamespace(**values))
-                answers.append({**known[new.device_id], "created": True, "token": token})
-            if rows:
-                connection.execute(devices.insert(), rows)
-            if spoken:
-                connection.execute(device_identities.insert(), spoken)
+                speaks.add(no)
+                known[device_id] = {**documents[device_id], "no": no}
+                answers.append({**known[device_id], "created": True, "token": tokens[device_id]})
+            insert_rows(connection, devices, rows)
+            insert_rows(connection, device_identities, spoken)
             for org in dict.fromkeys(values["org"] for values in rows):
-                made = [values["id"] for values in rows if values["org"] == org]
-                subject = made[0] if len(made) == 1 else f"{len(made)} devices"
-                audit.record(connection, actor, CREATE, org, subject, {"devices": made})
-            return answers
+                ids = [values["id"] for values in rows if values["org"] == org]
+                audit.record(connection, actor, CREATE, org, ids[0] if len(ids) == 1 else f"{len(ids)} devices", {"devices": ids})
+            return answers, [
+                Thing(no, new.entity_id, new.org, new.type, new.name, new.synthetic, new.lon, new.lat, no in speaks)
+                for no, new in fresh.items()
+            ]
 
-        return await self.db.write(write)
+        made = await self.db.write(write)
+        self.context.touched(())
+        return made
 
     @operation(READ)
     async def find(
@@ -522,25 +533,32 @@ class Devices:
         await self.changed([row.entity_no], row.id, what, row.org)
         return changed
 
-    async def changed(self, nos: list[int], device_id: str = "", what: str = "created", org: str = "") -> None:
-        """Read these entities again, and tell other directories, gateways and the stream of events of the one device.
-
-        New devices of a bulk are in no gateway's cache and make no event each.
-        """
+    async def changed(self, nos: list[int], device_id: str, what: str, org: str) -> None:
+        """Read these entities again, and tell other directories, gateways and the stream of events of the device."""
         if self.directory.kept:
             await self.directory.refresh(nos)
         if not hasattr(self.house, "bus"):
             return
         try:
-            if device_id:
-                await self.house.bus.changed("devices", device_id)
-            for start in range(0, len(nos), 1000):
-                await self.house.bus.changed("things", " ".join(map(str, nos[start : start + 1000])))
-            if device_id:
-                await self.house.bus.event("device.changed", {"id": device_id, "org": org, "change": what})
+            await self.house.bus.changed("devices", device_id)
+            await self.house.bus.changed("things", " ".join(map(str, nos)))
+            await self.house.bus.event("device.changed", {"id": device_id, "org": org, "change": what})
         except (nats.errors.Error, TimeoutError, OSError) as error:
             # The change is committed, and the client's buffer delivers `changed` when the bus is back.
             log.warning("device %s was %s, but the bus is away: %r", device_id, what, error)
+
+    async def _made(self, nos: Sequence[int], things: Sequence[Thing]) -> None:
+        """Tell other directories of the new devices of a bulk, and of the new entities: no gateway knows them, and they make
+        no event each."""
+        new = [thing.no for thing in things]
+        old = sorted(set(nos).difference(new))
+        if self.directory.kept:
+            await self.directory.add(things)
+            await self.directory.refresh(old)
+        if new:
+            await self.house.changed("made", runs(new))
+        if old:
+            await self.house.changed("things", " ".join(map(str, old)))
 
     async def _row(self, device_id: str) -> Any:
         query = sa.select(devices).where(devices.c.id == device_id)

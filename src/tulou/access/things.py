@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from tulou.access.directory import Directory
 from tulou.access.groups.tables import members
@@ -146,20 +145,23 @@ class Things:
         directory = self.directory
         nos = [int(directory.no[row]) for row in found.rows]
         latest = await self.house.readings.latest(nos, orgs=orgs) if nos else {}
-        states = directory.states()
         answer: dict[str, Any] = {
-            "items": [item for no in nos if (item := self._item(no, latest.get(no, {}), states)) is not None],
+            "items": self._items(nos, latest),
             "next": cursor([nos[-1]]) if found.more else None,
         }
         if count:
             answer["count"] = found.count
         return answer
 
-    def _item(self, no: int, latest: dict[str, Value], states: NDArray[np.uint8]) -> dict[str, Any] | None:
+    def _items(self, nos: list[int], latest: dict[int, dict[str, Value]]) -> list[dict[str, Any]]:
+        """Things as lists show them, of those that are still there."""
+        rows, _ = self.directory.rows(np.array(nos, np.int64))
+        states = self.directory.states(rows)
+        return [self._item(row, state, latest) for row, state in zip(rows.tolist(), states.tolist(), strict=True)]
+
+    def _item(self, row: int, state: int, latest: dict[int, dict[str, Value]]) -> dict[str, Any]:
         directory = self.directory
-        row = directory.row(no)
-        if row is None:
-            return None
+        no = int(directory.no[row])
         kind, org = directory.types[directory.type[row]], directory.orgs[directory.org[row]]
         properties = self._properties(kind)
         known = self.house.service(Organisations).rows.get(org, {})
@@ -167,7 +169,7 @@ class Things:
         return {
             "no": no, "id": directory.ids[row], "name": directory.names[row], "type": kind, "org": org,
             "org_name": known.get("name_zh", org), "org_name_en": known.get("name_en", org),
-            "state": STATES[states[row]], "synthetic": bool(directory.synthetic[row]),
+            "state": STATES[state], "synthetic": bool(directory.synthetic[row]),
             "last_seen": instant(seen) if seen else None,
             "lon": None if np.isnan(lon) else lon, "lat": None if np.isnan(lon) else float(directory.lat[row]),
             "latest": {
@@ -175,7 +177,7 @@ class Things:
                     "value": value_of(properties.get(name), reading.value), "ts": instant(reading.ts),
                     "unit": unit_of(properties.get(name)), "quality": reading.quality,
                 }
-                for name, reading in sorted(latest.items())
+                for name, reading in sorted(latest.get(no, {}).items())
             },
         }
 
@@ -228,9 +230,10 @@ class Things:
         directory = self.directory
         kind, org = directory.types[directory.type[row]], directory.orgs[directory.org[row]]
         latest = await self.house.readings.latest([no], orgs=[org])
-        item = self._item(no, latest.get(no, {}), directory.states())
-        if item is None:
+        items = self._items([no], latest)
+        if not items:
             raise no_such_thing(no)
+        item = items[0]
         context = self.house.service(ContextService)
         entity = await context.retrieve(actor, item["id"], tenant=org)
         doc = forms.write(entity.document, context.names, forms.Form())
@@ -324,7 +327,7 @@ class Things:
         """
         orgs = self.policy.require_any(actor, READ)
         part = await self._static(orgs, types)
-        states = self.directory.states()[part.rows]
+        states = self.directory.states(part.rows)
         body = b'"state":' + orjson.dumps(states.tolist()) + b"}"
         crc = zlib.crc32(body, part.crc)
         etag = f'"{part.size + len(body):x}-{crc:08x}"'

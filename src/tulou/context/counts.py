@@ -19,10 +19,10 @@ import orjson
 import sqlalchemy as sa
 
 from tulou.context.selection import Selection, type_matches
-from tulou.context.store import CHUNK, Kind, Store, driver_of
+from tulou.context.store import CHUNK, Kind, Store
 from tulou.kernel.audit import LOCK
 from tulou.kernel.policy import Orgs
-from tulou.kernel.sql import Database
+from tulou.kernel.sql import Database, driver_of
 
 DESCRIBED = 50_000
 """Most documents that are read to say which attributes there are."""

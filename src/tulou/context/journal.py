@@ -23,6 +23,7 @@ from tulou.context import columns, forms
 from tulou.context.columns import dumped, micros
 from tulou.context.forms import Json
 from tulou.context.store import Row, Store
+from tulou.kernel.sql import insert_many
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -281,10 +282,7 @@ class Journal:
 
     def add(self, cursor: Any, entries: Sequence[Entry]) -> None:
         """Insert rows made by `entry` or `whole` (of changes, only while `notes`) or `provided`."""
-        if len(entries) == 1:
-            cursor.execute(self.store.sql(self._ADD), entries[0])
-        elif entries:
-            cursor.executemany(self.store.sql(self._ADD), entries)
+        insert_many(cursor, self._ADD, entries)
         if not self.store.postgres:
             if self._recent is None:
                 self._recent = cursor.execute("SELECT count(*) FROM history_recent").fetchone()[0]

@@ -39,14 +39,14 @@ from tulou.context.ordering import Ordering
 from tulou.context.paging import MAX_LIMIT, Cursor
 from tulou.context.query import Reach
 from tulou.context.selection import Selection
-from tulou.context.store import Row, driver_of
+from tulou.context.store import Row
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.value_indexes import ValueIndexes, chunks
 from tulou.context.watching import Changed
 from tulou.kernel.errors import Invalid, NotFound, TulouError
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import ROOT, Actor, Orgs, operation, system
-from tulou.kernel.sql import TooLong
+from tulou.kernel.sql import TooLong, driver_of
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -511,7 +511,7 @@ class ContextService:
         no = await self.db.write(write)
         if no is None:
             raise already_exists(document["id"])
-        self._announce([no])
+        self.touched([no])
         id: str = document["id"]
         return id
 
@@ -553,7 +553,7 @@ class ContextService:
         if isinstance(outcome, TulouError):
             raise outcome
         done, heavy, no = outcome
-        self._announce([no] if heavy else [])
+        self.touched([no] if heavy else [])
         return done
 
     def rewrite(
@@ -738,7 +738,7 @@ class ContextService:
             if page.rows:
                 changed, *heavy = await self.db.write(partial(strip, [row.id for row in page.rows]))
                 count += changed
-                self._announce(heavy)
+                self.touched(heavy)
             if page.next is None:
                 return count
             place = page.next
@@ -759,7 +759,7 @@ class ContextService:
         gone = await self.db.write(write)
         if not gone and len(ids) == 1:
             raise no_such_entity(ids[0])
-        self._announce([no for _, no in gone])
+        self.touched([no for _, no in gone])
         return [id for id, _ in gone]
 
     # ---- writing, in batches
@@ -874,7 +874,7 @@ class ContextService:
             return done
 
         created, updated, refused, touched = await self.db.write(write)
-        self._announce(touched)
+        self.touched(touched)
         return BatchResult(created, updated, errors + refused)
 
     def _write_batch(
@@ -1029,45 +1029,44 @@ class ContextService:
     async def ensure_entities(self, news: Sequence[NewEntity]) -> list[int | TulouError]:
         """The numbers of entities, made first where they are new, in one transaction; an error for one whose id or
         place is bad. For engines that have asked the policy themselves. Of one that exists nothing is changed."""
+        numbers, made = await self.db.write(self.ensuring(news))
+        self.touched(list(made))
+        return numbers
+
+    def ensuring(self, news: Sequence[NewEntity]) -> Callable[[sa.Connection], tuple[list[int | TulouError], set[int]]]:
+        """As `ensure_entities`, for a write of the engine's own: what to call there, which gives the numbers of all and
+        those of which were made. After the commit the engine calls `touched`, with those that it does not tell of itself."""
         now = now_us()
-        answers: list[int | TulouError] = [0] * len(news)
-        rows: dict[tuple[str, str], tuple[Json, tuple[Any, ...]]] = {}
+        refused: dict[int, TulouError] = {}
+        rows: dict[str, dict[str, tuple[Json, tuple[Any, ...]]]] = {}
         for at, new in enumerate(news):
+            own = rows.setdefault(new.org, {})
             try:
-                document = self._first_document(new)
-                rows.setdefault((new.org, new.id), (document, self._insertion(document, new.org, now)))
+                if new.id not in own:
+                    document = self._first_document(new)
+                    own[new.id] = document, self._insertion(document, new.org, now)
             except TulouError as error:
-                answers[at] = error
+                refused[at] = error
 
-        def write(connection: sa.Connection) -> tuple[dict[tuple[str, str], int], list[int]]:
+        def write(connection: sa.Connection) -> tuple[list[int | TulouError], set[int]]:
             cursor = self.store.cursor(connection)
-            numbers: dict[tuple[str, str], int] = {}
-            made: list[int] = []
-            for org in dict.fromkeys(org for org, _ in rows):
-                ids = [id for of, id in rows if of == org]
-                known = self.store.numbers(cursor, ids, org)
-                fresh = [id for id in ids if id not in known]
-                if fresh:
-                    self.store.insert(cursor, [rows[org, id][1] for id in fresh])
-                    self.subscriptions.queue(
-                        cursor, [Changed(org, rows[org, id][0], None, "entityCreated") for id in fresh], now
-                    )
-                    known |= self.store.numbers(cursor, fresh, org)
-                    if self.journal.notes:
-                        self.journal.add(cursor, [
-                            journal.whole(known[id], rows[org, id][1][2], now, rows[org, id][1][5]) for id in fresh
-                        ])
-                    made += [known[id] for id in fresh]
-                numbers.update(((org, id), no) for id, no in known.items())
-            return numbers, made
+            numbers: dict[str, dict[str, int]] = {}
+            made: set[int] = set()
+            for org, own in rows.items():
+                known = numbers[org] = self.store.numbers(cursor, list(own), org)
+                fresh = [id for id in own if id not in known]
+                if not fresh:
+                    continue
+                self.store.insert(cursor, [own[id][1] for id in fresh])
+                if self.subscriptions.watches(org):
+                    self.subscriptions.queue(cursor, [Changed(org, own[id][0], None, "entityCreated") for id in fresh], now)
+                known |= self.store.numbers(cursor, fresh, org)
+                if self.journal.notes:
+                    self.journal.add(cursor, [journal.whole(known[id], own[id][1][2], now, own[id][1][5], (now, now)) for id in fresh])
+                made.update(known[id] for id in fresh)
+            return [refused[at] if at in refused else numbers[new.org][new.id] for at, new in enumerate(news)], made
 
-        numbers, made = await self.db.write(write) if rows else ({}, [])
-        if made:
-            self._announce(made)
-        for at, new in enumerate(news):
-            if not isinstance(answers[at], TulouError):
-                answers[at] = numbers[new.org, new.id]
-        return answers
+        return write
 
     def _first_document(self, new: NewEntity) -> Json:
         document: Json = {
@@ -1215,7 +1214,7 @@ class ContextService:
 
     # ---- telling others
 
-    def _announce(self, numbers: Sequence[int]) -> None:
+    def touched(self, numbers: Sequence[int]) -> None:
         """Remember that these entities were made, renamed, moved or deleted; `announce` tells the other engines.
 
         The number 0 stands for more entities than are worth naming.

@@ -18,6 +18,7 @@ from tulou.context import forms
 from tulou.context.columns import dumped
 from tulou.context.forms import Json
 from tulou.context.query import regexp
+from tulou.kernel.sql import driver_of, insert_many
 
 CHUNK = 500
 
@@ -146,10 +147,12 @@ class Store:
     def numbers(self, cursor: Any, ids: Sequence[str], org: str) -> dict[str, int]:
         """Numbers of entities of one organisation by id."""
         found: dict[str, int] = {}
+        together = "json_object_agg" if self.postgres else "json_group_object"  # one row: see `insert_many`
         for at in range(0, len(ids), CHUNK):
             condition, parameters = self.among("e.id", ids[at : at + CHUNK])
-            sql = self.sql(f"SELECT e.id,e.no FROM entities e WHERE {condition} AND e.org=?")
-            found.update(cursor.execute(sql, (*parameters, org)).fetchall())
+            sql = self.sql(f"SELECT {together}(e.id,e.no) FROM entities e WHERE {condition} AND e.org=?")
+            (rows,) = cursor.execute(sql, (*parameters, org)).fetchone()
+            found |= rows or {} if self.postgres else orjson.loads(rows)
         return found
 
     def by_no(self, cursor: Any, numbers: Sequence[int], table: str = "entities") -> dict[int, Row]:
@@ -185,7 +188,7 @@ class Store:
         """Insert rows made by `insertion`."""
         rows = list(rows)
         self._note(Counter(Kind(*row[1:4]) for row in rows))
-        cursor.executemany(self.sql(self._INSERT), rows)
+        insert_many(cursor, self._INSERT, rows)
         transient = [row[:2] for row in rows if '"expiresAt"' in row[5]]
         if transient:
             cursor.executemany(self.sql(self._NOTE_NEW), transient)
@@ -245,11 +248,6 @@ class Store:
         cursor.executemany(self.sql("INSERT INTO removed_history (entity) VALUES (?) ON CONFLICT DO NOTHING"), gone)
         cursor.executemany(self.sql("DELETE FROM entities WHERE no=?"), gone)
         cursor.executemany(self.sql("INSERT INTO removed_entities (no) VALUES (?) ON CONFLICT DO NOTHING"), gone)
-
-
-def driver_of(connection: sa.Connection) -> Any:
-    """The driver's connection under an SQLAlchemy connection."""
-    return connection.connection.driver_connection
 
 
 def _regexp(pattern: str, text: object) -> int:

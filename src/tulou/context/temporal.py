@@ -40,9 +40,9 @@ from tulou.context.journal import Ends, Line, Point
 from tulou.context.paging import Cursor
 from tulou.context.selection import Selection
 from tulou.context.service import ContextService, no_such_attribute, no_such_entity, now_us
-from tulou.context.store import driver_of
 from tulou.kernel.errors import NotFound, TulouError
 from tulou.kernel.policy import Actor, Orgs, operation
+from tulou.kernel.sql import driver_of
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House

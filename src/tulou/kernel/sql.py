@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import itertools
 import queue
 import sqlite3
 import threading
@@ -41,6 +42,9 @@ metadata = sa.MetaData(
     }
 )
 
+STEP = 512
+"""Most rows that `insert_many` puts into one statement: a power of two, so that few statements are prepared."""
+
 Json = sa.JSON().with_variant(JSONB(), "postgresql")
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 """A 64-bit key that SQLite can auto-increment (only INTEGER PRIMARY KEY can)."""
@@ -49,6 +53,49 @@ BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def within(column: sa.ColumnElement[Any], orgs: Orgs) -> list[sa.ColumnElement[bool]]:
     """The condition that `column` is one of these organisations; none where no filter is needed."""
     return [] if orgs.all else [column.in_(sorted(orgs.ids))]
+
+
+def driver_of(connection: sa.Connection) -> Any:
+    """The driver's connection under an SQLAlchemy connection."""
+    return connection.connection.driver_connection
+
+
+def insert_many(cursor: Any, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run an INSERT that ends with `VALUES (?,...)` for every row, by a driver's cursor.
+
+    On SQLite with hundreds of rows a step: its driver gives up the interpreter lock at every step, and has to win it back.
+    """
+    if not isinstance(cursor, sqlite3.Cursor):
+        cursor.executemany(sql.replace("?", "%s"), rows)
+        return
+    head, values, marks = sql.rpartition("VALUES ")
+    at, step = 0, STEP
+    while at < len(rows):
+        while step > len(rows) - at:
+            step //= 2
+        cursor.execute(head + values + ",".join([marks] * step), tuple(itertools.chain(*rows[at : at + step])))
+        at += step
+
+
+def insert_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """`connection.execute(table.insert(), rows)`, of rows with the same names, by `insert_many`; nothing where there are none."""
+    dialect = connection.dialect
+    if not rows:
+        return
+    if dialect.name != "sqlite":
+        connection.execute(table.insert(), rows)
+        return
+    names = list(rows[0])
+    columns: list[list[Any]] = []
+    for name in names:
+        process = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
+        column = [row[name] for row in rows]
+        if process is not None:  # of few different objects: what is noted of a bulk is the same for all
+            bound = {id(value): process(value) for value in {id(value): value for value in column}.values()}
+            column = [bound[id(value)] for value in column]
+        columns.append(column)
+    sql = f"INSERT INTO {table.name} ({','.join(names)}) VALUES ({','.join('?' * len(names))})"
+    insert_many(driver_of(connection).cursor(), sql, list(zip(*columns, strict=True)))
 
 
 class UtcDateTime(sa.TypeDecorator[dt.datetime]):
