@@ -96,9 +96,7 @@ class Broker:
         self.applications: dict[bytes, Application] = {}
         self.house: Subscriptions[bytes, Session] = Subscriptions()
         """Subscriptions to telemetry of devices, of all topic spaces."""
-        self.things = Publishing(self, gateway.config.sensorthings, {
-            kind: {name: rule[0] for name, rule in model["properties"].items()} for kind, model in gateway.config.models.items()
-        })
+        self.things = Publishing(self, gateway.config.sensorthings, gateway.kinds)
         self.dirty: set[bytes] = set()
         """Sessions whose record may be written with the next second."""
         self.head = 0

@@ -582,15 +582,16 @@ def cancel_run(session: Any, number: int) -> None:
 @hookimpl
 def commands() -> Sequence[click.Command]:
     """`tulou device`, `readings`, `frames`, `rule`, `firmware`, `rollout`, `certificate`, `authority`, `provision`, `quota`, `group`, `card`,
-    `edges`, `lorawan`."""
+    `edges`, `lorawan`, `product`."""
     from tulou.access.certificates.commands import authority, certificate
     from tulou.access.edge.commands import edges
     from tulou.access.groups.commands import group
     from tulou.access.lorawan.commands import lorawan
     from tulou.access.ocpp.commands import card
     from tulou.access.ota.commands import firmware, rollout
+    from tulou.access.products.commands import product
     from tulou.access.provisioning.commands import provision
     from tulou.access.quotas.commands import quota
     from tulou.access.rules.commands import rule
 
-    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card, edges, lorawan]
+    return [device, readings, frames, rule, firmware, rollout, certificate, authority, provision, quota, group, card, edges, lorawan, product]

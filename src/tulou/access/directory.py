@@ -122,6 +122,7 @@ class Directory:
         self._stale = True
         self._lock = asyncio.Lock()
         self._allocate(0)
+        house.packs.followers.append(self._declared)
 
     def _allocate(self, capacity: int) -> None:
         self._capacity = capacity
@@ -282,10 +283,16 @@ class Directory:
         if code is None:
             code = self._type_codes[name] = len(self.types)
             self.types.append(name)
-            model = self.house.packs.models.get(name)
-            after = model.offline_after_s if model else OFFLINE_AFTER
-            self._offline_after = np.append(self._offline_after, np.int64(after))
+            self._offline_after = np.append(self._offline_after, self._after(name))
         return code
+
+    def _after(self, name: str) -> np.int64:
+        model = self.house.packs.models.get(name)
+        return np.int64(model.offline_after_s if model else OFFLINE_AFTER)
+
+    def _declared(self) -> None:
+        """Models changed, and with them when things are offline."""
+        self._offline_after = np.array([self._after(name) for name in self.types], np.int64)
 
     def changed(self, key: str) -> None:
         """Note entities to read again: their numbers, with spaces between them; everything if empty."""

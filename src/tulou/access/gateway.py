@@ -54,11 +54,12 @@ from tulou.access.mqtt_commands import MqttTarget
 from tulou.access.ota import door as ota
 from tulou.access.peer import AUTH, PRESSURE, Peer, press, write_answers
 from tulou.access.poll_door import PollDoor
+from tulou.access.products.kinds import PRODUCTS, kind_of, rules_of
 from tulou.access.protocols import ANSWERED, FieldCodec, load
 from tulou.access.provisioning import door as provision
 from tulou.access.provisioning.door import Applicant
 from tulou.access.quotas.meters import USED_UP, Meters
-from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, Rules
+from tulou.access.telemetry import ATTRIBUTES, TELEMETRY, UNKNOWN, Chunk, RuleBook, Rules
 from tulou.kernel.addresses import household
 from tulou.kernel.bus import Bus, end
 from tulou.kernel.sql import Database
@@ -88,7 +89,7 @@ ROOM = 60
 @dataclass(slots=True)
 class Config:
     """What a gateway needs; the house passes it as JSON. A port of 0 closes that listener, -1 takes any free one.
-    `models` is type -> {open, offline_after_s, properties: {name: [kind, min, max]}, lwm2m: {path: name}}; `fields` is field protocol ->
+    `models` is type -> what `products.kinds.kind_of` says of a pack's model; `fields` is field protocol ->
     {codec: its module, port, tls_port, udp_port}; `outbound` has the settings that judge addresses, without which nothing is polled.
     `coap_port` is UDP; `lwm2m` lets devices of LwM2M register there; `gb28181` has port, tls_port, server, realm and media.
     `opcua_home` is where the house's certificate for OPC UA is; without it no server is connected to. `tls_client`: "optional" or
@@ -130,14 +131,6 @@ class Config:
 
     def to_json(self) -> str:
         return json.dumps({f.name: getattr(self, f.name) for f in fields(self)})
-
-    def rules(self) -> dict[str, Rules]:
-        """The models as rules by type name."""
-        return {
-            name: Rules({prop: (kind, low, high) for prop, (kind, low, high) in model["properties"].items()},
-                        open=model["open"])
-            for name, model in self.models.items()
-        }
 
 
 class Door(Protocol):
@@ -658,7 +651,11 @@ class Gateway:
     ) -> None:
         """`db` is where identities of field protocols are looked up; it may be left out where there are none."""
         self.config, self.authenticator, self.bus, self.db = config, authenticator, bus, db
-        self.models = config.rules()
+        self.kinds = dict(config.models)
+        """What is known of each type (`products.kinds`): of packs, and of products as they are now."""
+        self.rules = RuleBook()
+        self.rules.take({kind: rules_of(model) for kind, model in self.kinds.items()})
+        self._declared = asyncio.Lock()
         self.throttle = Throttle()
         self.connections: set[Connection] = set()
         self.entities: dict[tuple[int, str], Connection] = {}
@@ -708,6 +705,9 @@ class Gateway:
         )
         await self.bus.on_changed("devices", self._changed)
         if self.db is not None:
+            await self.bus.on_changed("products", lambda _name: self._read_products())
+            await self.bus.nc.flush()
+            await self._read_products()
             await self._read_quotas()
             for what in ("quotas", "organisations"):
                 await self.bus.on_changed(what, lambda _org: self._read_quotas())
@@ -856,7 +856,9 @@ class Gateway:
         key = (identity.org, identity.type, identity.origin)
         found = self._classes.get(key)
         if found is None:
-            found = self._classes[key] = (key, self.models.get(identity.type, ANY))
+            found = self._classes[key] = (key, self.rules.of(identity.type))
+            if identity.type not in self.kinds and self.db is not None:  # perhaps declared a moment ago
+                self.spawn(self._read_products())
         return found
 
     # Called by the ingestor
@@ -897,6 +899,24 @@ class Gateway:
         if self.downlinks is not None:
             self.downlinks.changed(device_id)
 
+    async def _read_products(self) -> None:
+        """The types that organisations declare now."""
+        assert self.db is not None
+        async with self._declared:
+            try:
+                rows = await self.db.read(lambda c: c.execute(sa.text(PRODUCTS)).all())
+            except Exception as error:
+                log.warning("products cannot be read, those that were stay: %r", error)
+                return
+            packs = self.config.models
+            found = {row.name: kind_of(orjson.loads(row.model)) for row in rows if row.name not in packs}
+            if {**found, **packs} == self.kinds:
+                return
+            for kind in self.kinds.keys() - packs.keys() - found.keys():
+                del self.kinds[kind]
+            self.kinds.update(found)
+            self.rules.take({kind: rules_of(model) for kind, model in self.kinds.items()})
+
     async def _read_quotas(self) -> None:
         """How much organisations may send now."""
         assert self.db is not None
@@ -928,6 +948,7 @@ class Gateway:
                 if self.certificates is not None:
                     self.certificates.missed()
                 if self.db is not None:
+                    await self._read_products()
                     await self._read_quotas()
                 for door in self.doors:
                     door.forget()

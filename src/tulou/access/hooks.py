@@ -31,6 +31,8 @@ from tulou.access.opcua.service import OpcUaServers
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.ota.rollouts import Rollouts
 from tulou.access.polls import Polls
+from tulou.access.products.service import Products
+from tulou.access.products.tables import declared, every_product
 from tulou.access.provisioning.service import Provisioning
 from tulou.access.quotas import counting
 from tulou.access.quotas.service import Quotas
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from tulou.kernel.house import Check, House, Task
+    from tulou.kernel.packs import Model
 
 EVERYTHING = Orgs(True, frozenset())
 EDGES = """
@@ -60,6 +63,16 @@ when {
   context.active && context.kind == "device" && context.roles.contains("edge") && context.engine == "access" &&
   context.thing == "uplink" && context.verb == "write"
 };
+"""
+PRODUCTS = """
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "access" && context.thing == "product" &&
+  ["create", "write", "delete"].contains(context.verb) && context.roles.contains("steward")
+};
+forbid (principal, action, resource)
+when { context.engine == "access" && context.thing == "product" && context.verb != "read" }
+unless { context.kind == "system" || context.roles.containsAny(["platform_admin", "admin", "steward"]) };
 """
 
 
@@ -71,8 +84,8 @@ def migrations() -> Path:
 
 @hookimpl
 def policies() -> str:
-    """What an edge may: bring what its devices said."""
-    return EDGES
+    """What an edge may: bring what its devices said. Products are declared by stewards and administrators, not by operators."""
+    return EDGES + PRODUCTS
 
 
 @hookimpl
@@ -86,6 +99,12 @@ def protocols() -> Mapping[str, str]:
         "gb28181": "tulou.access.protocols.gb28181", "ocpp": "tulou.access.protocols.ocpp",
         "opcua": "tulou.access.opcua.kept", "lorawan": "tulou.access.lorawan.events",
     }
+
+
+@hookimpl
+def models(house: House) -> Mapping[str, tuple[str, Model]]:
+    """Products."""
+    return declared(house.db.read_now(lambda c: c.execute(every_product()).all()), house.packs)
 
 
 @hookimpl
@@ -127,7 +146,7 @@ def services(house: House) -> Sequence[object]:
         Engine(house, directory, alarms, rules), Channels(house, alarms.document), DeadLetters(house), Applications(house),
         sensorthings, SensorThingsAsked(house, sensorthings), Redecodes(house), Polls(house, devices),
         OpcUaServers(house, devices), NetworkServers(house), LoRaWanServers(house), Charging(house), firmwares, Rollouts(house, firmwares, shadows),
-        certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims, Edges(house, devices, calls, quotas),
+        Products(house, devices.codecs), certificates, Provisioning(house, devices, certificates), quotas, Groups(house), claims, Edges(house, devices, calls, quotas),
         Uplink(house, calls, shadows),
     ]
 
@@ -143,13 +162,14 @@ def routes(house: House) -> Sequence[BaseRoute]:
     from tulou.access.ocpp.routes import routes as ocpp_routes
     from tulou.access.opcua.routes import routes as opcua_routes
     from tulou.access.ota.routes import routes as ota_routes
+    from tulou.access.products.routes import routes as product_routes
     from tulou.access.provisioning.routes import routes as provisioning_routes
     from tulou.access.quotas.routes import routes as quota_routes
     from tulou.access.routes import routes as access_routes
     from tulou.access.sensorthings.routes import routes as sensorthings_routes
 
     found = (
-        certificate_routes, provisioning_routes, quota_routes, group_routes, ota_routes, access_routes, lwm2m_routes, ocpp_routes,
+        certificate_routes, provisioning_routes, product_routes, quota_routes, group_routes, ota_routes, access_routes, lwm2m_routes, ocpp_routes,
         opcua_routes, lorawan_routes, sensorthings_routes, edge_routes,
     )
     return [route for routes_of in found for route in routes_of(house)]
@@ -158,6 +178,8 @@ def routes(house: House) -> Sequence[BaseRoute]:
 @hookimpl
 async def started(house: House) -> None:
     """Read the directory, and listen for what makes it stale."""
+    if hasattr(house, "bus"):
+        await house.service(Products).open()
     if hasattr(house, "bus") and {"gateway", "api"} & set(house.roles):
         await house.service(Applications).open()
         await house.service(Commands).open()
@@ -210,6 +232,9 @@ def tasks(house: House) -> Sequence[Task]:
         Task("access.rollouts", "worker", house.service(Rollouts).run),
         Task("access.uplink", "worker", house.service(Uplink).run),
     ]
+    role = next((role for role in ("writer", "api") if role in house.roles), "")
+    if role:
+        found.append(Task("access.products", role, house.service(Products).retain))
     role = _mirrors(house)
     if role:
         directory = house.service(Directory)

@@ -29,7 +29,7 @@ from tulou.access.ingest import Ingestor, settle
 from tulou.access.ota.firmware import Firmwares
 from tulou.access.quotas.service import Quotas
 from tulou.access.shadow import Shadows
-from tulou.access.telemetry import ANY, ATTRIBUTES, TELEMETRY, Chunk, Refusal, Rules, decode
+from tulou.access.telemetry import ATTRIBUTES, TELEMETRY, Chunk, Refusal, RuleBook, decode
 from tulou.kernel.errors import Invalid, NotFound, Throttled, TulouError, Unauthenticated, Unavailable
 from tulou.kernel.http import API, body_bytes, defect_response, json_response, path_number, problem_response
 
@@ -56,7 +56,7 @@ class HttpDoor:
         self.certificates, self.quotas, self.claims = certificates, quotas, claims
         self.authenticator = SqlAuthenticator(house.db)
         self.throttle = Throttle()
-        self.rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
+        self.rules = RuleBook.of_packs(house.packs)
         self.ingestor: Ingestor | None = None
 
     async def open(self) -> None:
@@ -90,7 +90,7 @@ class HttpDoor:
         device = await self.identify(request)
         self.quotas.spend(device.org)
         payload = await body_bytes(request, self.house.settings.max_payload)
-        rules = self.rules.get(device.type, ANY)
+        rules = self.rules.get(device.type)
         chunk = Chunk(
             kind, device.entity, (device.org, device.type, device.origin), rules, [payload], self.ingestor.stamp(1)
         )

@@ -36,6 +36,7 @@ from tulou.access.models import (
     forget_devices,
     identity_document,
 )
+from tulou.access.products.offers import must_offer
 from tulou.access.protocols import Digested, load
 from tulou.access.quotas.service import Quotas
 from tulou.context import ContextService, NewEntity, entities
@@ -199,11 +200,7 @@ class Devices:
     def _checked(self, new: NewDevice) -> NewDevice:
         """The same with its key settled. Raises `Invalid` for an organisation or a type that there is not."""
         self.house.service(Organisations).must_have(new.org)
-        if new.type not in self.house.packs.models:
-            raise Invalid(
-                f"类型 {new.type} 不在任何包的模型中", f"type {new.type} is not a model of any pack",
-                field="type", value=new.type, rule="model of a pack",
-            )
+        must_offer(self.house, new.type, new.org)
         key = (new.id or "dev-" + secrets.token_hex(8)).removeprefix(f"{new.org}:")
         spoken = new.spoken
         if spoken is None and (new.protocol or new.identity or new.password):

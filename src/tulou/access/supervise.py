@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from tulou.access.gateway import Config
 from tulou.access.ocpp.schemas import missing
 from tulou.access.poll_door import METERS
+from tulou.access.products.kinds import kind_of
 from tulou.access.protocols import BroadcastCodec, FieldCodec, load
 from tulou.kernel.bus import Child
 from tulou.kernel.errors import Invalid, Unavailable
@@ -98,15 +99,7 @@ def gateway_config(house: House) -> Config:
         sql_url=settings.sql_url, max_packet=settings.max_payload, max_connections=settings.max_connections,
         max_connections_address=settings.max_connections_address, max_connections_device=settings.max_connections_device,
         anonymous=settings.mqtt_anonymous, longest_keep_alive=settings.mqtt_keep_alive,
-        models={
-            kind: {
-                "open": model.open,
-                "properties": {name: [p.kind, p.min, p.max] for name, p in model.properties.items()},
-                "offline_after_s": model.offline_after_s,
-                "lwm2m": {p.lwm2m: name for name, p in model.properties.items() if p.lwm2m},
-            }
-            for kind, model in house.packs.models.items()
-        },
+        models={kind: kind_of(model.model_dump(mode="json")) for kind, model in house.packs.own.items()},
         fields={
             protocol: {
                 "codec": spoken[protocol], **dict(zip(("port", "tls_port"), settings.fields.get(protocol, (0, 0)), strict=True)),

@@ -25,6 +25,7 @@ from tulou.access.batch import BAD, GOOD, BatchBuilder
 
 if TYPE_CHECKING:
     from tulou.access.protocols import Codec
+    from tulou.kernel.packs import Packs
 
 TELEMETRY, ATTRIBUTES, UNKNOWN = "telemetry", "attributes", "unknown"
 
@@ -53,7 +54,8 @@ class Refusal:
 
 
 class Property(Protocol):
-    """What a model says of a property: `kind` is number, boolean, string or json; the bounds are inclusive."""
+    """What a model says of a property: `kind` is number, boolean, string or json; the bounds are inclusive; `codes`, `scale` and
+    `offset` as `kernel.packs.Property` has them."""
 
     @property
     def kind(self) -> str: ...
@@ -61,10 +63,16 @@ class Property(Protocol):
     def min(self) -> float | None: ...
     @property
     def max(self) -> float | None: ...
+    @property
+    def codes(self) -> Mapping[str, str]: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def offset(self) -> float: ...
 
 
 class Model(Protocol):
-    """An entity type as a pack declares it; `open` models take properties they do not name."""
+    """An entity type as it is declared; `open` models take properties they do not name."""
 
     @property
     def open(self) -> bool: ...
@@ -76,25 +84,39 @@ UPDATES = ("fw_state", "fw_error", "current_fw_title", "current_fw_version")
 """What every device may say of its firmware, whatever its model."""
 
 
+Said = tuple[str, float, float]
+"""What a code of a protocol stands for: the property, the factor, the summand."""
+
+
 class Rules:
     """What readings of one entity type must keep to, with the shapes of objects already judged against it.
 
-    `properties` maps a name to (kind, min, max).
+    `properties` maps a name to (kind, min, max), `codes` a field protocol to what its codes stand for.
     """
 
-    __slots__ = ("open", "properties", "shapes")
+    __slots__ = ("codes", "open", "properties", "shapes")
 
     def __init__(
-        self, properties: Mapping[str, tuple[str, float | None, float | None]] | None = None, *, open: bool = True
+        self, properties: Mapping[str, tuple[str, float | None, float | None]] | None = None, *, open: bool = True,
+        codes: Mapping[str, Mapping[str, Said]] | None = None,
     ) -> None:
         self.properties = {**dict.fromkeys(UPDATES, ("", None, None)), **(properties or {})}
         self.open = open
+        self.codes = {protocol: Codes(said) for protocol, said in (codes or {}).items() if said}
         self.shapes: dict[tuple[str, ...], _Shape] = {}
+
+    def become(self, other: Rules) -> None:
+        """Say from now on what `other` says, to everyone who holds this object."""
+        self.properties, self.open, self.codes, self.shapes = other.properties, other.open, other.codes, {}
 
     @classmethod
     def of(cls, model: Model) -> Rules:
-        """The rules of a pack's model."""
-        return cls({name: (p.kind, p.min, p.max) for name, p in model.properties.items()}, open=model.open)
+        """The rules of a model."""
+        codes: dict[str, dict[str, Said]] = {}
+        for name, p in model.properties.items():
+            for protocol, code in p.codes.items():
+                codes.setdefault(protocol, {})[code] = name, p.scale, p.offset
+        return cls({name: (p.kind, p.min, p.max) for name, p in model.properties.items()}, open=model.open, codes=codes)
 
     def shape(self, names: tuple[str, ...]) -> _Shape:
         """The judgement on objects with exactly these names, in this order."""
@@ -106,8 +128,80 @@ class Rules:
         return shape
 
 
+class Codes:
+    """What the codes of one field protocol stand for, in one entity type."""
+
+    __slots__ = ("_names", "_said")
+
+    def __init__(self, said: Mapping[str, Said]) -> None:
+        self._said = dict(said)
+        self._names: dict[tuple[str, ...], tuple[tuple[str, ...], bool]] = {}
+
+    def names(self, codes: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+        """The properties that these codes stand for, one for each (others are named by themselves), and whether that is all:
+        no value is to be scaled, and no two are one property."""
+        found = self._names.get(codes)
+        if found is None:
+            if len(self._names) >= MAX_NAMES_CACHED:
+                self._names.clear()
+            said = [self._said.get(code, (code, 1.0, 0.0)) for code in codes]
+            names = tuple(name for name, _, _ in said)
+            found = names, len({*names}) == len(names) and all(of[1:] == (1.0, 0.0) for of in said)
+            self._names[codes] = found
+        return found
+
+    def read(self, values: Mapping[str, Any], worse: Mapping[str, int] | None) -> tuple[dict[str, Any], dict[str, int], list[str]]:
+        """Values and the quality of those that are not good, by property; and codes of which nothing is taken: they have the
+        name of a property that another code stands for here."""
+        taken: dict[str, Any] = {}
+        quality: dict[str, int] = {}
+        twice: list[str] = []
+        meant = {self._said[code][0] for code in values if code in self._said}
+        for code, value in values.items():
+            name, scale, offset = self._said.get(code, (code, 1.0, 0.0))
+            if code not in self._said and name in meant:
+                twice.append(code)
+                continue
+            taken[name] = value * scale + offset if (scale, offset) != (1.0, 0.0) and type(value) in _NUMBERS else value
+            if worse and code in worse:
+                quality[name] = worse[code]
+        return taken, quality, twice
+
+
 ANY = Rules()
-"""The rules of a type that no pack declares: everything that the payload convention allows."""
+"""The rules of a type that nobody declares: everything that the payload convention allows."""
+
+
+class RuleBook:
+    """The rules of every type. A type's rules stay one object while what they say changes, so who holds them follows."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, Rules] = {}
+
+    @classmethod
+    def of_packs(cls, packs: Packs) -> RuleBook:
+        """The rules of the house's models, which follow them."""
+        book = cls()
+
+        def follow() -> None:
+            book.take({name: Rules.of(model) for name, model in packs.models.items()})
+
+        follow()
+        packs.followers.append(follow)
+        return book
+
+    def get(self, kind: str) -> Rules:
+        """The rules for what comes now."""
+        return self._rules.get(kind, ANY)
+
+    def of(self, kind: str) -> Rules:
+        """The rules to hold for what is still to come, be it that the type is declared later."""
+        return self._rules.setdefault(kind, Rules())
+
+    def take(self, rules: Mapping[str, Rules]) -> None:
+        """These are the rules of the types that are declared, from now on."""
+        for kind in {*self._rules, *rules}:
+            self.of(kind).become(rules.get(kind, ANY))
 
 
 _NUMBERS = frozenset({int, float})
@@ -292,10 +386,17 @@ def _decode_frames(
                 same[2].append(ts)
                 same[3].append(worse)
             frame += 1
+    codes = one.rules.codes.get(codec.name)
     for names, (frames, docs, stamps, qualities) in alike.items():
-        row, count = len(builder.r_val), len(docs)
-        if not _store_columns(one.rules.shape(names), frames, docs, stamps, one):
+        row, count, known = len(builder.r_val), len(docs), names
+        if codes is not None:
+            known, plain = codes.names(names)
+            if not plain:
+                names, known = _renamed(codes, frames, docs, qualities, one)
+        if not _store_columns(one.rules.shape(known), frames, docs, stamps, one):
             for number, doc, ts, worse in zip(frames, docs, stamps, qualities, strict=True):
+                if codes is not None and names is not known:
+                    doc, worse, _ = codes.read(doc, worse)
                 one.store_values(number, doc, ts, "", worse)
             continue
         for at, worse in enumerate(qualities, row):
@@ -304,6 +405,18 @@ def _decode_frames(
                     if name in worse:
                         spot = at + column * count
                         builder.worse[spot] = max(worse[name], builder.worse.get(spot, GOOD))
+
+
+def _renamed(
+    codes: Codes, frames: Sequence[int], docs: list[Any], qualities: list[Any], one: _OneMessage
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Put properties in the place of codes in these messages, which have the same ones; their names, twice."""
+    for at, (frame, doc, worse) in enumerate(zip(frames, docs, qualities, strict=True)):
+        docs[at], qualities[at], twice = codes.read(doc, worse)
+        for code in twice:
+            one.refuse(frame, Refusal("code", "另有代码对应此属性", "another code stands for this property", code, _short(doc[code])))
+    names = tuple(docs[0])
+    return names, names
 
 
 def _untimely(ms: int, place: str) -> Refusal:

@@ -22,6 +22,7 @@ import orjson
 from tulou.access.directory import Directory
 from tulou.access.groups.tables import members
 from tulou.access.presence import STATES
+from tulou.access.products.offers import offered
 from tulou.access.service import Devices
 from tulou.context import ContextService, forms
 from tulou.kernel.errors import Invalid, NotFound
@@ -187,15 +188,14 @@ class Things:
 
     @operation(READ)
     async def models(self, actor: Actor) -> list[dict[str, Any]]:
-        """The entity types that packs declare."""
-        self.policy.require_any(actor, READ)
-        packs = self.house.packs
-        return [self._model(name, model) for name, model in sorted(packs.models.items())]
+        """The entity types that packs declare, and the products that the actor's organisations have."""
+        orgs = self.policy.require_any(actor, READ)
+        return [self._model(name, model) for name, model in sorted(offered(self.house, orgs).items())]
 
     def _model(self, name: str, model: Model) -> dict[str, Any]:
         return {
             "type": name, "label_zh": model.label.zh, "label_en": model.label.en, "icon": model.icon or None,
-            "pack": self.house.packs.pack_of[name], "open": model.open, "offline_after_s": model.offline_after_s,
+            "pack": self.house.packs.pack_of[name], "org": self.house.packs.org_of.get(name), "open": model.open, "offline_after_s": model.offline_after_s,
             "properties": [
                 {
                     "name": key, "kind": prop.kind, "unit": unit_of(prop), "unit_code": prop.unit or None,
@@ -239,7 +239,8 @@ class Things:
         doc = forms.write(entity.document, context.names, forms.Form())
         model = self.house.packs.models.get(kind)
         device = await self.devices.of_entity(actor, no)
-        return {**item, "doc": doc, "device": device, "model": self._model(kind, model) if model else None}
+        known = device is not None or kind in offered(self.house, self.policy.visible(actor, READ))
+        return {**item, "doc": doc, "device": device, "model": self._model(kind, model) if model and known else None}
 
     @operation(READ)
     async def series(

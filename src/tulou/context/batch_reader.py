@@ -88,7 +88,7 @@ class BatchReader:
         self._process: asyncio.subprocess.Process | None = None
         self._wanted = asyncio.Event()
         self._waiting: deque[asyncio.Future[bytes]] = deque()
-        self._terms: dict[int, tuple[Context, bytes]] = {}
+        self._terms: dict[int, tuple[dict[str, str], bytes]] = {}
 
     async def read(
         self, body: bytes, context: Context, names: Context, org: str, now: int
@@ -112,11 +112,12 @@ class BatchReader:
         """The terms of a context as JSON, empty for the core context."""
         if context is CORE:
             return b""
-        known = self._terms.get(id(context))
+        terms = context.terms
+        known = self._terms.get(id(terms))
         if known is None:
             if len(self._terms) >= CONTEXTS:
                 self._terms.clear()
-            known = self._terms[id(context)] = (context, orjson.dumps(context.terms))
+            known = self._terms[id(terms)] = (terms, orjson.dumps(terms))
         return known[1]
 
     async def run(self, _house: House) -> None:

@@ -111,6 +111,18 @@ async def started(house: House) -> None:
     await watches.reload()
     indexes = house.service(ContextService).indexes
     await indexes.reload()
+    contexts = house.service(ContextService).contexts
+    known = contexts.version
+
+    async def renamed() -> None:
+        """What was compiled with the house's names, where they changed with its models."""
+        nonlocal known
+        if known != contexts.version:
+            known = contexts.version
+            for compiled in (subscriptions, registrations, watches):
+                await compiled.reload()
+
+    house.packs.followers.append(renamed)
     if hasattr(house, "bus"):
         await house.bus.on_changed("ld_contexts", lambda _key: stored.reload())
         await house.bus.on_changed("subscriptions", lambda _key: subscriptions.reload())

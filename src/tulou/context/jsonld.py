@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -40,6 +40,11 @@ _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f" + "".join(map(chr, ran
                    + "".join(map(chr, range(0xE0100, 0xE01F0))))
 """Letters and marks that are drawn as nothing: two ids that look the same must be the same."""
 
+RESERVED = frozenset({
+    "id", "type", "scope", "name", "location", "observationSpace", "operationSpace", "createdAt", "modifiedAt", "deletedAt", "expiresAt",
+})
+"""What a property cannot be called: entities have it, or something else is meant by it."""
+
 MAX_TERMS = 20_000
 MAX_DEPTH = 8
 MAX_MEMO = 20_000
@@ -59,6 +64,10 @@ class Context:
     __slots__ = ("_expanded", "_inverse", "_prefixes", "identity", "seen", "shown_already", "terms")
 
     def __init__(self, terms: Mapping[str, str]) -> None:
+        self.become(terms)
+
+    def become(self, terms: Mapping[str, str]) -> None:
+        """Have these terms from now on, for everyone who holds this object."""
         self.terms = dict(terms)
         self._inverse: dict[str, str] = {}
         for term, iri in self.terms.items():
@@ -329,31 +338,78 @@ def compile_terms(terms: Mapping[str, str]) -> Context:
     return context
 
 
-def house_document(models: Mapping[str, Model]) -> dict[str, Any]:
-    """The context of the house's pack models, served at `/ngsi-ld/contexts/tulou.jsonld`.
-
-    A model, property or relationship without an IRI of its own is a name of the default vocabulary. Raises
-    `BadRequestData` when two models give one name two IRIs: a flat context cannot hold both.
-    """
+def terms_of(models: Mapping[str, Model]) -> dict[str, str]:
+    """The names of models with their IRIs: types, properties, relationships. One without an IRI of its own is a name of the
+    default vocabulary. Raises `BadRequestData` when two models give one name two IRIs: a flat context cannot hold both."""
     terms: dict[str, str] = {}
-
-    def add(term: str, iri: str, where: str) -> None:
-        iri = iri or DEFAULT_VOCAB + term
-        if term in CORE_TERMS:
-            return
-        if terms.setdefault(term, iri) != iri:
-            raise bad(
-                f"{where}：名称 {term} 已另有 IRI {terms[term]}", f"{where}: {term} already has the IRI {terms[term]}",
-                field=where, value=iri, rule="one name, one IRI",
-            )
-
     for name, model in models.items():
-        add(name, model.iri, name)
-        for key, prop in model.properties.items():
-            add(key, prop.iri, f"{name}.{key}")
-        for key in model.relationships:
-            add(key, "", f"{name}.{key}")
-    return {"@context": [dict(sorted(terms.items())), CORE_URL]}
+        for term, (iri, where) in _named(name, model).items():
+            iri = iri or DEFAULT_VOCAB + term
+            if terms.setdefault(term, iri) != iri:
+                raise two_iris(term, where, iri, terms[term])
+    return terms
+
+
+def two_iris(term: str, where: str, iri: str, known: str) -> BadRequestData:
+    """The error for a name that has another IRI; `where` is the place that gives it `iri`."""
+    return bad(
+        f"{where}：名称 {term} 已另有 IRI {known}", f"{where}: {term} already has the IRI {known}", field=where, value=iri,
+        rule="one name, one IRI",
+    )
+
+
+def _named(name: str, model: Model) -> dict[str, tuple[str, str]]:
+    """Term -> (its IRI, or empty; the place that says so), but for terms of the core context."""
+    found = {name: (model.iri, name)}
+    for key, prop in model.properties.items():
+        found.setdefault(key, (prop.iri, f"{name}.{key}"))
+    for key in model.relationships:
+        found.setdefault(key, ("", f"{name}.{key}"))
+    return {term: of for term, of in found.items() if term not in CORE_TERMS}
+
+
+def fitted(name: str, model: Model, terms: Mapping[str, str]) -> Model:
+    """The model with the IRIs that its names have in `terms`."""
+    def known(term: str, own: str) -> str:
+        iri = terms.get(term)
+        return own if iri is None else "" if iri == DEFAULT_VOCAB + term else iri
+
+    properties = {key: prop.model_copy(update={"iri": known(key, prop.iri)}) for key, prop in model.properties.items()}
+    return model.model_copy(update={"iri": known(name, model.iri), "properties": properties})
+
+
+def fresh_iris(name: str, model: Model, terms: Mapping[str, str]) -> list[str]:
+    """Where the model gives a name an IRI that it has not in `terms`. Raises `BadRequestData` for a name that an entity has
+    itself, for what is no IRI, and for a name that has another one there."""
+    for key in (*model.properties, *model.relationships):
+        if key in RESERVED:
+            raise bad(
+                f"名称 {key} 是实体自己的成员", f"{key} is a member that every entity has", field=f"{name}.{key}", value=key,
+                rule="not " + " | ".join(sorted(RESERVED)),
+            )
+    fresh = []
+    for term, (iri, where) in _named(name, model).items():
+        if not iri:
+            continue
+        if not is_iri(iri):
+            raise bad(f"{where}：{iri[:100]} 不是 IRI", f"{where}: {iri[:100]} is no IRI", field=where, value=iri, rule="RFC 3987")
+        if terms.get(term, iri) != iri:
+            raise two_iris(term, where, iri, terms[term])
+        if term not in terms:
+            fresh.append(where)
+    return fresh
+
+
+def house_document(models: Mapping[str, Model], declared: Collection[str] = ()) -> dict[str, Any]:
+    """The context of the house's models, served at `/ngsi-ld/contexts/tulou.jsonld`. Of the types `declared` by organisations
+    only names with an IRI of their own are in it: the others mean the same without, and are not everybody's to read.
+
+    Raises `BadRequestData` as `terms_of`.
+    """
+    terms = terms_of(models)
+    shown = terms_of({name: model for name, model in models.items() if name not in declared})
+    kept = {term: iri for term, iri in terms.items() if term in shown or iri != DEFAULT_VOCAB + term}
+    return {"@context": [dict(sorted(kept.items())), CORE_URL]}
 
 
 def link_context(header: str | None) -> str | None:

@@ -130,7 +130,7 @@ class ContextService:
         self.store = self.counts.store
         self.journal = Journal(self.store, notes=house.settings.entity_history)
         self.organisations = house.service(Organisations) if house.has_service(Organisations) else None
-        self.document = house_document(house.packs.models)
+        self.document = house_document(house.packs.models, house.packs.org_of)
         self.contexts = Contexts(origins=[house.settings.public_url])
         self.contexts.put(HOUSE_CONTEXT, self.document)
         self.names: Context = self.contexts.get(HOUSE_CONTEXT)
@@ -141,6 +141,28 @@ class ContextService:
         self._by_id = self.db.point(self.store.by_id)
         self._units: dict[tuple[str, str], tuple[str, str | None, str]] = {}
         self._changed: set[int] = set()
+        house.packs.followers.append(self._declared)
+
+    def _declared(self) -> None:
+        """Models changed: units of properties are others, and so are the house's names where they have IRIs."""
+        self._units.clear()
+        document = house_document(self.house.packs.models, self.house.packs.org_of)
+        if document != self.document:
+            self.document = document
+            self.contexts.put(HOUSE_CONTEXT, document)
+            fresh = self.contexts.get(HOUSE_CONTEXT)
+            self.names.become(fresh.terms)
+            self.names.identity = fresh.identity
+            self._of_the_house = re.compile("|".join(map(re.escape, namespaces(document))) or "(?!)").search
+
+    def kept_counts(self, connection: sa.Connection, orgs: Orgs) -> dict[str, dict[str, int]]:
+        """How many entities of each type there are in each of these organisations, by the counts that are kept."""
+        found: dict[str, dict[str, int]] = {}
+        for item in self.counts.kept(self.store.cursor(connection), orgs):
+            for name in item.types:
+                of = found.setdefault(name, {})
+                of[item.kind.org] = of.get(item.kind.org, 0) + item.number
+        return found
 
     # ---- who may
 

@@ -237,6 +237,8 @@ class Bus:
         self.replicas = replicas
         self.name = name
         self._answers: set[asyncio.Task[None]] = set()
+        self.returned: list[Callable[[], Awaitable[None]]] = []
+        """Called when the connection is back: what was announced meanwhile is lost."""
         self.nc = Client()
         self.js: JetStreamContext
 
@@ -247,7 +249,7 @@ class Bus:
             try:
                 self.nc = await nats.connect(
                     self.url, name=self.name, max_reconnect_attempts=-1, reconnect_time_wait=0.2, connect_timeout=2,
-                    pending_size=64 << 20, error_cb=_quiet,
+                    pending_size=64 << 20, error_cb=_quiet, reconnected_cb=self._returned,
                 )
                 break
             except Exception as error:
@@ -255,6 +257,10 @@ class Bus:
                     raise Unavailable(f"无法连接 NATS：{error}", f"cannot reach NATS: {error}") from error
                 await asyncio.sleep(0.05)
         self.js = self.nc.jetstream(timeout=10, publish_async_max_pending=1024)
+
+    async def _returned(self) -> None:
+        for callback in self.returned:
+            await callback()
 
     async def ensure(self, streams: Sequence[StreamSpec]) -> None:
         """Create the streams that are missing and update those whose settings changed."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tulou.kernel.bus import StreamSpec
     from tulou.kernel.house import ASGI, Check, House, JobKind, Task
+    from tulou.kernel.packs import Model
 
 hookspec = pluggy.HookspecMarker("tulou")
 hookimpl = pluggy.HookimplMarker("tulou")
@@ -36,6 +37,12 @@ def policies() -> str:  # type: ignore[empty-body]
 @hookspec
 def migrations() -> Path:  # type: ignore[empty-body]
     """Folder of Alembic revisions; its first revision has `down_revision = None` and its own `branch_labels`."""
+
+
+@hookspec
+def models(house: House) -> Mapping[str, tuple[str, Model]]:  # type: ignore[empty-body]
+    """Entity types beside those of packs: name -> (organisation that declared it, model). Asked when the relational store is
+    open, before services are made; whoever gives some calls `house.declare` when they change."""
 
 
 @hookspec

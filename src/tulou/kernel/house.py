@@ -24,7 +24,7 @@ from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec, end
 from tulou.kernel.errors import Unauthenticated
 from tulou.kernel.http import Scope, header
 from tulou.kernel.outbound import Outbound
-from tulou.kernel.packs import Packs
+from tulou.kernel.packs import Model, Packs
 from tulou.kernel.plugins import flat, plugins
 from tulou.kernel.policy import ANONYMOUS, Actor, Policy, system
 from tulou.kernel.readings import Readings, open_readings
@@ -117,6 +117,14 @@ class House:
         except (nats.errors.Error, TimeoutError, OSError) as error:
             log.warning("%s %s changed, but the bus is away: %r", what, key, error)
 
+    async def declare(self, models: Mapping[str, tuple[str, Model]]) -> None:
+        """The types that organisations declare are these from now on, to everyone in this process (`Packs.declare`)."""
+        if self.packs.declare(models):
+            for follow in self.packs.followers:
+                waiting = follow()
+                if waiting is not None:
+                    await waiting
+
     async def actor(self, scope: Scope) -> Actor:
         """Who asks: the actor of the token or session, or `ANONYMOUS`. Raises `Unauthenticated` for a bad one."""
         if self.local_token and header(scope, b"authorization") == self._local_authorization:
@@ -126,12 +134,13 @@ class House:
         return await self.authenticator.actor_of(scope) or ANONYMOUS
 
     def open_database(self) -> Database:
-        """Open the relational store and bring its tables up to date."""
+        """Open the relational store, bring its tables up to date, and read the models that it has."""
         from tulou.kernel.migrate import upgrade
 
         self.settings.home.mkdir(parents=True, exist_ok=True)
         self.db = Database(self.settings.sql_url)
         upgrade(self.db, self.hooks.hook.migrations())
+        self.packs.declare({name: of for part in self.hooks.hook.models(house=self) for name, of in part.items()})
         return self.db
 
     def open_services(self) -> None:

@@ -1,19 +1,25 @@
 """Packs: folders with a `pack.yaml` that declare entity models and seed data.
 
 Law: a pack is data that is checked when it is read; an error names the file, the place in it and the rule. A model's
-closed set of properties is what access checks readings against and what NGSI-LD contexts are generated from.
+closed set of properties is what access checks readings against and what NGSI-LD contexts are generated from. Models that
+people declare while the house runs (the hook `models`) keep the same rules; they come and go in the same mapping.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from tulou.kernel.errors import Invalid
+
+Name = Annotated[str, Field(pattern=r"^[^\W\d_][\w-]*$", max_length=128)]
+"""A type's or a property's: a letter, then letters, digits, _ and - (NGSI-LD, 4.6.2)."""
+Bound = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -23,8 +29,13 @@ class _Strict(BaseModel):
 class Text(_Strict):
     """A text for people in Chinese and English."""
 
-    zh: str
-    en: str
+    zh: str = Field(min_length=1, max_length=200)
+    en: str = Field(min_length=1, max_length=200)
+
+
+def broken(code: str, zh: str, en: str) -> PydanticCustomError:
+    """What a validator raises: a rule that is broken, in both languages."""
+    return PydanticCustomError(code, "{en}", {"zh": zh, "en": en})
 
 
 class Threshold(_Strict):
@@ -39,17 +50,31 @@ class Threshold(_Strict):
 
 class Property(_Strict):
     """A property of a model. `unit` is a UN/CEFACT code, `symbol` what people read, `lwm2m` the path of the LwM2M
-    resource that says it (3303/0/5700)."""
+    resource that says it (3303/0/5700). `codes`: what field protocols call it, by protocol (`hj212: a34004-Rtd`); a number
+    that came under a code is multiplied by `scale`, then `offset` is added."""
 
     kind: Literal["number", "boolean", "string", "json"] = "number"
     label: Text
-    unit: str = ""
-    symbol: str = ""
-    min: float | None = None
-    max: float | None = None
-    iri: str = ""
+    unit: str = Field(default="", max_length=16)
+    symbol: str = Field(default="", max_length=32)
+    min: Bound | None = None
+    max: Bound | None = None
+    iri: str = Field(default="", max_length=2048)
     alarm: Threshold | None = None
     lwm2m: str = Field(default="", pattern=r"^(\d{1,5}/\d{1,5}/\d{1,5}(/\d{1,5})?)?$")
+    codes: dict[str, Annotated[str, Field(min_length=1, max_length=128)]] = Field(default_factory=dict, max_length=20)
+    scale: Bound = 1.0
+    offset: Bound = 0.0
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise broken("range", f"最小值 {self.min:g} 大于最大值 {self.max:g}", f"min {self.min:g} is above max {self.max:g}")
+        if not self.scale:
+            raise broken("scale", "倍率不能为 0", "scale is not 0")
+        if "lwm2m" in self.codes:
+            raise broken("codes", "LwM2M 的资源路径写在 lwm2m 中", "the path of an LwM2M resource is said in lwm2m")
+        return self
 
 
 class Command(_Strict):
@@ -72,11 +97,25 @@ class Model(_Strict):
     icon: str = ""
     iri: str = ""
     open: bool = False
-    properties: dict[str, Property] = Field(default_factory=dict)
-    relationships: dict[str, Text] = Field(default_factory=dict)
-    commands: dict[str, Command] = Field(default_factory=dict)
-    retention_days: int | None = None
-    offline_after_s: int = 600
+    properties: dict[Name, Property] = Field(default_factory=dict, max_length=1000)
+    relationships: dict[Name, Text] = Field(default_factory=dict, max_length=100)
+    commands: dict[str, Command] = Field(default_factory=dict, max_length=200)
+    retention_days: int | None = Field(default=None, ge=1, le=36_500)
+    offline_after_s: int = Field(default=600, ge=1, le=31_536_000)
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        """A code of a protocol, and a path of LwM2M, says one property."""
+        said: dict[tuple[str, str], str] = {}
+        for name, prop in self.properties.items():
+            for protocol, code in (*prop.codes.items(), *([("lwm2m", prop.lwm2m)] if prop.lwm2m else ())):
+                other = said.setdefault((protocol, code), name)
+                if other != name:
+                    raise broken(
+                        "codes", f"属性 {other} 与 {name} 使用了协议 {protocol} 的同一代码 {code}",
+                        f"properties {other} and {name} have the same code {code} of {protocol}",
+                    )
+        return self
 
 
 class OrganisationSeed(_Strict):
@@ -97,7 +136,7 @@ class Pack(_Strict):
     name: str
     version: str
     label: Text
-    models: dict[str, Model] = Field(default_factory=dict)
+    models: dict[Name, Model] = Field(default_factory=dict)
     organisations: list[OrganisationSeed] = Field(default_factory=list)
     data: dict[str, str] = Field(default_factory=dict)
     folder: Path = Path()
@@ -128,19 +167,27 @@ def load_pack(folder: Path) -> Pack:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise Invalid(
-            f"{path} 的 {place}：{first['msg']}",
+            f"{path} 的 {place}：{first.get('ctx', {}).get('zh') or first['msg']}",
             f"{path}: {place}: {first['msg']}",
             field=place, value=first.get("input"), rule=first["type"],
         ) from None
 
 
 class Packs:
-    """All packs of the house, and their models by type name."""
+    """All packs of the house, and the models by type name: theirs, and those that organisations declared."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self.packs: dict[str, Pack] = {}
+        self.own: dict[str, Model] = {}
+        """The models of packs."""
         self.models: dict[str, Model] = {}
+        """Those, and the models that organisations declared."""
         self.pack_of: dict[str, str] = {}
+        """The pack of a type; of one that an organisation declared, `product of <organisation>`."""
+        self.org_of: dict[str, str] = {}
+        """The organisation that declared a type, of those that no pack has."""
+        self.followers: list[Callable[[], Awaitable[None] | None]] = []
+        """Called when the models of organisations have changed (`House.declare`): whoever holds what is made of models."""
         for folder in folders:
             pack = load_pack(folder)
             self.packs[pack.name] = pack
@@ -151,8 +198,20 @@ class Packs:
                         f"type {name} is declared by packs {self.pack_of[name]} and {pack.name}",
                         field=name, rule="unique type name",
                     )
-                self.models[name] = model
+                self.own[name] = self.models[name] = model
                 self.pack_of[name] = pack.name
+
+    def declare(self, declared: Mapping[str, tuple[str, Model]]) -> bool:
+        """The types that organisations declare are these from now on: type -> (organisation, model). A pack's type stays the
+        pack's. Returns whether anything changed."""
+        wanted = {name: of for name, of in declared.items() if name not in self.own}
+        if wanted == {name: (org, self.models[name]) for name, org in self.org_of.items()}:
+            return False
+        for name in [name for name in self.org_of if name not in wanted]:
+            del self.models[name], self.pack_of[name], self.org_of[name]
+        for name, (org, model) in wanted.items():
+            self.models[name], self.pack_of[name], self.org_of[name] = model, f"product of {org}", org
+        return True
 
 
 _KINDS: dict[str, TypeAdapter[Any]] = {

@@ -27,7 +27,7 @@ from tulou.access.lorawan.events import EVENTS, Unreadable, codec, dev_eui, open
 from tulou.access.lorawan.servers import CHANGED
 from tulou.access.lorawan.tables import lorawan_devices
 from tulou.access.quotas.service import Quotas
-from tulou.access.telemetry import ANY, Chunk, Rules, decode
+from tulou.access.telemetry import Chunk, RuleBook, Rules, decode
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
 from tulou.kernel.policy import Actor, operation
 
@@ -47,7 +47,7 @@ class NetworkServers:
     def __init__(self, house: House) -> None:
         self.house, self.policy = house, house.policy
         self.ingestor: Ingestor | None = None
-        self._rules = {name: Rules.of(model) for name, model in house.packs.models.items()}
+        self._rules = RuleBook.of_packs(house.packs)
         self._identities = Identities(house.db, codec.name, self._class_of)
         self._applications: dict[int, tuple[str, str]] = {}
         self._taken: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -148,4 +148,4 @@ class NetworkServers:
             raise Unavailable("暂时无法记录命令的结果", f"what became of a command cannot be kept now: {error!r}", rule="bus") from None
 
     def _class_of(self, device: DeviceIdentity) -> tuple[tuple[str, str, int], Rules]:
-        return (device.org, device.type, device.origin), self._rules.get(device.type, ANY)
+        return (device.org, device.type, device.origin), self._rules.of(device.type)

@@ -310,7 +310,7 @@ class Lwm2mDoor:
         return [path for path in registration.paths if objects.observed(path)][:OBSERVED]
 
     def _mapping(self, registration: Registration) -> dict[str, str]:
-        found: dict[str, str] = self.gateway.config.models.get(registration.speaker.of[1], {}).get("lwm2m", {})
+        found: dict[str, str] = self.gateway.kinds.get(registration.speaker.of[1], {}).get("lwm2m", {})
         return found
 
     async def _watch(self, registration: Registration) -> None:

@@ -630,7 +630,7 @@ class OcppDoor:
 
     def interval(self, kind: str) -> int:
         """Seconds between heartbeats: three within the time after which a device of this type is offline."""
-        after = self.gateway.config.models.get(kind, {}).get("offline_after_s")
+        after = self.gateway.kinds.get(kind, {}).get("offline_after_s")
         return HEARTBEAT if after is None else max(LEAST, min(MOST, int(after) // 3))
 
     # Called by the ingestor and the gateway

@@ -22,6 +22,7 @@ from tulou.access.models import devices, shadows
 from tulou.access.ota.door import ASK, BAD, GOOD, LARGEST_CHUNK
 from tulou.access.ota.engine import ABORTED, DONE
 from tulou.access.ota.tables import firmware, rollouts
+from tulou.access.products.offers import must_offer
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound, TooLarge, TulouError
 from tulou.kernel.http import page
@@ -89,9 +90,7 @@ class Firmwares:
         `TooLarge` beyond `LARGEST` bytes.
         """
         self.policy.require(actor, CREATE, org)
-        if kind not in self.house.packs.models:
-            raise Invalid(f"类型 {kind} 不在任何包的模型中", f"type {kind} is not a model of any pack", field="type", value=kind,
-                          rule="model of a pack")
+        must_offer(self.house, kind, org)
         for name, value, most in (("title", title, 128), ("version", version, 64)):
             if not 0 < len(value) <= most or not value.isprintable():
                 raise Invalid(f"{name} 应为 1 至 {most} 个可见字符", f"{name} has 1 to {most} printable characters", field=name,

@@ -24,6 +24,7 @@ from tulou.access.certificates import x509
 from tulou.access.certificates.service import Certificates
 from tulou.access.certificates.tables import NewCertificate
 from tulou.access.models import ACTIVE, NewDevice, devices, forget_devices
+from tulou.access.products.offers import must_offer
 from tulou.access.provisioning import ASK
 from tulou.access.provisioning.tables import KeyChange, NewKey, provision_keys, provisioned
 from tulou.access.service import Devices, new_token, token_hash
@@ -88,9 +89,7 @@ class Provisioning:
         """Make a key; its secret is shown only now. Raises `Invalid` for an organisation or type that there is not."""
         self.policy.require(actor, CREATE, new.org)
         self.house.service(Organisations).must_have(new.org)
-        if new.type not in self.house.packs.models:
-            raise Invalid(f"类型 {new.type} 不在任何包的模型中", f"type {new.type} is not a model of any pack", field="type",
-                          value=new.type, rule="model of a pack")
+        must_offer(self.house, new.type, new.org)
         secret = new_token()
         values = {
             **new.model_dump(), "key": secrets.token_hex(10), "secret_hash": token_hash(secret), "made": 0, "enabled": True,

@@ -74,9 +74,10 @@ class Engine:
         """Where a writer of this process puts what it has read."""
         self._heard = 0.0
         """When it last did, or waited for the stream."""
+        house.packs.followers.append(lambda: self.changed(""))
 
     def changed(self, _key: str) -> None:
-        """Rules were changed: take them before the next group."""
+        """Rules or models were changed: take them before the next group."""
         self._stale = True
 
     async def run(self, _house: House) -> None:

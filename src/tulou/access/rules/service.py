@@ -18,12 +18,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from tulou.access.batch import Batch
 from tulou.access.directory import Directory
+from tulou.access.products.offers import must_offer, offered
 from tulou.access.rules.evaluator import Change, Evaluator
 from tulou.access.rules.models import Condition, Declared, NewRule, PackRule, Rule, key_of, of_models, rules
 from tulou.context import entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
 from tulou.kernel.http import checked, page
+from tulou.kernel.packs import Model
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow, within
 
@@ -49,7 +51,11 @@ class Rules:
         self.policy = house.policy
         self.directory = directory
         self.declared = self._of_packs()
-        """The rules of packs."""
+        """The rules of packs, and the thresholds of products."""
+        house.packs.followers.append(self._follow)
+
+    def _follow(self) -> None:
+        self.declared = self._of_packs()
 
     @operation(READ)
     async def find(
@@ -68,7 +74,7 @@ class Rules:
             "declared": [
                 {"key": rule.key, "name": rule.title, "type": rule.type, "severity": rule.severity,
                  "condition": rule.condition.model_dump(exclude_none=True)}
-                for rule in self.declared if kind in (None, rule.type)
+                for rule in self.declared if kind in (None, rule.type) and rule.type in offered(self.house, orgs)
             ],
         }
 
@@ -156,7 +162,7 @@ class Rules:
         for pack in self.house.packs.packs.values():
             for item in pack.read("rules") if "rules" in pack.data else ():
                 rule = checked(PackRule, item)
-                self._properties(rule)
+                self._properties(rule, self.house.packs.models.get(rule.type))
                 if rule.name in names or rule.name.startswith("rule-"):
                     raise Invalid(
                         f"规则名 {rule.name} 已被占用", f"rule {rule.name} of pack {pack.name} has a name that is taken",
@@ -200,8 +206,7 @@ class Rules:
         row = await self.house.db.read(lambda c: c.execute(query).first())
         return self.policy.require_seen(actor, READ, action, row, _no_such(rule_id))
 
-    def _properties(self, rule: Declared) -> None:
-        model = self.house.packs.models.get(rule.type)
+    def _properties(self, rule: Declared, model: Model | None) -> None:
         if model is None:
             raise Invalid(f"没有类型 {rule.type}", f"no type {rule.type}", field="type", value=rule.type, rule="declared type")
         for name in rule.condition.names():
@@ -218,7 +223,7 @@ class Rules:
                 )
 
     async def _check(self, new: NewRule) -> None:
-        self._properties(new)
+        self._properties(new, must_offer(self.house, new.type, new.org))
         wanted = {(new.org, id) for id in new.entities or ()}
         missing = sorted(id for _, id in wanted.difference(await self._ids(wanted)))
         if missing:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import nats.errors
@@ -43,7 +44,7 @@ REASONS = {400: 0x99, 401: mqtt.NOT_ALLOWED, 403: mqtt.NOT_ALLOWED, 404: mqtt.NO
 class Publishing:
     """Subscriptions to SensorThings of all topic spaces, and what is published to it. `base` is the service's address."""
 
-    def __init__(self, broker: Broker, base: str, kinds: dict[str, dict[str, str]]) -> None:
+    def __init__(self, broker: Broker, base: str, kinds: Mapping[str, Mapping[str, Any]]) -> None:
         self.broker, self.base, self.kinds = broker, base, kinds
         self.observations: dict[tuple[int, str] | None, dict[tuple[bytes, str], tuple[Session, Resource]]] = {}
         self.entities: dict[tuple[bytes, str], tuple[Session, Resource]] = {}
@@ -106,7 +107,8 @@ class Publishing:
 
         for one in observed(data, self.observations):
             made: dict[tuple[str, ...], bytes] = {}
-            kind = self.kinds.get(one.type, {}).get(one.property, "number")
+            known = self.kinds[one.type]["properties"].get(one.property) if one.type in self.kinds else None
+            kind = known[0] if known else "number"
             for stream in ((one.entity, one.property), None):
                 for (key, wanted), (session, asked) in self.observations.get(stream, {}).items():
                     application = self.broker.applications.get(key)

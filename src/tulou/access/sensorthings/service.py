@@ -16,16 +16,17 @@ import orjson
 from tulou.access.batch import BatchBuilder
 from tulou.access.directory import Directory
 from tulou.access.http import HttpDoor
+from tulou.access.products.offers import offered
 from tulou.access.sensorthings import odata
 from tulou.access.sensorthings.answering import Answer, Asking
 from tulou.access.sensorthings.collections import Collections
 from tulou.access.sensorthings.model import DATASTREAM, OBSERVATION, SETS, Reading, Stream, Vocabulary, micros_of
 from tulou.access.sensorthings.odata import Options, Segment
-from tulou.access.telemetry import ANY, TELEMETRY, Chunk, decode
+from tulou.access.telemetry import TELEMETRY, Chunk, decode
 from tulou.access.things import READ
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, TooLarge, TulouError, Unavailable
-from tulou.kernel.policy import Actor, operation
+from tulou.kernel.policy import Actor, Orgs, operation
 from tulou.kernel.readings import Value
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ LIMITS_EN = (
 )
 
 
+EVERYWHERE = Orgs(True, frozenset())
+
+
 class NotOffered(TulouError):
     """Something that the standard has and this door does not: 501."""
 
@@ -66,7 +70,8 @@ class SensorThings:
         self.policy = house.policy
         self.directory = directory
         self.door = door
-        self.words = Vocabulary(house.packs.models)
+        self._words: dict[frozenset[str], Vocabulary] = {}
+        house.packs.followers.append(self._words.clear)
 
     @operation(READ)
     async def index(self, actor: Actor, base: str) -> dict[str, Any]:
@@ -91,7 +96,16 @@ class SensorThings:
 
     def _asking(self, actor: Actor, base: str) -> Asking:
         orgs = self.policy.require_any(actor, READ)
-        return Asking(self.words, Collections(self.house, self.directory, self.words, actor, orgs), base)
+        words = self.words(orgs)
+        return Asking(words, Collections(self.house, self.directory, words, actor, orgs), base)
+
+    def words(self, orgs: Orgs) -> Vocabulary:
+        """The types and properties of those who may see these organisations."""
+        models = offered(self.house, orgs)
+        key = frozenset(self.house.packs.org_of.keys() & models.keys())
+        if len(self._words) > 100:
+            self._words.clear()
+        return self._words.setdefault(key, Vocabulary(dict(models)))
 
     @operation(CREATE)
     async def create(self, actor: Actor, segments: Sequence[Segment], body: Any, base: str) -> str:
@@ -181,7 +195,7 @@ class SensorThings:
         known = await self.house.readings.observations(
             place.no, stream.property, ts, ts + 1, orgs=[place.org], limit=1
         )
-        if known and self.words.result(Reading(stream, known[0])) != result:
+        if known and self.words(EVERYWHERE).result(Reading(stream, known[0])) != result:
             raise Conflict("此时刻已有另一结果", "there is another result for this instant", field="result",
                            value=result, rule="one result for an instant")
 
@@ -214,7 +228,7 @@ class SensorThings:
     def _chunk(self, stream: Stream, payloads: list[bytes], ts: int) -> Chunk:
         place = stream.place
         origin = SYNTHETIC if place.synthetic else REPORTED
-        return Chunk(TELEMETRY, place.no, (place.org, place.type, origin), self.door.rules.get(place.type, ANY), payloads, ts)
+        return Chunk(TELEMETRY, place.no, (place.org, place.type, origin), self.door.rules.get(place.type), payloads, ts)
 
     async def _store(self, actor: Actor, stream: Stream, lines: Sequence[tuple[bytes, int | None]]) -> list[int]:
         """Store readings and return their times (µs) when they are durable: their own, or when they were received.

@@ -1,0 +1,1 @@
+"""Products: models of entity types that an organisation's people declare while the house runs."""
