@@ -175,7 +175,7 @@ async def test_a_device_of_a_new_product_speaks_to_the_gateway_that_runs(
     async def good() -> bool:
         await publish(estate, device, flow=502, speed=3)
         found = (await lin.get(f"/things/{device['no']}")).json()["latest"]
-        return found["flow"]["value"] == 502 and found["flow"]["quality"] == 0 and found.get("speed", {}).get("value") == 3
+        return bool(found["flow"]["value"] == 502 and found["flow"]["quality"] == 0 and found.get("speed", {}).get("value") == 3)
 
     await eventually(good)
     await estate.say(device, flow=901)
@@ -295,6 +295,6 @@ async def test_what_was_announced_while_the_bus_was_away_is_read_when_it_is_back
     async def follows() -> bool:
         await publish(estate, device, height=15)
         found = (await lin.get(f"/things/{device['no']}")).json()["latest"]["height"]
-        return found["value"] == 15 and found["quality"] == 0
+        return bool(found["value"] == 15 and found["quality"] == 0)
 
     await eventually(follows, 40)
