@@ -27,6 +27,8 @@ const System = lazy(() => import("./pages/system.tsx"));
 const Rollouts = lazy(() => import("./pages/rollouts.tsx"));
 const Provisioning = lazy(() => import("./pages/provisioning.tsx"));
 const Items = lazy(() => import("./pages/items.tsx"));
+const Products = lazy(() => import("./pages/products.tsx"));
+const ProductPage = lazy(() => import("./pages/product.tsx"));
 const Edges = lazy(() => import("./pages/edges.tsx"));
 const Jobs = lazy(() => import("./pages/jobs.tsx"));
 
@@ -75,6 +77,8 @@ export function App() {
             <Route path="rollouts" element={<Rollouts />} />
             <Route path="provisioning" element={<Provisioning />} />
             <Route path="items" element={<Items />} />
+            <Route path="products" element={<Products />} />
+            <Route path="products/:name" element={<ProductPage />} />
             <Route path="edges" element={<Edges />} />
             <Route path="jobs" element={<Jobs />} />
             <Route path="*" element={<NotFoundPage />} />

@@ -3,6 +3,7 @@ import {
   AimOutlined,
   AlertOutlined,
   ApartmentOutlined,
+  AppstoreOutlined,
   AuditOutlined,
   CarryOutOutlined,
   CloudUploadOutlined,
@@ -79,6 +80,7 @@ export const GROUPS: Group[] = [
         needs: ["access.deadletter.read"],
       },
       { path: "/rollouts", key: "f", icon: <CloudUploadOutlined />, label: (t) => t.nav.rollouts, needs: ["access.rollout.read"] },
+      { path: "/products", key: "m", icon: <AppstoreOutlined />, label: (t) => t.nav.products, needs: ["access.product.read"] },
       {
         path: "/provisioning",
         key: "v",

@@ -9,7 +9,7 @@ export function useModels() {
   return useQuery({
     queryKey: ["models"],
     queryFn: ({ signal }) => get<Model[]>("/models", undefined, signal),
-    staleTime: 600_000,
+    staleTime: 60_000,
   });
 }
 

@@ -100,7 +100,65 @@ export interface Model {
   label_en: string;
   icon: string | null;
   pack: string;
+  /** The organisation that declared it; null where a pack did. */
+  org: string | null;
   properties: ModelProperty[];
+}
+
+/** A text in both languages. */
+export interface Words {
+  zh: string;
+  en: string;
+}
+
+export interface ProductProperty {
+  kind: string;
+  label: Words;
+  unit?: string;
+  symbol?: string;
+  min?: number | null;
+  max?: number | null;
+  lwm2m?: string;
+  codes?: Record<string, string>;
+  scale?: number;
+  offset?: number;
+}
+
+export interface ProductCommand {
+  label: Words;
+  params?: Record<string, ProductProperty>;
+  optional?: string[];
+  answer?: boolean;
+  expires_s?: number;
+}
+
+export interface ProductModel {
+  label: Words;
+  icon?: string;
+  open?: boolean;
+  offline_after_s?: number;
+  retention_days?: number | null;
+  properties?: Record<string, ProductProperty>;
+  commands?: Record<string, ProductCommand>;
+}
+
+export interface Product {
+  name: string;
+  org: string;
+  version: number;
+  label_zh: string;
+  label_en: string;
+  open: boolean;
+  properties: number;
+  commands: number;
+  entities: number;
+  writable: boolean;
+  updated_at: string;
+  updated_by: string;
+}
+
+export interface ProductDetail extends Product {
+  model: ProductModel;
 }
 
 export type ThingState = "ok" | "alarm" | "offline" | (string & {});

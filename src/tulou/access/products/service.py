@@ -104,13 +104,13 @@ class Products:
         query = sa.select(products)
         query = query.where(*within(_of.org, above(self.policy, orgs).narrow(org)))
         rows, more = await page(self.db, query, _of.no, limit, after)
-        return {"items": await self._documents(rows, orgs), "next": more}
+        return {"items": await self._documents(actor, rows, orgs), "next": more}
 
     @operation(READ)
     async def get(self, actor: Actor, name: str) -> dict[str, Any]:
         """One product with its model. Raises `NotFound`."""
         row, orgs = await self._seen(actor, name)
-        return {**(await self._documents([row], orgs))[0], "model": orjson.loads(row.model)}
+        return {**(await self._documents(actor, [row], orgs))[0], "model": orjson.loads(row.model)}
 
     @operation(CREATE)
     async def create(self, actor: Actor, new: NewProduct) -> dict[str, Any]:
@@ -303,16 +303,18 @@ class Products:
             raise no_such_product(name)
         return row, orgs
 
-    async def _documents(self, rows: Sequence[Any], orgs: Orgs) -> list[dict[str, Any]]:
+    async def _documents(self, actor: Actor, rows: Sequence[Any], orgs: Orgs) -> list[dict[str, Any]]:
         counts = await self.db.read(lambda c: self.context.kept_counts(c, orgs)) if rows else {}
-        return [_document(row, sum(counts.get(row.name, {}).values())) for row in rows]
+        return [{
+            **_document(row), "entities": sum(counts.get(row.name, {}).values()), "writable": self.policy.allows(actor, WRITE, row.org),
+        } for row in rows]
 
     async def _changed(self, name: str) -> None:
         await self.reload()
         await self.house.changed(CHANGED, name)
 
 
-def _document(row: Any, entities: int) -> dict[str, Any]:
+def _document(row: Any) -> dict[str, Any]:
     model = None
     try:
         model = model_of(row.model)
@@ -322,7 +324,7 @@ def _document(row: Any, entities: int) -> dict[str, Any]:
         "name": row.name, "org": row.org, "version": row.version,
         "label_zh": model.label.zh if model else row.name, "label_en": model.label.en if model else row.name,
         "icon": model.icon or None if model else None, "open": bool(model and model.open),
-        "properties": len(model.properties) if model else 0, "commands": len(model.commands) if model else 0, "entities": entities,
+        "properties": len(model.properties) if model else 0, "commands": len(model.commands) if model else 0,
         "created_at": row.created_at, "created_by": row.created_by, "updated_at": row.updated_at, "updated_by": row.updated_by,
     }
 
