@@ -136,6 +136,8 @@ async def test_what_a_product_may_not_say(su: httpx.AsyncClient, wu: httpx.Async
     several = {"label": {"zh": ""}, "properties": {"b-": {"label": text("b", "b"), "kind": "colour"}}}
     told = (await su.post("/products/check", json={"org": "fuzhou", "name": "Fine", "model": several})).json()["errors"]
     assert {one["field"] for one in told} == {"model.label.zh", "model.label.en", "model.properties.b-.kind"}
+    both = {"org": "fuzhou", "name": "AirQualityStation", "model": several}
+    assert len((await su.post("/products/check", json=both)).json()["errors"]) == 4, "what is wrong with the name too"
     fine = {"org": "fuzhou", "name": "Fine", "model": model(a={}, temperature={"min": -40})}
     assert (await su.post("/products/check", json=fine)).json() == {"errors": []}
     assert (await su.get("/products/Fine")).status_code == 404, "nothing is made by looking"

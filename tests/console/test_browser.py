@@ -34,6 +34,7 @@ PAGES = {
     "rules": "/rules",
     "dead-letters": "/dead-letters",
     "provisioning": "/provisioning",
+    "products": "/products",
     "edges": "/edges",
     "rollouts": "/rollouts",
     "jobs": "/jobs",

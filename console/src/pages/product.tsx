@@ -66,7 +66,8 @@ function Editor({ product, start }: { product: ProductDetail | null; start: Valu
       else if (everywhere || form.isFieldTouched(place as never)) {
         const key = JSON.stringify(place);
         const before = places.get(key)?.[1] ?? [];
-        places.set(key, [place, [...before, problemText(new Problem(400, problem), language)]]);
+        const said = problemText(new Problem(400, problem), language);
+        places.set(key, [place, [...before, said.replace(`${problem.field} 不合规则：`, "").replace(`${problem.field}: `, "")]]);
       }
     }
     const found = [...places.values()];

@@ -33,6 +33,7 @@ PAGES = (
     "system",
     "jobs",
     "provisioning",
+    "products",
     "edges",
     "items",
     "rollouts",

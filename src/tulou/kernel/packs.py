@@ -7,18 +7,31 @@ people declare while the house runs (the hook `models`) keep the same rules; the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from tulou.kernel.errors import Invalid
 
-Name = Annotated[str, Field(pattern=r"^[^\W\d_][\w-]*$", max_length=128)]
-"""A type's or a property's: a letter, then letters, digits, _ and - (NGSI-LD, 4.6.2)."""
+
+def broken(code: str, zh: str, en: str) -> PydanticCustomError:
+    """What a validator raises: a rule that is broken, in both languages."""
+    return PydanticCustomError(code, "{en}", {"zh": zh, "en": en})
+
+
+def _name(text: str) -> str:
+    if len(text) > 128 or not re.fullmatch(r"[^\W\d_][\w-]*", text):
+        raise broken("name", "字母开头，只含字母、数字、下划线与连字符，至多 128 个字符", "a letter, then letters, digits, _ and -, 128 characters at most")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""A type's or a property's name, a term of NGSI-LD (CIM 009, 4.6.2)."""
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -31,11 +44,6 @@ class Text(_Strict):
 
     zh: str = Field(min_length=1, max_length=200)
     en: str = Field(min_length=1, max_length=200)
-
-
-def broken(code: str, zh: str, en: str) -> PydanticCustomError:
-    """What a validator raises: a rule that is broken, in both languages."""
-    return PydanticCustomError(code, "{en}", {"zh": zh, "en": en})
 
 
 class Threshold(_Strict):

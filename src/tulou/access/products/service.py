@@ -193,36 +193,33 @@ class Products:
     async def check(self, actor: Actor, draft: Draft) -> dict[str, Any]:
         """Every rule that a product would break, for who is writing it. Nothing is made."""
         self.policy.require(actor, CREATE, draft.org)
-        wanted: NewProduct | None = None
+        found: list[TulouError] = []
+        new: NewProduct | None = None
         try:
-            wanted = NewProduct.model_validate({"org": draft.org, "name": draft.name, "model": draft.model})
+            new = NewProduct.model_validate({"org": draft.org, "name": draft.name, "model": draft.model})
         except ValidationError as error:
-            return {"errors": [one.problem() for one in broken_rules(error)]}
-        new = wanted
+            found += broken_rules(error)
 
-        def read(connection: sa.Connection) -> list[TulouError]:
-            found: list[TulouError] = []
+        def read(connection: sa.Connection) -> None:
             before = None
-            try:
-                if draft.version is None:
-                    self._nameable(connection, new.org, new.name)
-                else:
-                    mine = sa.select(products).where(_of.name == new.name, _of.org == new.org)
-                    before = connection.execute(mine).first()
-                    if before is None:
-                        raise no_such_product(new.name)
-                    if before.version != draft.version:
-                        raise _meanwhile(before.version, draft.version)
+            if draft.version is None:
+                self._nameable(connection, draft.org, draft.name)
+            else:
+                mine = sa.select(products).where(_of.name == draft.name, _of.org == draft.org)
+                before = connection.execute(mine).first()
+                if before is None:
+                    raise no_such_product(draft.name)
+                if before.version != draft.version:
+                    raise _meanwhile(before.version, draft.version)
+            if new is not None:
+                self._speakable(new.model)
                 self._settled(connection, actor, new.name, new.model, before)
-            except TulouError as error:
-                found.append(error)
-            return found
 
         try:
-            self._speakable(new.model)
-        except Invalid as error:
-            return {"errors": [error.problem()]}
-        return {"errors": [error.problem() for error in await self.db.read(read)]}
+            await self.db.read(read)
+        except TulouError as error:
+            found.append(error)
+        return {"errors": [error.problem() for error in found]}
 
     # -- rules
 
