@@ -7,6 +7,8 @@ import subprocess
 from typing import Any
 
 import pytest
+from selenium.webdriver.common.keys import Keys
+
 from .conftest import Browser, Tulou
 
 pytestmark = pytest.mark.browser
@@ -113,7 +115,8 @@ def test_a_product_is_made_and_its_device_speaks(page: Browser, house: Tulou, de
     page.fill("#properties_0_max", "900")
     page.press("保存")
     page.sees("版本 2")
-    page.pick("#properties_0_kind", "文本")
+    page.find("#properties_0_kind").send_keys(Keys.ENTER)
+    page.until(lambda: choose(page, "文本"), "no kinds")
     page.sees("已有 OutfallMonitor 类型的实体")
     page.open("/products/OutfallMonitor")
     page.press("删除")
