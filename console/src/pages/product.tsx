@@ -22,7 +22,7 @@ export default function ProductPage() {
   const name = useParams().name ?? NEW;
   const { user } = useSession();
   const known = useQuery({
-    queryKey: ["/products", name],
+    queryKey: ["product", name],
     queryFn: ({ signal }) => get<ProductDetail>(productPath(name), undefined, signal),
     enabled: name !== NEW,
     refetchOnWindowFocus: false,
@@ -116,7 +116,7 @@ function Editor({ product, start }: { product: ProductDetail | null; start: Valu
   };
   const saved = async (answer: ProductDetail | null): Promise<void> => {
     if (!answer) return;
-    client.setQueryData(["/products", answer.name], answer);
+    client.setQueryData(["product", answer.name], answer);
     void message.success(text.saved);
     await refresh();
     void navigate(productPath(answer.name), { replace: true });
