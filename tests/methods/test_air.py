@@ -23,7 +23,7 @@ OLD = air_limits.limits(date(2022, 2, 1))
 @pytest.mark.parametrize(
     ("value", "decimals", "rounded"),
     [(0.275, 2, 0.28), (0.325, 2, 0.32), (0.225, 2, 0.22), (34.5, 0, 34), (35.5, 0, 36), (1.25, 1, 1.2), (1.251, 1, 1.3), (-2.5, 0, -2)],
-)  # fmt: skip
+)
 def test_gb_t_8170_gives_the_half_to_the_even(value: float, decimals: int, rounded: float) -> None:
     assert float(half_even(value, decimals)) == pytest.approx(rounded, abs=1e-12)
 
@@ -136,5 +136,5 @@ def test_percentiles_by_annex_a() -> None:
     assert air_statistics.percentile(np.arange(1.0, 22), 90) == 19
     assert air_statistics.percentile([*range(1, 11), nan], 90) == pytest.approx(9.1)
     assert isnan(air_statistics.percentile([nan], 90))
-    with pytest.raises(InvalidInput, match="0 to 100|0 and 100"):
+    with pytest.raises(InvalidInput, match="0 and 100"):
         air_statistics.percentile([1.0], 101)

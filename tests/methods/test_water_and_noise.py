@@ -56,7 +56,7 @@ def test_more_of_an_item_is_never_a_better_class(item: str, values: list[float],
 def test_the_worst_item_is_the_class_of_a_section() -> None:
     found = water.assess({
         "pH": [7, 7, 7, nan], "DO": [8, 5.5, 4, nan], "NH3-N": [0.1, 0.9, 2.5, nan], "TN": [9, 9, 9, 9], "coliforms": [1, 1, 99999, nan]
-    })  # fmt: skip
+    })
     assert found.overall.tolist() == [1, 3, 6, 0]  # total nitrogen and coliforms are classed, and do not decide
     assert found.items["TN"].tolist() == [6, 6, 6, 6]
     assert [water.CLASSES[number] for number in found.overall[:3]] == ["Ⅰ类", "Ⅲ类", "劣Ⅴ类"]
@@ -84,7 +84,7 @@ def test_exceedance_is_of_the_target_and_not_of_oxygen() -> None:
         ([1] * 9 + [4], "优"), ([2] * 8 + [6] * 2, "良好"), ([3] * 7 + [6] + [4] * 2, "轻度污染"),
         ([3] * 7 + [6] * 3, "中度污染"), ([3] * 3 + [6] * 4 + [5] * 3, "重度污染"), ([1, 1, 1, 1, 1, 0], "优"),
     ],
-)  # fmt: skip
+)
 def test_grades_of_rivers(classes: list[int], grade: str) -> None:
     assert water.river_grade(classes)[0] == grade
 
