@@ -32,7 +32,8 @@ class Decomposition:
 def decompose(values: ArrayLike, periods: Sequence[int], robust: bool = True) -> Decomposition:
     """STL with one period, MSTL with several (in steps, ascending: 24 and 168 for hours), of equally spaced `values` (n,).
 
-    `robust`: outliers bend the fit little, and stay in the residual. `InvalidInput`: no period, one below 2, fewer than two full cycles of
+    `robust`: outliers bend the fit little, and stay in the residual, when there are enough cycles (six or more of the longest
+    period): of four, a season takes a spike for its own. `InvalidInput`: no period, one below 2, fewer than two full cycles of
     the longest, or more than half of the values missing.
     """
     array = floats("values", values, ndim=1)
