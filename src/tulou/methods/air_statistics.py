@@ -1,7 +1,7 @@
 """Statistics of ambient air and when they count: how many hours make a day, how many days a month or a year.
 
-Sources: GB 3095-2012, table 4, and GB 3095-2026, table 4 (the same numbers for the six basic items); HJ 663-2013, clause 6 and annex A
-(percentiles; the day's greatest 8-hour mean of ozone).
+Sources: GB 3095-2012, table 4, and GB 3095-2026, table 4 (the same numbers for the six basic items); HJ 663-2013 and HJ 663-2026, clause
+6.1.2 (the day's greatest 8-hour mean of ozone, the same in both); HJ 663-2013, annex A (percentiles).
 
 Law: too few values give NaN, never a mean of what happens to be there. Days and years are of local time: the caller cuts them.
 """

@@ -4,7 +4,8 @@ Sources: HJ 663-2013, clause 5.4 (single indices and their sum); 城市环境空
 for the AQI, each single index by GB/T 8170 to two places, then summed: so the published figures of Heyuan (February 2022: 1.73) and
 Naiman (first quarter: 3.14) come out, and with unrounded parts they do not.
 
-Not here: the weights of HJ 663-2026, whose text was not at hand.
+Not here: the composite index of HJ 663-2026, in force since 2026-03-01, whose text was not at hand. For later months this is no official
+figure.
 """
 
 from __future__ import annotations
