@@ -28,7 +28,7 @@ run: install ## start the house on this machine (set-up included)
 
 test: ## lint, then every test (set-up included)
 	@$(MAKE) --no-print-directory --jobs install-dev test-tools lint
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 install: $(VENV)/.installed $(STATIC) ## set up to run: virtual environment, pinned wheels, console
 
