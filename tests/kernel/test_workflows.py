@@ -199,7 +199,7 @@ async def sound(house: House) -> None:
     def read(connection: sa.Connection) -> tuple[Any, Any, Any, Any]:
         moves = sa.select(audit_log.c.subject, sa.func.count()).where(audit_log.c.action == "workflow.item.move").group_by(audit_log.c.subject)
         return (connection.execute(sa.select(items)).all(), connection.execute(sa.select(steps).order_by(steps.c.item, steps.c.number)).all(),
-                connection.execute(sa.select(due)).all(), {subject: number for subject, number in connection.execute(moves)})
+                connection.execute(sa.select(due)).all(), {row.subject: row[1] for row in connection.execute(moves)})
 
     rows, made, waiting, audited = await house.db.read(read)
     for row in rows:
