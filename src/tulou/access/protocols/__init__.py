@@ -197,14 +197,13 @@ def beijing(digits: str) -> int:
 
 
 def xor(data: bytes) -> int:
-    """The exclusive or of all bytes, by folding halves."""
-    size = len(data)
+    """The exclusive or of all bytes, by folding halves onto the lower ones; what stands above them does not matter."""
     folded = int.from_bytes(data)
-    while size > 1:
-        half = size + 1 >> 1
-        folded = folded >> 8 * half ^ folded & (1 << 8 * half) - 1
-        size = half
-    return folded
+    half = 4 << (len(data) - 1).bit_length()
+    while half > 4:
+        folded ^= folded >> half
+        half >>= 1
+    return folded & 0xFF
 
 
 def remember(held: dict[K, V], key: K, value: V, most: int) -> None:

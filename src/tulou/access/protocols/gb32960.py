@@ -11,10 +11,12 @@ from __future__ import annotations
 import functools
 import re
 import struct
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from operator import getitem
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -38,15 +40,19 @@ from tulou.access.telemetry import NAN, Refusal
 from tulou.kernel.errors import Invalid
 
 HEAD = 24
+_INSIDE = struct.Struct(">BB17sBH")
 START = re.compile(rb"(?:##|\$\$)[\x01-\xfe][\x01-\x07\xfe][0-9A-Za-z]{17}[\x01-\x05\xfe\xff]")
 """What a frame begins with: its first 22 bytes."""
 MARKS = (b"##", b"$$")
 LOGIN, REALTIME, RESENT, LOGOUT, PLATFORM_LOGIN, PLATFORM_LOGOUT, HEARTBEAT, CLOCK = range(1, 9)
 SPOKEN = frozenset({LOGIN, REALTIME, RESENT, LOGOUT, HEARTBEAT, CLOCK})
 READ_PARAMETERS, SET_PARAMETERS, CONTROL = 0x80, 0x81, 0x82
+_COMMANDS = frozenset({READ_PARAMETERS, SET_PARAMETERS, CONTROL})
+_ANSWERED_AT_ONCE = frozenset({HEARTBEAT, CLOCK, PLATFORM_LOGIN, PLATFORM_LOGOUT})
 DONE, ERROR, NO_VIN, COMMAND = 0x01, 0x02, 0x04, 0xFE
 """Answer marks (table 4); that there is no such VIN can be said since 2025."""
 PLAIN = 0x01
+_OF_PLATFORMS = bytes((PLATFORM_LOGIN,)), bytes((PLATFORM_LOGOUT,))
 
 
 HELD_PEERS = 4096
@@ -155,7 +161,7 @@ def frame(number: int, mark: int, vin: bytes, data: bytes, modern: bool = False)
     """A frame, not encrypted. Raises `ValueError` for a VIN that has not 17 bytes."""
     if len(vin) != 17:
         raise ValueError("a VIN has 17 bytes")
-    inside = bytes((number, mark)) + vin + bytes((PLAIN,)) + len(data).to_bytes(2) + data
+    inside = _INSIDE.pack(number, mark, vin, PLAIN, len(data)) + data
     return MARKS[modern] + inside + bytes((xor(inside),))
 
 
@@ -179,6 +185,7 @@ class Session:
         self.skipped = 0
         self._rest = b""
         self._peers: dict[bytes, bool] = {}
+        self._last = b"", False
 
     @property
     def unfinished(self) -> int:
@@ -209,9 +216,11 @@ class Session:
                 out.append(Broken(_without_login(data[at:stop]), refusal))
                 at = stop
                 continue
-            message = _message(data[at:end])
-            remember(self._peers, message.identity, message.receipt.modern, HELD_PEERS)
-            out.append(message)
+            header = _header(data, at, end)
+            if self._last != (header.vin, header.modern):
+                self._last = header.vin, header.modern
+                remember(self._peers, header.vin, header.modern, HELD_PEERS)
+            out.append(_message(data[at:end], header))
             at = end
         self._rest = data[at:]
         return out
@@ -251,26 +260,26 @@ def _maybe(data: bytes, at: int) -> int:
 
 def _without_login(raw: bytes) -> bytes:
     """The same, of a platform's login without the data, which have a user name and password."""
-    return raw[:HEAD] if raw[2:3] in (bytes((PLATFORM_LOGIN,)), bytes((PLATFORM_LOGOUT,))) else raw
+    return raw[:HEAD] if raw[2:3] in _OF_PLATFORMS else raw
 
 
-def _message(raw: bytes) -> Message:
-    header = _header(raw)
+def _message(raw: bytes, header: Header) -> Message:
     number = header.number
     raw = _without_login(raw)
-    kept = number not in (HEARTBEAT, CLOCK, PLATFORM_LOGIN, PLATFORM_LOGOUT) and header.mark == COMMAND
+    kept = header.mark == COMMAND and number not in _ANSWERED_AT_ONCE
     reply = None
-    if number in (READ_PARAMETERS, SET_PARAMETERS, CONTROL) and header.mark != COMMAND:
+    if number in _COMMANDS and header.mark != COMMAND:
         if header.mark == DONE:
             reply = Reply(number, ANSWERED, _parameters(raw[HEAD + 6 : -1]) if number == READ_PARAMETERS else {})
         else:
             reply = Reply(number, REFUSED, error=f"应答标志 0x{header.mark:02X} (answer mark 0x{header.mark:02X})")
-    return Message(header.vin, number, raw, header, kept, last=number == LOGOUT, reply=reply)
+    return Message(header.vin, number, raw, header, kept, None, number == LOGOUT, reply)
 
 
-def _header(raw: bytes) -> Header:
-    when = raw[HEAD : HEAD + 6] if len(raw) > HEAD + 6 else b""
-    return Header(raw[2], raw[3], raw[4:21], raw[21], raw[0] == 0x24, when)
+def _header(data: bytes, at: int, end: int) -> Header:
+    """The header of the frame that stands there."""
+    when = data[at + HEAD : at + HEAD + 6] if end - at > HEAD + 6 else b""
+    return Header(data[at + 2], data[at + 3], data[at + 4 : at + 21], data[at + 21], data[at] == 0x24, when)
 
 
 def _answer(header: Header, mark: int, data: bytes) -> bytes:
@@ -305,7 +314,7 @@ class Gb32960:
     def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
         if len(raw) < HEAD:  # a broken frame that is sent through the door again
             return [], [Refusal("length", "帧过短", "the frame is too short", "length", len(raw))]
-        header = _header(raw)
+        header = _header(raw, 0, len(raw))
         if header.number not in SPOKEN:
             return [], [Refusal("command", f"不支持命令 0x{header.number:02X}",
                                 f"command 0x{header.number:02X} is not spoken", "command", header.number)]
@@ -344,13 +353,48 @@ class Gb32960:
                     raise IndexError
         except (struct.error, IndexError):
             refusals.append(Refusal("length", "数据单元过短", "the data unit is too short", place, len(data)))
-        worse = {name: BAD for name, value in values.items() if value != value}
-        if header.number in (REALTIME, RESENT) and values.get("positioned") == 0.0:
+        worse = _no_numbers(values)
+        if values.get("positioned") == 0.0:
             worse.update(longitude=BAD, latitude=BAD)
         return ([(observed, values, worse or None)] if values else []), refusals
 
 
+def _no_numbers(values: Mapping[str, Any]) -> dict[str, int]:
+    """The quality of those that are not-a-number; a sum with one of them is that too, and texts cannot be added up."""
+    try:
+        total = sum(values.values())
+        if total == total:
+            return {}
+    except TypeError:
+        pass
+    return {name: BAD for name, value in values.items() if value != value}
+
+
 Unit = Callable[[bytes, int, dict[str, float | str]], int]
+
+
+class Scale(Protocol):
+    """What a field's numbers mean, by number."""
+
+    def __getitem__(self, number: int, /) -> float: ...
+
+
+class Linear:
+    """A scale that is computed: `limit` and above are no number, others are divided and moved."""
+
+    def __init__(self, limit: int, divisor: int, offset: int) -> None:
+        self.limit, self.divisor, self.offset = limit, divisor, offset
+
+    def __getitem__(self, number: int, /) -> float:
+        return NAN if number >= self.limit else number / self.divisor - self.offset
+
+
+@functools.cache
+def _scale(code: str, whole: bool, divisor: int, offset: int) -> Scale:
+    """The scale of a field: as a table where it has one or two bytes, 512 KiB for two."""
+    greatest = {"B": 0xFF, "H": 0xFFFF, "I": 0xFFFFFFFF}[code]
+    scale = Linear(greatest + 1 if whole else greatest - 1, divisor, offset)
+    return scale if code == "I" else array("d", map(scale.__getitem__, range(greatest + 1)))
 
 
 class Fields:
@@ -359,15 +403,20 @@ class Fields:
 
     def __init__(self, *fields: tuple[str, str, int, int], whole: tuple[str, ...] = ()) -> None:
         self.layout = struct.Struct(">" + "".join(code for _, code, _, _ in fields))
-        greatest = {"B": 0xFE, "H": 0xFFFE, "I": 0xFFFFFFFE}
-        self.fields = [
-            (name, 1 << 40 if name in whole else greatest[code], divisor, offset) for name, code, divisor, offset in fields
-        ]
+        self.fields = [(code, name in whole, divisor, offset) for name, code, divisor, offset in fields]
+        self.names = {"": tuple(name for name, _, _, _ in fields)}
+
+    @functools.cached_property
+    def scales(self) -> tuple[Scale, ...]:
+        """Made when the first frame is read."""
+        return tuple(_scale(*field) for field in self.fields)
 
     def read(self, data: bytes, at: int, values: dict[str, float | str], prefix: str = "") -> int:
         """Put the numbers into `values`; returns where they end."""
-        for (name, limit, divisor, offset), number in zip(self.fields, self.layout.unpack_from(data, at), strict=True):
-            values[prefix + name if prefix else name] = NAN if number >= limit else number / divisor - offset
+        names = self.names.get(prefix)
+        if names is None:
+            names = self.names[prefix] = tuple(prefix + name for name in self.names[""])
+        values.update(zip(names, map(getitem, self.scales, self.layout.unpack_from(data, at)), strict=True))
         return at + self.layout.size
 
 

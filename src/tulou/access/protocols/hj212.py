@@ -10,8 +10,10 @@ times coincide, are told apart by `-minute`, `-hour`, `-day`. Times are Beijing 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -42,6 +44,11 @@ from tulou.kernel.errors import Invalid
 START, END = b"##", b"\r\n"
 AROUND = 12
 """Bytes of a frame beside its segment: start, length, CRC, end."""
+CP = b"CP=&&"
+HEADS, HEAD_BYTES = 16384, 160
+"""Fields before CP that are remembered, by all connections together, and the longest."""
+LAYOUTS, LAYOUT_BYTES = 1024, 1024
+"""Orders of names in data that are remembered, and the longest data."""
 HELD_PARTS = 64
 HELD_PEERS = 4096
 """Devices of one connection whose system, password and edition are remembered."""
@@ -66,6 +73,9 @@ WORDS = ("Flag", "Info", "Time")
 MEASURES = frozenset({"Rtd", "Avg", "Min", "Max", "Cou", "ZsRtd", "ZsAvg", "ZsMin", "ZsMax", "Data", "DayData",
                       "NightData"})
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+DIGITS = re.compile(r"[0-9.eE+-]*")
+"""What numbers consist of; of these `float` takes what `NUMBER` does."""
+NO_MARKS, ONE_MARK = bytes(sorted({*range(256)} - {*b",;="})), bytes.maketrans(b",;", b"==")
 PASSWORD = re.compile(rb"PW=([^;&]*)")
 
 
@@ -166,36 +176,29 @@ COMMANDS: dict[str, tuple[int, str, str, type[BaseModel]]] = {
 """Commands of the centre (table 9): CN, what people read, parameters."""
 
 
-_STEPS = [bytes(high >> 8 for high in CRC_16)]
-while len(_STEPS) < 14:
-    _STEPS.append(_STEPS[-1].translate(_STEPS[-1]))
-"""`_STEPS[k]` maps the register's high byte over 2**k zero bytes."""
+_STEP = bytes(high >> 8 for high in CRC_16)
+"""The register's high byte after a byte, by its exclusive or with the high byte before."""
 
 
 def crc(segment: bytes) -> int:
     """The CRC of annex A: register FFFF; per byte it is shifted right by eight and combined with the byte, then eight
     times shifted right, combined with A001 where a one falls out.
 
-    As the low byte is lost each time, the next register depends on (high byte xor data byte) only, linearly; so the
-    text is folded: its first half, moved over the length of the second, is combined with the second.
+    As the low byte is lost each time, the next register depends on (high byte xor data byte) only, linearly; and eight
+    such steps over zeros change nothing. So bytes that are a multiple of eight apart are combined first, halves of the
+    text at a time; the last eight bytes of the number are what remains.
     """
     size = len(segment)
     if not size:
         return 0xFFFF
-    folded = (int.from_bytes(segment) ^ 0xFF << 8 * (size - 1)).to_bytes(size)
-    power = (size - 1).bit_length()
-    while power > 4:
-        power -= 1
-        half = 1 << power
-        over = size - half
-        if over > 0:
-            moved = int.from_bytes(folded[:over].translate(_STEPS[power]))
-            folded = (moved ^ int.from_bytes(folded[over:])).to_bytes(half)
-            size = half
-    step, high = _STEPS[0], 0
-    for byte in folded[:-1]:
-        high = step[high ^ byte]
-    return CRC_16[high ^ folded[-1]]
+    folded = int.from_bytes(segment) ^ 0xFF << 8 * (size - 1)
+    half = 32 << (size - 1 >> 3).bit_length()
+    while half > 32:
+        folded ^= folded >> half
+        half >>= 1
+    a, b, c, d, e, f, g, h = (folded & 0xFFFFFFFFFFFFFFFF).to_bytes(8)
+    step = _STEP
+    return CRC_16[step[step[step[step[step[step[step[a] ^ b] ^ c] ^ d] ^ e] ^ f] ^ g] ^ h]
 
 
 def frame(segment: bytes) -> bytes:
@@ -212,14 +215,62 @@ def command(number: int, *, qn: bytes, st: bytes, mn: bytes, password: bytes = b
     return frame(b"QN=%b;ST=%b;CN=%d;PW=%b;MN=%b;Flag=%d;CP=&&%b&&" % (qn, st, number, password, mn, flag, values))
 
 
-def _fields(segment: bytes) -> tuple[dict[bytes, bytes], bytes]:
-    """The fields before CP, and what stands between its `&&`."""
-    head, _, rest = segment.partition(b"CP=&&")
+@dataclass(slots=True)
+class Head:
+    """The fields before CP beside QN, which are the same in many frames: with bytes as they are, None for what is missing or no
+    number. `kept` has stars for the password; `about` is what the device's answers say after QN and CN, before CP."""
+
+    cn: bytes
+    number: int | None
+    flag: int | None
+    identity: bytes | None
+    password: bytes
+    system: bytes
+    packet: bytes
+    qn: bytes | None
+    kept: bytes
+    about: bytes
+
+
+def _number(digits: bytes) -> int | None:
+    try:
+        return int(digits)
+    except ValueError:
+        return None
+
+
+def _read_head(text: bytes) -> Head:
+    parts = text.split(b";")
     fields = {}
-    for part in head.split(b";"):
+    for part in parts:
         name, _, value = part.partition(b"=")
         fields[name] = value
-    return fields, rest.removesuffix(b"&&")
+    get = fields.get
+    cn, password, flag, identity = get(b"CN", b""), get(b"PW", b""), _number(get(b"Flag") or b"0"), get(b"MN")
+    return Head(
+        cn, _number(cn), flag, identity, password, get(b"ST", b""), get(b"PNO", b""), get(b"QN"),
+        b";".join(b"PW=" + b"*" * (len(part) - 3) if part.startswith(b"PW=") else part for part in parts),
+        b"PW=%b;MN=%b;Flag=%d" % (password, identity or b"", (flag or 0) & 0xFC),
+    )
+
+
+_known_head = functools.lru_cache(HEADS)(_read_head)
+
+
+def _split(segment: bytes) -> tuple[bytes, Head, int, int]:
+    """QN, the other fields before CP, where they begin, and where CP begins."""
+    end = segment.find(CP)
+    if end < 0:
+        end = len(segment)
+    begin = segment.find(b";", 0, end) + 1 if segment.startswith(b"QN=") else 0
+    text = segment[begin:end]
+    head = _known_head(text) if len(text) <= HEAD_BYTES else _read_head(text)
+    return (segment[3 : begin - 1] if begin else b"") if head.qn is None else head.qn, head, begin, end
+
+
+def _values(segment: bytes, end: int) -> bytes:
+    """What stands between the `&&` of CP, which begins at `end`."""
+    return segment[end + len(CP) :].removesuffix(b"&&")
 
 
 def _without_password(raw: bytes) -> bytes:
@@ -234,7 +285,8 @@ class Session:
         self.skipped = 0
         self._rest = b""
         self._firsts: dict[tuple[bytes, bytes], bytes] = {}
-        self._peers: dict[bytes, tuple[bytes, bytes, int]] = {}
+        self._peers: dict[bytes, Head] = {}
+        self._last: Head | None = None
         self._asked: dict[bytes, dict[str, Any]] = {}
         self._qn = 0
 
@@ -291,23 +343,20 @@ class Session:
         return out
 
     def _message(self, raw: bytes, segment: bytes) -> Message | Broken:
-        fields, values = _fields(segment)
-        get = fields.get
-        try:
-            number = int(get(b"CN", b""))
-            flag = int(get(b"Flag") or b"0")
-            identity = fields[b"MN"]
-        except (KeyError, ValueError):
+        qn, head, begin, end = _split(segment)
+        number, flag, identity = head.number, head.flag, head.identity
+        if number is None or flag is None or identity is None:
             return Broken(_without_password(raw), Refusal(
                 "header", "缺少 CN 或 MN，或 Flag 不是数", "no CN or MN, or Flag is no number", "CN"
             ))
-        password = get(b"PW", b"")
-        remember(self._peers, identity, (get(b"ST", b""), password, flag & 0xFC), HELD_PEERS)
-        raw = raw.replace(b"PW=" + password, b"PW=" + b"*" * len(password), 1)
-        if flag & 2 and get(b"PNO") and number in STAMPED:
-            raw = self._part(raw, fields, values)
-        reply = self._reply(number, get(b"QN", b""), values) if self._asked else None
-        return Message(identity, number, raw, (fields, number, flag), credential=password, reply=reply)
+        if head is not self._last:
+            self._last = head
+            remember(self._peers, identity, head, HELD_PEERS)
+        raw = raw[: 6 + begin] + head.kept + raw[6 + end :]
+        if flag & 2 and head.packet and number in STAMPED:
+            raw = self._part(raw, identity, qn, head.packet, segment[end:])
+        reply = self._reply(number, qn, _values(segment, end)) if self._asked else None
+        return Message(identity, number, raw, (qn, head), True, head.password, False, reply)
 
     def command(self, identity: bytes, method: str, params: Any, now: int) -> tuple[bytes, bytes]:
         """The password is that which the device itself sends."""
@@ -318,10 +367,11 @@ class Session:
             number, values = params.cn, params.values
         else:
             number, values = COMMANDS[method][0], params.model_dump(by_alias=True, exclude_none=True)
-        st, password, edition = self._peers[identity]
+        head = self._peers[identity]
         text = ";".join(f"{name}={value}" for name, value in values.items()).encode("gb18030")
         remember(self._asked, qn, {}, HELD_PARTS)
-        return command(number, qn=qn, st=st, mn=identity, password=password, flag=edition | 1, values=text), qn
+        return command(number, qn=qn, st=head.system, mn=identity, password=head.password,
+                       flag=(head.flag or 0) & 0xFC | 1, values=text), qn
 
     def _reply(self, number: int, qn: bytes, values: bytes) -> Reply | None:
         """What a frame says to a command: 9011 that it will be done, then data, 9012 that it was done (6.5)."""
@@ -351,32 +401,29 @@ class Session:
             asked.update(found)
         return Reply(qn, DELIVERED)
 
-    def _part(self, raw: bytes, fields: dict[bytes, bytes], values: bytes) -> bytes:
+    def _part(self, raw: bytes, identity: bytes, qn: bytes, packet: bytes, values: bytes) -> bytes:
         """A packet of several. One that does not repeat DataTime is kept together with the first, which has it."""
-        key = fields.get(b"MN", b""), fields.get(b"QN", b"")
+        key = identity, qn
         if b"DataTime=" in values:
-            if fields[b"PNO"].lstrip(b"0") == b"1":
+            if packet.lstrip(b"0") == b"1":
                 remember(self._firsts, key, raw, HELD_PARTS)
             return raw
         return self._firsts.get(key, b"") + raw
 
     def accept(self, message: Message, now: int) -> bytes:
-        fields, number, flag = message.receipt
-        if not flag & 1 or number in ANSWERS:
-            return b""
-        return self._answer(fields, NOTICE_ANSWER if number in NOTICES else DATA_ANSWER, flag, b"")
+        number = message.command
+        return self._answer(message, NOTICE_ANSWER if number in NOTICES else DATA_ANSWER, b"")
 
     def refuse(self, message: Message, why: str) -> bytes:
-        fields, number, flag = message.receipt
-        if not flag & 1 or number in ANSWERS:
-            return b""
-        return self._answer(fields, REQUEST_ANSWER, flag, REFUSED_AS[why])
+        return self._answer(message, REQUEST_ANSWER, REFUSED_AS[why])
 
     @staticmethod
-    def _answer(fields: dict[bytes, bytes], number: int, flag: int, values: bytes) -> bytes:
+    def _answer(message: Message, number: int, values: bytes) -> bytes:
         """An answer carries the request's QN and its edition (the upper bits of Flag), and system 91 (table 5)."""
-        return command(number, qn=fields.get(b"QN", b""), st=b"91", mn=fields[b"MN"],
-                       password=fields.get(b"PW", b""), flag=flag & 0xFC, values=values)
+        qn, head = message.receipt
+        if not head.flag & 1 or message.command in ANSWERS:
+            return b""
+        return frame(b"QN=%b;ST=91;CN=%d;%b;CP=&&%b&&" % (qn, number, head.about, values))
 
 
 def _why(name: str, code: str, known: dict[str, tuple[str, str]]) -> str:
@@ -416,7 +463,7 @@ class Hj212:
         return text.encode()
 
     def identify(self, raw: bytes) -> bytes:
-        return _fields(raw[6:])[0].get(b"MN", b"")
+        return _split(raw[6:])[1].identity or b""
 
     def masked(self, raw: bytes) -> bytes:
         return _without_password(raw)
@@ -426,67 +473,148 @@ class Hj212:
         refusals: list[Refusal] = []
         at, observed = 0, 0
         while at < len(raw):
-            size = raw[at + 2 : at + 6]
-            fields, body = _fields(raw[at + 6 : at + 6 + int(size)]) if size.isdigit() else ({}, b"")
-            if not fields.get(b"CN", b"").isdigit():  # a broken frame that is sent through the door again
+            digits = raw[at + 2 : at + 6]
+            size = int(digits) if digits.isdigit() else 0
+            segment = raw[at + 6 : at + 6 + size]
+            qn, head, _, end = _split(segment)
+            if not head.cn.isdigit():  # a broken frame that is sent through the door again
                 refusals.append(Refusal("header", "不是帧，或缺少 CN", "not a frame, or without CN", "CN"))
                 break
-            at += AROUND + int(size)
-            observed = self._values(fields, _text(body), observed, samples, refusals)
+            at += AROUND + size
+            number = int(head.cn)
+            if number in ANSWERS:
+                continue
+            body = _values(segment, end)
+            found = _read_alike(number, body, observed)
+            if found is None:
+                found = _read_any(number, _text(body), observed, refusals)
+            observed, values, worse = found
+            if values:
+                samples.append((observed or _sent(qn), values, worse))
         return samples, refusals
 
-    def _values(
-        self, fields: dict[bytes, bytes], body: str, before: int, samples: list[Sample], refusals: list[Refusal]
-    ) -> int:
-        """The values of one frame; returns its DataTime, which the next of the same message may not repeat."""
-        number = int(fields[b"CN"])
-        if number in ANSWERS:
-            return before
-        span = SPANS.get(number, "")
-        observed = before
-        values: dict[str, float | str] = {}
-        worse: dict[str, int] | None = None
-        for item in body.split(";"):
-            quality, begun = 0, len(values)
-            for pair in item.split(","):
-                name, _, value = pair.partition("=")
-                if not value:
-                    continue
-                if name == "DataTime":
-                    try:
-                        observed = beijing(value)
-                    except ValueError:
-                        refusals.append(Refusal("time", "DataTime 不是 YYYYMMDDhhmmss", "DataTime is not YYYYMMDDhhmmss",
-                                                "DataTime", value[:80]))
-                        return before
-                    continue
-                kind = name.rpartition("-")[2]
-                if kind == "Flag":
-                    quality = FLAGS.get(value, UNCERTAIN)
-                elif not kind.endswith(WORDS):
-                    if NUMBER.fullmatch(value):
-                        values[name + span] = float(value)
-                        continue
-                    if kind in MEASURES:
-                        refusals.append(Refusal("number", "不是数", "not a number", name[:128], value[:80]))
-                        continue
-                values[name + span] = value
-            if quality:
-                worse = worse or {}
-                worse.update((name, quality) for name in list(values)[begun:] if not name.endswith("Flag" + span))
-        if number in STAMPED and not observed:
-            refusals.append(Refusal("time", "数据没有 DataTime", "data without DataTime", "DataTime"))
-            return before
-        if values:
-            samples.append((observed or self._sent(fields), values, worse))
-        return observed
 
-    @staticmethod
-    def _sent(fields: dict[bytes, bytes]) -> int:
-        try:
-            return beijing(fields.get(b"QN", b"")[:14].decode("ascii", "replace"))
-        except ValueError:
-            return 0
+Found = tuple[int, dict[str, float | str], dict[str, int] | None]
+"""DataTime, which the next frame of the same message may not repeat, values, and the quality of those that are not good."""
+
+
+def _read_any(number: int, body: str, before: int, refusals: list[Refusal]) -> Found:
+    """The data of one frame, whatever they look like."""
+    span = SPANS.get(number, "")
+    observed = before
+    values: dict[str, float | str] = {}
+    worse: dict[str, int] | None = None
+    for item in body.split(";"):
+        quality, begun = 0, len(values)
+        for pair in item.split(","):
+            name, _, value = pair.partition("=")
+            if not value:
+                continue
+            if name == "DataTime":
+                try:
+                    observed = beijing(value)
+                except ValueError:
+                    refusals.append(Refusal("time", "DataTime 不是 YYYYMMDDhhmmss", "DataTime is not YYYYMMDDhhmmss",
+                                            "DataTime", value[:80]))
+                    return before, {}, None
+                continue
+            kind = name.rpartition("-")[2]
+            if kind == "Flag":
+                quality = FLAGS.get(value, UNCERTAIN)
+            elif not kind.endswith(WORDS):
+                if NUMBER.fullmatch(value):
+                    values[name + span] = float(value)
+                    continue
+                if kind in MEASURES:
+                    refusals.append(Refusal("number", "不是数", "not a number", name[:128], value[:80]))
+                    continue
+            values[name + span] = value
+        if quality:
+            worse = worse or {}
+            worse.update((name, quality) for name in list(values)[begun:] if not name.endswith("Flag" + span))
+    if number in STAMPED and not observed:
+        refusals.append(Refusal("time", "数据没有 DataTime", "data without DataTime", "DataTime"))
+        return before, {}, None
+    return observed, values, worse
+
+
+@dataclass(slots=True)
+class Layout:
+    """Where values stand in data with the same names: `time` is the place of DataTime (-1 if there is none), the others
+    are places among the values without it; `flags` have the names of the values that they are about."""
+
+    time: int
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    numbered: tuple[str, ...]
+    flags: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+@functools.lru_cache(LAYOUTS)
+def _layout(span: str, names: tuple[str, ...], separators: bytes) -> Layout | None:
+    """The layout of data that are `name=value`, with these names and what separates them; None if a name is there twice."""
+    if len(set(names)) < len(names):
+        return None
+    time = names.index("DataTime") if "DataTime" in names else -1
+    out, numbers, flags = [], [], []
+    item: list[str] = []
+    flag = -1
+    for name, separator in zip(names, separators.decode() + ";", strict=True):
+        kind = name.rpartition("-")[2]
+        if name != "DataTime":
+            if kind == "Flag":
+                flag = len(out)
+            elif not kind.endswith(WORDS):
+                numbers.append(len(out))
+            if not name.endswith("Flag"):
+                item.append(name + span)
+            out.append(name + span)
+        if separator == ";":
+            if flag >= 0:
+                flags.append((flag, tuple(item)))
+            item, flag = [], -1
+    return Layout(time, tuple(out), tuple(numbers), tuple(out[place] for place in numbers), tuple(flags))
+
+
+def _read_alike(number: int, body: bytes, before: int) -> Found | None:
+    """The data of one frame, by what is known of others with the same names in the same order; None if they must be read
+    one by one: all that is unusual, and all that is refused."""
+    if len(body) > LAYOUT_BYTES or not body.isascii():
+        return None
+    marks = body.translate(None, NO_MARKS)
+    if marks[::2].strip(b"=") or marks[1::2].strip(b",;") or not len(marks) & 1:
+        return None
+    parts = body.translate(ONE_MARK).decode().split("=")
+    words = parts[1::2]
+    layout = _layout(SPANS.get(number, ""), tuple(parts[::2]), marks[1::2])
+    if layout is None or "" in words:
+        return None
+    try:
+        observed = beijing(words.pop(layout.time)) if layout.time >= 0 else before
+        numbers = [words[place] for place in layout.numbers]
+        if not DIGITS.fullmatch("".join(numbers)):
+            return None
+        measured = list(map(float, numbers))
+    except ValueError:
+        return None
+    if number in STAMPED and not observed:
+        return None
+    values: dict[str, float | str] = dict(zip(layout.names, words, strict=True))
+    values.update(zip(layout.numbered, measured, strict=True))
+    worse: dict[str, int] | None = None
+    for place, about in layout.flags:
+        quality = FLAGS.get(words[place], UNCERTAIN)
+        if quality:
+            worse = worse or {}
+            worse.update(dict.fromkeys(about, quality))
+    return observed, values, worse
+
+
+def _sent(qn: bytes) -> int:
+    try:
+        return beijing(qn[:14].decode("ascii", "replace"))
+    except ValueError:
+        return 0
 
 
 codec = Hj212()
