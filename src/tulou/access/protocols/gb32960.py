@@ -56,6 +56,9 @@ _OF_PLATFORMS = bytes((PLATFORM_LOGIN,)), bytes((PLATFORM_LOGOUT,))
 
 
 HELD_PEERS = 4096
+MOTORS = 0x02
+FEW, PLANS = 4, 1024
+"""Motors of a frame that is read by a plan, and plans that are remembered."""
 PARAMETERS: dict[int, tuple[str, int]] = {
     0x01: ("storage_period_ms", 2), 0x02: ("report_period_s", 2), 0x03: ("alarm_period_ms", 2),
     0x04: ("management_domain_length", 1), 0x05: ("management_domain", 0), 0x06: ("management_port", 2),
@@ -328,31 +331,31 @@ class Gb32960:
         values: dict[str, float | str] = {}
         refusals: list[Refusal] = []
         data = raw[HEAD + 6 : -1]
-        place = "login"
+        kind = 0
         try:
             if header.number == LOGIN:
                 _login(data, header.modern, values)
             elif header.number in (REALTIME, RESENT):
-                units = MODERN if header.modern else UNITS
-                at = 0
+                edition = MODERN if header.modern else UNITS
+                at = edition.begin(data, values)
                 while at < len(data):
                     kind = data[at]
                     if kind == 0xFF and header.modern:  # the signature
                         break
-                    place = f"0x{kind:02X}"
                     if kind >= 0x80:  # a maker's own: its length, and bytes that are in the raw frame
                         at += 3 + int.from_bytes(data[at + 1 : at + 3])
                         continue
-                    unit = units.get(kind)
+                    unit = edition.units.get(kind)
                     if unit is None:
                         refusals.append(Refusal("unit", "不支持此信息类型，其后未读", "the kind of data is not spoken; what follows is not read",
-                                                place, kind))
+                                                f"0x{kind:02X}", kind))
                         break
                     at = unit(data, at + 1, values)
                 if at > len(data):
                     raise IndexError
         except (struct.error, IndexError):
-            refusals.append(Refusal("length", "数据单元过短", "the data unit is too short", place, len(data)))
+            refusals.append(Refusal("length", "数据单元过短", "the data unit is too short",
+                                    f"0x{kind:02X}" if kind else "login", len(data)))
         worse = _no_numbers(values)
         if values.get("positioned") == 0.0:
             worse.update(longitude=BAD, latitude=BAD)
@@ -370,7 +373,8 @@ def _no_numbers(values: Mapping[str, Any]) -> dict[str, int]:
     return {name: BAD for name, value in values.items() if value != value}
 
 
-Unit = Callable[[bytes, int, dict[str, float | str]], int]
+Values = dict[str, float | str]
+Unit = Callable[[bytes, int, Values], int]
 
 
 class Scale(Protocol):
@@ -399,25 +403,57 @@ def _scale(code: str, whole: bool, divisor: int, offset: int) -> Scale:
 
 class Fields:
     """Numbers of a fixed layout. `fields` are name, struct code, divisor and offset; the two greatest values of a
-    field's width are abnormal and invalid, except where its name is in `whole`."""
+    field's width are abnormal and invalid, except where its name is in `whole`. `finish` makes of the numbers what they mean together."""
 
-    def __init__(self, *fields: tuple[str, str, int, int], whole: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *fields: tuple[str, str, int, int], whole: tuple[str, ...] = (), finish: Callable[[Values], None] | None = None
+    ) -> None:
+        self.finish = finish
         self.layout = struct.Struct(">" + "".join(code for _, code, _, _ in fields))
         self.fields = [(code, name in whole, divisor, offset) for name, code, divisor, offset in fields]
-        self.names = {"": tuple(name for name, _, _, _ in fields)}
+        self._names = {"": tuple(name for name, _, _, _ in fields)}
+
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        found = self._names.get(prefix)
+        if found is None:
+            found = self._names[prefix] = tuple(prefix + name for name in self._names[""])
+        return found
 
     @functools.cached_property
     def scales(self) -> tuple[Scale, ...]:
         """Made when the first frame is read."""
         return tuple(_scale(*field) for field in self.fields)
 
-    def read(self, data: bytes, at: int, values: dict[str, float | str], prefix: str = "") -> int:
+    def read(self, data: bytes, at: int, values: Values, prefix: str = "") -> int:
         """Put the numbers into `values`; returns where they end."""
-        names = self.names.get(prefix)
-        if names is None:
-            names = self.names[prefix] = tuple(prefix + name for name in self.names[""])
-        values.update(zip(names, map(getitem, self.scales, self.layout.unpack_from(data, at)), strict=True))
+        values.update(zip(self.names(prefix), map(getitem, self.scales, self.layout.unpack_from(data, at)), strict=True))
+        if self.finish is not None:
+            self.finish(values)
         return at + self.layout.size
+
+
+def _gears(values: Values) -> None:
+    """The gear byte (A.1) has the gear in its lower half, above it braking and driving force."""
+    gear = int(values["gear"])
+    values["gear"], values["brakingForce"], values["drivingForce"] = float(gear & 0x0F), float(gear >> 4 & 1), float(gear >> 5 & 1)
+
+
+def _gears_2025(values: Values) -> None:
+    """As in 2016; the highest bit says that the gear is invalid."""
+    invalid = values["gear"] >= 0x80  # type: ignore[operator]
+    _gears(values)
+    if invalid:
+        values["gear"] = NAN
+
+
+def _hemispheres(values: Values) -> None:
+    """Bit 0 of the state is one without a fix, bit 1 south, bit 2 west (table 15)."""
+    state = int(values["positioned"])
+    values["positioned"] = float(~state & 1)
+    if state & 4:
+        values["longitude"] = 0.0 - values["longitude"]  # type: ignore[operator]
+    if state & 2:
+        values["latitude"] = 0.0 - values["latitude"]  # type: ignore[operator]
 
 
 _VEHICLE = (
@@ -427,9 +463,9 @@ _VEHICLE = (
 _AFTER_CURRENT = (("soc", "B", 1, 0), ("dcdcState", "B", 1, 0), ("gear", "B", 1, 0), ("insulationResistance", "H", 1, 0))
 VEHICLE = Fields(
     *_VEHICLE, ("current", "H", 10, 1000), *_AFTER_CURRENT, ("accelerator", "B", 1, 0), ("brake", "B", 1, 0),
-    whole=("gear", "insulationResistance"),
+    whole=("gear", "insulationResistance"), finish=_gears,
 )
-VEHICLE_2025 = Fields(*_VEHICLE, ("current", "H", 10, 3000), *_AFTER_CURRENT, whole=("gear",))
+VEHICLE_2025 = Fields(*_VEHICLE, ("current", "H", 10, 3000), *_AFTER_CURRENT, whole=("gear",), finish=_gears_2025)
 MOTOR = Fields(
     ("State", "B", 1, 0), ("ControllerTemperature", "B", 1, 40), ("Speed", "H", 1, 20000), ("Torque", "H", 10, 2000),
     ("Temperature", "B", 1, 40), ("Voltage", "H", 10, 0), ("Current", "H", 10, 1000),
@@ -446,6 +482,13 @@ HYDROGEN = Fields(
 )
 ENGINE = Fields(("engineState", "B", 1, 0), ("engineSpeed", "H", 1, 0), ("fuelRate", "H", 100, 0))
 ENGINE_2025 = Fields(("engineSpeed", "H", 1, 0))
+_COORDINATES = (("longitude", "I", 1_000_000, 0), ("latitude", "I", 1_000_000, 0))
+POSITION = Fields(("positioned", "B", 1, 0), *_COORDINATES, whole=("positioned", "longitude", "latitude"), finish=_hemispheres)
+POSITION_2025 = Fields(
+    ("positioned", "B", 1, 0), ("coordinateSystem", "B", 1, 0), *_COORDINATES,
+    whole=("positioned", "coordinateSystem", "longitude", "latitude"), finish=_hemispheres,
+)
+"""Tables 14 and 15; in 2025 with the coordinate system (1 WGS 84, 2 GCJ-02, 3 other)."""
 EXTREMES = Fields(
     ("maxVoltageBattery", "B", 1, 0), ("maxVoltageCell", "B", 1, 0), ("maxCellVoltage", "H", 1000, 0),
     ("minVoltageBattery", "B", 1, 0), ("minVoltageCell", "B", 1, 0), ("minCellVoltage", "H", 1000, 0),
@@ -457,20 +500,8 @@ BATTERY = Fields(("Voltage", "H", 10, 0), ("Current", "H", 10, 1000), ("Cells", 
 BATTERY_2025 = Fields(("Voltage", "H", 10, 0), ("Current", "H", 10, 3000))
 
 
-def _vehicle(fields: Fields) -> Unit:
-    def read(data: bytes, at: int, values: dict[str, float | str]) -> int:
-        """Table 9; the gear byte (A.1) has the gear in its lower half, above it braking and driving force."""
-        end = fields.read(data, at, values)
-        gear = int(values["gear"])
-        values["gear"] = NAN if fields is VEHICLE_2025 and gear & 0x80 else float(gear & 0x0F)
-        values["brakingForce"], values["drivingForce"] = float(gear >> 4 & 1), float(gear >> 5 & 1)
-        return end
-
-    return read
-
-
 def _motors(fields: Fields) -> Unit:
-    def read(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    def read(data: bytes, at: int, values: Values) -> int:
         """Tables 10 and 11: their count, then each with its number."""
         count, at = data[at], at + 1
         for _ in range(count):
@@ -480,7 +511,7 @@ def _motors(fields: Fields) -> Unit:
     return read
 
 
-def _fuel_cell(data: bytes, at: int, values: dict[str, float | str]) -> int:
+def _fuel_cell(data: bytes, at: int, values: Values) -> int:
     """Table 12."""
     at = FUEL_CELL.read(data, at, values)
     count = int.from_bytes(data[at : at + 2])
@@ -488,23 +519,8 @@ def _fuel_cell(data: bytes, at: int, values: dict[str, float | str]) -> int:
     return HYDROGEN.read(data, at + 2 + count, values)
 
 
-def _position(data: bytes, at: int, values: dict[str, float | str]) -> int:
-    """Tables 14 and 15: bit 0 of the state is one without a fix, bit 1 south, bit 2 west."""
-    state, longitude, latitude = struct.unpack_from(">BII", data, at)
-    values["positioned"] = float(~state & 1)
-    values["longitude"] = (-longitude if state & 4 else longitude) / 1e6
-    values["latitude"] = (-latitude if state & 2 else latitude) / 1e6
-    return at + 9
-
-
-def _position_2025(data: bytes, at: int, values: dict[str, float | str]) -> int:
-    """As in 2016, with the coordinate system (1 WGS 84, 2 GCJ-02, 3 other) after the state."""
-    values["coordinateSystem"] = float(data[at + 1])
-    return _position(data[at : at + 1] + data[at + 2 :], 0, values) + at + 1
-
-
 def _alarms(modern: bool) -> Unit:
-    def read(data: bytes, at: int, values: dict[str, float | str]) -> int:
+    def read(data: bytes, at: int, values: Values) -> int:
         """Tables 17 and 18: level, flags, and lists of the makers' own codes for battery, motor, engine and others."""
         at = ALARM.read(data, at, values)
         for name in ("batteryFaults", "motorFaults", "engineFaults", "otherFaults"):
@@ -529,7 +545,7 @@ def _list(data: bytes, at: int, count: int, width: int, divisor: int, offset: in
     ) + "]"
 
 
-def _cells(data: bytes, at: int, values: dict[str, float | str]) -> int:
+def _cells(data: bytes, at: int, values: Values) -> int:
     """Tables B.5 and B.6: batteries with the voltages of their cells from a first one, which other frames go on from."""
     count, at = data[at], at + 1
     for _ in range(count):
@@ -541,7 +557,7 @@ def _cells(data: bytes, at: int, values: dict[str, float | str]) -> int:
     return at
 
 
-def _cells_2025(data: bytes, at: int, values: dict[str, float | str]) -> int:
+def _cells_2025(data: bytes, at: int, values: Values) -> int:
     count, at = data[at], at + 1
     for _ in range(count):
         name = f"battery{data[at]}"
@@ -552,7 +568,7 @@ def _cells_2025(data: bytes, at: int, values: dict[str, float | str]) -> int:
     return at
 
 
-def _temperatures(data: bytes, at: int, values: dict[str, float | str]) -> int:
+def _temperatures(data: bytes, at: int, values: Values) -> int:
     """Tables B.7 and B.8."""
     count, at = data[at], at + 1
     for _ in range(count):
@@ -562,7 +578,7 @@ def _temperatures(data: bytes, at: int, values: dict[str, float | str]) -> int:
     return at
 
 
-def _login(data: bytes, modern: bool, values: dict[str, float | str]) -> None:
+def _login(data: bytes, modern: bool, values: Values) -> None:
     """Table 6: serial number, ICCID, and the codes of the batteries."""
     serial, iccid, batteries = struct.unpack_from(">H20sB", data)
     values["loginSerial"] = float(serial)
@@ -579,15 +595,97 @@ def _login(data: bytes, modern: bool, values: dict[str, float | str]) -> None:
         values["batteryCodes"] = " ".join(codes)
 
 
-UNITS: dict[int, Unit] = {
-    0x01: _vehicle(VEHICLE), 0x02: _motors(MOTOR), 0x03: _fuel_cell, 0x04: ENGINE.read, 0x05: _position,
-    0x06: EXTREMES.read, 0x07: _alarms(False), 0x08: _cells, 0x09: _temperatures,
-}
+@dataclass(slots=True)
+class Plan:
+    """Kinds of data with fixed places, read in one go."""
+
+    layout: struct.Struct
+    names: tuple[str, ...]
+    scales: tuple[Scale, ...]
+    finish: tuple[Callable[[Values], None], ...]
+
+
+class Edition:
+    """The kinds of data of an edition: `fixed` have one layout, motors have that of `motor` each, `alarms` end with so many
+    `lists`, and `others` are read by themselves."""
+
+    def __init__(self, fixed: dict[int, Fields], motor: Fields, alarms: int, lists: int, others: dict[int, Unit]) -> None:
+        self.fixed, self.motor, self.alarms, self.lists = fixed, motor, alarms, bytes(lists)
+        self.units: dict[int, Unit] = {
+            **{kind: fields.read for kind, fields in fixed.items()}, MOTORS: _motors(motor), alarms: _alarms(lists > 4), **others,
+        }
+        self._sizes = {kind: 1 + fields.layout.size for kind, fields in fixed.items()}
+        self._plans: dict[tuple[int | bytes, ...], Plan] = {}
+
+    def begin(self, data: bytes, values: Values) -> int:
+        """Read what stands at the beginning and has a fixed layout, as in most frames nearly all does: up to lists, a kind that
+        comes twice, or one that is not all there. Returns where that ends."""
+        sizes, end, at = self._sizes, len(data), 0
+        key: list[int | bytes] = []
+        while at < end:
+            kind = data[at]
+            size = sizes.get(kind)
+            numbers = None
+            if size is None:
+                if kind == MOTORS:
+                    step = 1 + self.motor.layout.size
+                    count = data[at + 1] if at + 1 < end else FEW + 1
+                    size = 2 + count * step
+                    if count > FEW:
+                        break
+                    numbers = data[at + 2 : at + size : step]
+                elif kind == self.alarms and data.startswith(self.lists, at + 6):
+                    size = 6 + len(self.lists)
+                else:
+                    break
+            if at + size > end or kind in key:
+                break
+            key.append(kind)
+            if numbers is not None:
+                key.append(numbers)
+            at += size
+        if key:
+            kinds = tuple(key)
+            plan = self._plans.get(kinds) or self._plan(kinds)
+            values.update(zip(plan.names, map(getitem, plan.scales, plan.layout.unpack_from(data)), strict=True))
+            for finish in plan.finish:
+                finish(values)
+        return at
+
+    def _plan(self, kinds: tuple[int | bytes, ...]) -> Plan:
+        layout, names, scales, finish = [">"], [], [], []
+
+        def add(fields: Fields, before: str, prefix: str = "", after: str = "") -> None:
+            layout.extend((before, fields.layout.format[1:], after))
+            names.extend(fields.names(prefix))
+            scales.extend(fields.scales)
+            if fields.finish is not None:
+                finish.append(fields.finish)
+
+        for kind in kinds:
+            if isinstance(kind, bytes):
+                layout.append("x")
+                for number in kind:
+                    add(self.motor, "x", f"motor{number}")
+            elif kind == MOTORS:
+                layout.append("x")
+            elif kind == self.alarms:
+                add(ALARM, "x", after=f"{len(self.lists)}x")
+            else:
+                add(self.fixed[kind], "x")
+        plan = Plan(struct.Struct("".join(layout)), tuple(names), tuple(scales), tuple(finish))
+        remember(self._plans, kinds, plan, PLANS)
+        return plan
+
+
+UNITS = Edition(
+    {0x01: VEHICLE, 0x04: ENGINE, 0x05: POSITION, 0x06: EXTREMES}, MOTOR, 0x07, 4,
+    {0x03: _fuel_cell, 0x08: _cells, 0x09: _temperatures},
+)
 """Kinds of data of 2016 (table 8, table B.3)."""
-MODERN: dict[int, Unit] = {
-    0x01: _vehicle(VEHICLE_2025), 0x02: _motors(MOTOR_2025), 0x04: ENGINE_2025.read, 0x05: _position_2025,
-    0x06: _alarms(True), 0x07: _cells_2025, 0x08: _temperatures,
-}
+MODERN = Edition(
+    {0x01: VEHICLE_2025, 0x04: ENGINE_2025, 0x05: POSITION_2025}, MOTOR_2025, 0x06, 5, {0x07: _cells_2025, 0x08: _temperatures},
+)
 """Kinds of data of 2025; fuel cells (03, 30) and super-capacitors (31, 32) are not spoken."""
 
 codec = Gb32960()
