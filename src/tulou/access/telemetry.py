@@ -521,14 +521,17 @@ def _store_columns(
         return False
     builder, count = one.builder, len(docs)
     columns = list(zip(*map(dict.values, docs), strict=True))
-    kinds = []
+    measured: list[array[float] | None] = []
     for column, (numbers, text, _) in zip(columns, shape.columns, strict=True):
-        if numbers.issuperset(map(type, column)):
-            kinds.append(False)
-        elif text and {str}.issuperset(map(type, column)):
-            kinds.append(True)
-        else:
+        if numbers is _NUMERIC or numbers.issuperset(map(type, column)):
+            try:
+                measured.append(array("d", column))
+                continue
+            except TypeError:
+                pass
+        if not text or not {str}.issuperset(map(type, column)):
             return False
+        measured.append(None)
     props = list(map(builder.prop, shape.names))
     entities, times = builder.f_entity, builder.f_ts
     if isinstance(frames, range):
@@ -540,14 +543,14 @@ def _store_columns(
     if stamps is not None:
         times = stamps
     values = builder.r_val
-    for column, is_text, prop, (_, _, bounds) in zip(columns, kinds, props, shape.columns, strict=True):
+    for column, known, prop, (_, _, bounds) in zip(columns, measured, props, shape.columns, strict=True):
         row = len(values)
         builder.r_prop.extend(array("H", (prop,)) * count)
-        if is_text:
+        if known is None:
             values.extend(array("d", (NAN,)) * count)
             builder.r_text.update(zip(range(row, row + count), column, strict=True))
             continue
-        values.extend(column)
+        values.extend(known)
         if bounds is not None:
             low, high = bounds
             if not (min(column) >= low and max(column) <= high):  # so also where one is not a number

@@ -44,6 +44,7 @@ _INSIDE = struct.Struct(">BB17sBH")
 START = re.compile(rb"(?:##|\$\$)[\x01-\xfe][\x01-\x07\xfe][0-9A-Za-z]{17}[\x01-\x05\xfe\xff]")
 """What a frame begins with: its first 22 bytes."""
 MARKS = (b"##", b"$$")
+MODERN_MARK = MARKS[1][0]
 LOGIN, REALTIME, RESENT, LOGOUT, PLATFORM_LOGIN, PLATFORM_LOGOUT, HEARTBEAT, CLOCK = range(1, 9)
 SPOKEN = frozenset({LOGIN, REALTIME, RESENT, LOGOUT, HEARTBEAT, CLOCK})
 READ_PARAMETERS, SET_PARAMETERS, CONTROL = 0x80, 0x81, 0x82
@@ -281,8 +282,11 @@ def _message(raw: bytes, header: Header) -> Message:
 
 def _header(data: bytes, at: int, end: int) -> Header:
     """The header of the frame that stands there."""
-    when = data[at + HEAD : at + HEAD + 6] if end - at > HEAD + 6 else b""
-    return Header(data[at + 2], data[at + 3], data[at + 4 : at + 21], data[at + 21], data[at] == 0x24, when)
+    return Header(data[at + 2], data[at + 3], data[at + 4 : at + 21], data[at + 21], data[at] == MODERN_MARK, _when(data, at, end))
+
+
+def _when(data: bytes, at: int, end: int) -> bytes:
+    return data[at + HEAD : at + HEAD + 6] if end - at > HEAD + 6 else b""
 
 
 def _answer(header: Header, mark: int, data: bytes) -> bytes:
@@ -317,30 +321,29 @@ class Gb32960:
     def decode(self, raw: bytes) -> tuple[list[Sample], list[Refusal]]:
         if len(raw) < HEAD:  # a broken frame that is sent through the door again
             return [], [Refusal("length", "帧过短", "the frame is too short", "length", len(raw))]
-        header = _header(raw, 0, len(raw))
-        if header.number not in SPOKEN:
-            return [], [Refusal("command", f"不支持命令 0x{header.number:02X}",
-                                f"command 0x{header.number:02X} is not spoken", "command", header.number)]
-        if header.encryption != PLAIN:
-            return [], [Refusal("encrypted", "数据单元已加密", "the data unit is encrypted", "encryption",
-                                header.encryption)]
+        number, encryption, modern = raw[2], raw[21], raw[0] == MODERN_MARK
+        if number not in SPOKEN:
+            return [], [Refusal("command", f"不支持命令 0x{number:02X}", f"command 0x{number:02X} is not spoken", "command", number)]
+        if encryption != PLAIN:
+            return [], [Refusal("encrypted", "数据单元已加密", "the data unit is encrypted", "encryption", encryption)]
+        when = _when(raw, 0, len(raw))
         try:
-            observed = _instant(header.when)
+            observed = _instant(when)
         except ValueError:
-            return [], [Refusal("time", "数据采集时间无效", "the time of the data is invalid", "time", header.when.hex())]
+            return [], [Refusal("time", "数据采集时间无效", "the time of the data is invalid", "time", when.hex())]
         values: dict[str, float | str] = {}
         refusals: list[Refusal] = []
         data = raw[HEAD + 6 : -1]
         kind = 0
         try:
-            if header.number == LOGIN:
-                _login(data, header.modern, values)
-            elif header.number in (REALTIME, RESENT):
-                edition = MODERN if header.modern else UNITS
+            if number == LOGIN:
+                _login(data, modern, values)
+            elif number in (REALTIME, RESENT):
+                edition = MODERN if modern else UNITS
                 at = edition.begin(data, values)
                 while at < len(data):
                     kind = data[at]
-                    if kind == 0xFF and header.modern:  # the signature
+                    if kind == 0xFF and modern:  # the signature
                         break
                     if kind >= 0x80:  # a maker's own: its length, and bytes that are in the raw frame
                         at += 3 + int.from_bytes(data[at + 1 : at + 3])
