@@ -401,7 +401,10 @@ def _scale(code: str, whole: bool, divisor: int, offset: int) -> Scale:
     """The scale of a field: as a table where it has one or two bytes, 512 KiB for two."""
     greatest = {"B": 0xFF, "H": 0xFFFF, "I": 0xFFFFFFFF}[code]
     scale = Linear(greatest + 1 if whole else greatest - 1, divisor, offset)
-    return scale if code == "I" else array("d", map(scale.__getitem__, range(greatest + 1)))
+    if code == "I":
+        return scale
+    table = map(scale.__getitem__, range(greatest + 1))
+    return tuple(table) if code == "B" else array("d", table)
 
 
 class Fields:
