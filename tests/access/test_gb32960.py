@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tulou.access.protocols import Broken, Message, gb32960
+from tulou.access.protocols import xor as folded
 from tulou.kernel.errors import Invalid
 
 VIN = b"LFV2A21K8G4000001"
@@ -233,3 +234,31 @@ def test_nothing_makes_it_fail_or_hold_more_than_a_frame(parts: list[bytes]) -> 
                 session.accept(message, EIGHT)
                 session.refuse(message, "unknown")
         assert session.unfinished <= 65535 + 25
+
+
+@given(st.binary(min_size=1, max_size=600))
+def test_the_folded_check_is_that_of_6_2(data: bytes) -> None:
+    assert folded(data) == reduce(xor, data)
+
+
+KINDS = [VEHICLE, VEHICLE[:19], MOTORS, b"\x02\x02" + MOTORS[2:] + b"\x07" + MOTORS[3:], b"\x02\x00", b"\x02\x05" + MOTORS[2:] * 5,
+         ENGINE, POSITION, POSITION[:1] + b"\x07" + POSITION[2:], EXTREMES, ALARMS, b"\x07\x02" + bytes(8), b"\x06\x02" + bytes(9),
+         CELLS, TEMPERATURES, b"\x80\x00\x01\x00", b"\x05\x01\x02" + POSITION[2:]]
+
+
+@given(st.lists(st.one_of(st.sampled_from(KINDS), st.sampled_from(KINDS).map(lambda kind: kind[:1] + b"\xff" * (len(kind) - 1))), max_size=7),
+       st.integers(0, 30), st.sampled_from([b"##", b"$$"]))
+def test_kinds_read_in_one_go_are_those_read_alone(kinds: list[bytes], cut: int, start: bytes) -> None:
+    data = b"".join(kinds)
+    raw = frame(2, WHEN + data[: max(0, len(data) - cut)], start=start)
+    together = [gb32960.codec.decode(raw) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gb32960.Edition, "begin", lambda *_: 0)
+        alone = gb32960.codec.decode(raw)
+    assert repr(together[0][1]) == repr(alone[1])
+    for samples, _ in together:
+        assert [(ts, sorted(values), worse and sorted(worse.items())) for ts, values, worse in samples] == [
+            (ts, sorted(values), worse and sorted(worse.items())) for ts, values, worse in alone[0]
+        ]
+        for (_, values, _), (_, others, _) in zip(samples, alone[0], strict=True):
+            assert all(value == others[name] or (value != value and others[name] != others[name]) for name, value in values.items())

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tulou.access.protocols import Broken, Message, hj212
+from tulou.access.telemetry import Refusal
 from tulou.kernel.errors import Invalid
 
 MN = b"010000A8900016F000169DC0"
@@ -222,3 +223,50 @@ def test_the_password_is_not_kept_and_the_rest_is_read() -> None:
     assert hj212.codec.identify(message.raw) == MN
     assert hj212.codec.decode(message.raw) == hj212.codec.decode(DATA)
     assert hj212.codec.masked(DATA) == message.raw
+
+
+PAIRS = st.builds(
+    "{}{}={}".format, st.sampled_from(["w01018", "a34004", "e301", "", "站"]),
+    st.sampled_from(["-Rtd", "-Avg", "-Flag", "-Info", "-SampleTime", "-Other", "Time", ""]),
+    st.one_of(st.sampled_from(["N", "D", "S", "Z", "", "1", "12.50", "-0.3", "+1", ".5", "5.", "007", "1e3", "1e999", "-", "1,2",
+                               "nan", "[1]", "null", "a=b", "20260401080000"]), st.from_regex(r"[0-9]{1,4}\.[0-9]{1,4}", fullmatch=True)),
+)
+
+
+@given(st.lists(st.one_of(PAIRS, PAIRS, st.just("DataTime=20260401080000"), st.sampled_from(["DataTime=2026", "x", ""])), max_size=6),
+       st.lists(st.sampled_from(",;"), min_size=6, max_size=6), st.sampled_from([2011, 2051, 3020]), st.sampled_from([0, 5]))
+def test_data_read_by_their_layout_are_those_read_one_by_one(pairs: list[str], marks: list[str], cn: int, before: int) -> None:
+    body = "".join(pair + mark for pair, mark in zip(pairs, marks, strict=False))[:-1]
+    for _ in range(2):
+        quick = hj212._read_alike(cn, body.encode(), before)
+        refusals: list[Refusal] = []
+        found = hj212._read_any(cn, body, before, refusals)
+        if quick is not None:
+            assert (quick, refusals) == (found, [])
+            assert {type(value) for value in quick[1].values()} <= {float, str}
+
+
+def test_usual_data_are_read_by_their_layout() -> None:
+    body = b"DataTime=20260401080000;w01018-Rtd=12.5,w01018-Flag=N;w21003-Rtd=3,w21003-Flag=D"
+    assert hj212._read_alike(2011, body, 0) == (
+        1_775_001_600_000_000, {"w01018-Rtd": 12.5, "w01018-Flag": "N", "w21003-Rtd": 3.0, "w21003-Flag": "D"}, {"w21003-Rtd": 2}
+    )
+
+
+@pytest.mark.parametrize("head", [
+    b"QN=20260401080000123;ST=31;CN=2011;PW=123456;MN=%b;Flag=5;", b"ST=31;CN=2011;PW=123456;MN=%b;Flag=5;QN=20260401080000123;",
+    b"QN=20260401080000123;ST=31;CN=2011;DPW=123456;PW=123456;MN=%b;Flag=5;",
+    b"QN=20260401080000123;ST=31;CN=2011;PW=123456;MN=%b;Flag=5;Padding=" + b"x" * 300 + b";",
+])
+def test_fields_may_come_in_any_order(head: bytes) -> None:
+    segment = head % MN + b"CP=&&DataTime=20260401080000;w01018-Rtd=1&&"
+    sent = b"##%04d%b%04X\r\n" % (len(segment), segment, crc(segment))
+    session = hj212.Session()
+    for _ in range(2):
+        (message,) = session.feed(sent)
+        assert isinstance(message, Message)
+        assert (message.identity, message.credential, len(message.raw)) == (MN, b"123456", len(sent))
+        assert b";PW=123456" not in message.raw
+        assert session.accept(message, 0) == frame(b"", cn=9014, flag=4, st=91)
+        assert hj212.codec.identify(message.raw) == MN
+        assert hj212.codec.decode(message.raw)[0][0][1] == {"w01018-Rtd": 1.0}

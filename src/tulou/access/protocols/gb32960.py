@@ -376,8 +376,8 @@ def _no_numbers(values: Mapping[str, Any]) -> dict[str, int]:
     return {name: BAD for name, value in values.items() if value != value}
 
 
-Values = dict[str, float | str]
-Unit = Callable[[bytes, int, Values], int]
+Sampled = dict[str, float | str]
+Unit = Callable[[bytes, int, Sampled], int]
 
 
 class Scale(Protocol):
@@ -412,7 +412,7 @@ class Fields:
     field's width are abnormal and invalid, except where its name is in `whole`. `finish` makes of the numbers what they mean together."""
 
     def __init__(
-        self, *fields: tuple[str, str, int, int], whole: tuple[str, ...] = (), finish: Callable[[Values], None] | None = None
+        self, *fields: tuple[str, str, int, int], whole: tuple[str, ...] = (), finish: Callable[[Sampled], None] | None = None
     ) -> None:
         self.finish = finish
         self.layout = struct.Struct(">" + "".join(code for _, code, _, _ in fields))
@@ -430,7 +430,7 @@ class Fields:
         """Made when the first frame is read."""
         return tuple(_scale(*field) for field in self.fields)
 
-    def read(self, data: bytes, at: int, values: Values, prefix: str = "") -> int:
+    def read(self, data: bytes, at: int, values: Sampled, prefix: str = "") -> int:
         """Put the numbers into `values`; returns where they end."""
         values.update(zip(self.names(prefix), map(getitem, self.scales, self.layout.unpack_from(data, at)), strict=True))
         if self.finish is not None:
@@ -438,13 +438,13 @@ class Fields:
         return at + self.layout.size
 
 
-def _gears(values: Values) -> None:
+def _gears(values: Sampled) -> None:
     """The gear byte (A.1) has the gear in its lower half, above it braking and driving force."""
     gear = int(values["gear"])
     values["gear"], values["brakingForce"], values["drivingForce"] = float(gear & 0x0F), float(gear >> 4 & 1), float(gear >> 5 & 1)
 
 
-def _gears_2025(values: Values) -> None:
+def _gears_2025(values: Sampled) -> None:
     """As in 2016; the highest bit says that the gear is invalid."""
     invalid = values["gear"] >= 0x80  # type: ignore[operator]
     _gears(values)
@@ -452,7 +452,7 @@ def _gears_2025(values: Values) -> None:
         values["gear"] = NAN
 
 
-def _hemispheres(values: Values) -> None:
+def _hemispheres(values: Sampled) -> None:
     """Bit 0 of the state is one without a fix, bit 1 south, bit 2 west (table 15)."""
     state = int(values["positioned"])
     values["positioned"] = float(~state & 1)
@@ -507,7 +507,7 @@ BATTERY_2025 = Fields(("Voltage", "H", 10, 0), ("Current", "H", 10, 3000))
 
 
 def _motors(fields: Fields) -> Unit:
-    def read(data: bytes, at: int, values: Values) -> int:
+    def read(data: bytes, at: int, values: Sampled) -> int:
         """Tables 10 and 11: their count, then each with its number."""
         count, at = data[at], at + 1
         for _ in range(count):
@@ -517,7 +517,7 @@ def _motors(fields: Fields) -> Unit:
     return read
 
 
-def _fuel_cell(data: bytes, at: int, values: Values) -> int:
+def _fuel_cell(data: bytes, at: int, values: Sampled) -> int:
     """Table 12."""
     at = FUEL_CELL.read(data, at, values)
     count = int.from_bytes(data[at : at + 2])
@@ -526,7 +526,7 @@ def _fuel_cell(data: bytes, at: int, values: Values) -> int:
 
 
 def _alarms(modern: bool) -> Unit:
-    def read(data: bytes, at: int, values: Values) -> int:
+    def read(data: bytes, at: int, values: Sampled) -> int:
         """Tables 17 and 18: level, flags, and lists of the makers' own codes for battery, motor, engine and others."""
         at = ALARM.read(data, at, values)
         for name in ("batteryFaults", "motorFaults", "engineFaults", "otherFaults"):
@@ -551,7 +551,7 @@ def _list(data: bytes, at: int, count: int, width: int, divisor: int, offset: in
     ) + "]"
 
 
-def _cells(data: bytes, at: int, values: Values) -> int:
+def _cells(data: bytes, at: int, values: Sampled) -> int:
     """Tables B.5 and B.6: batteries with the voltages of their cells from a first one, which other frames go on from."""
     count, at = data[at], at + 1
     for _ in range(count):
@@ -563,7 +563,7 @@ def _cells(data: bytes, at: int, values: Values) -> int:
     return at
 
 
-def _cells_2025(data: bytes, at: int, values: Values) -> int:
+def _cells_2025(data: bytes, at: int, values: Sampled) -> int:
     count, at = data[at], at + 1
     for _ in range(count):
         name = f"battery{data[at]}"
@@ -574,7 +574,7 @@ def _cells_2025(data: bytes, at: int, values: Values) -> int:
     return at
 
 
-def _temperatures(data: bytes, at: int, values: Values) -> int:
+def _temperatures(data: bytes, at: int, values: Sampled) -> int:
     """Tables B.7 and B.8."""
     count, at = data[at], at + 1
     for _ in range(count):
@@ -584,7 +584,7 @@ def _temperatures(data: bytes, at: int, values: Values) -> int:
     return at
 
 
-def _login(data: bytes, modern: bool, values: Values) -> None:
+def _login(data: bytes, modern: bool, values: Sampled) -> None:
     """Table 6: serial number, ICCID, and the codes of the batteries."""
     serial, iccid, batteries = struct.unpack_from(">H20sB", data)
     values["loginSerial"] = float(serial)
@@ -608,7 +608,7 @@ class Plan:
     layout: struct.Struct
     names: tuple[str, ...]
     scales: tuple[Scale, ...]
-    finish: tuple[Callable[[Values], None], ...]
+    finish: tuple[Callable[[Sampled], None], ...]
 
 
 class Edition:
@@ -623,7 +623,7 @@ class Edition:
         self._sizes = {kind: 1 + fields.layout.size for kind, fields in fixed.items()}
         self._plans: dict[tuple[int | bytes, ...], Plan] = {}
 
-    def begin(self, data: bytes, values: Values) -> int:
+    def begin(self, data: bytes, values: Sampled) -> int:
         """Read what stands at the beginning and has a fixed layout, as in most frames nearly all does: up to lists, a kind that
         comes twice, or one that is not all there. Returns where that ends."""
         sizes, end, at = self._sizes, len(data), 0
@@ -659,7 +659,10 @@ class Edition:
         return at
 
     def _plan(self, kinds: tuple[int | bytes, ...]) -> Plan:
-        layout, names, scales, finish = [">"], [], [], []
+        layout = [">"]
+        names: list[str] = []
+        scales: list[Scale] = []
+        finish: list[Callable[[Sampled], None]] = []
 
         def add(fields: Fields, before: str, prefix: str = "", after: str = "") -> None:
             layout.extend((before, fields.layout.format[1:], after))

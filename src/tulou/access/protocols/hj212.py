@@ -567,9 +567,10 @@ def _layout(span: str, marked: tuple[str, ...]) -> Layout | None:
     if len(set(names)) < len(names) or not {",", ";"}.issuperset(name[:1] for name in marked[1:]):
         return None
     time = names.index("DataTime") if "DataTime" in names else -1
-    numbers, texts, flags = [], [], []
+    numbers: list[int] = []
+    texts: list[int] = []
+    flags, flag = [], -1
     item: list[str] = []
-    flag = -1
     for place, (name, after) in enumerate(zip(names, [*marked[1:], ";"], strict=True)):
         kind = name.rpartition("-")[2]
         if place != time:
