@@ -3,8 +3,8 @@
     PYTHONPATH=src python bench/field.py [--seconds 3] [--connections 50] [--window 50] [--rounds 1]
 
 Each connection is a device that keeps `window` frames unanswered; an answer means that JetStream has synced the frame.
-Every frame differs in its time or value. Prints one JSON object, with the processor time that each process took for a frame: what
-the three take together is more than two cores give, so all are the wall.
+Every frame differs in its time or value. Prints one JSON object, with the processor time that
+each process takes for a frame: the gateway, which has one core at most, is the wall.
 """
 
 from __future__ import annotations
