@@ -363,7 +363,7 @@ def _decode_frames(
     """Store what a field protocol's messages say. Samples with the same names become columns together."""
     one = _OneMessage(builder, group[0].rules, group[0].kind, now_ms, decoded, group[0])
     latest = (now_ms + SKEW_MS) * 1000
-    alike: dict[tuple[str, ...], tuple[list[int], list[Any], array[int], list[Any]]] = {}
+    alike: dict[tuple[str, ...], tuple[list[int], list[tuple[Any, ...]], array[int], list[Any]]] = {}
     read, names_of = codec.decode, alike.get
     for chunk in group:
         frame = builder.frames(chunk.entity, chunk.of, chunk.ts, chunk.payloads, chunk.dup)
@@ -382,41 +382,44 @@ def _decode_frames(
                 if same is None:
                     same = alike[names] = ([], [], array("q"), [])
                 same[0].append(frame)
-                same[1].append(values)
+                same[1].append(tuple(values.values()))
                 same[2].append(ts)
                 same[3].append(worse)
             frame += 1
     codes = one.rules.codes.get(codec.name)
-    for names, (frames, docs, stamps, qualities) in alike.items():
-        row, count, known = len(builder.r_val), len(docs), names
+    for names, (frames, rows, stamps, qualities) in alike.items():
+        first, count, known = len(builder.r_val), len(rows), names
         if codes is not None:
             known, plain = codes.names(names)
             if not plain:
-                names, known = _renamed(codes, frames, docs, qualities, one)
-        if not _store_columns(one.rules.shape(known), frames, docs, stamps, one):
-            for number, doc, ts, worse in zip(frames, docs, stamps, qualities, strict=True):
+                names = known = _renamed(codes, names, frames, rows, qualities, one)
+        if not _store_columns(one.rules.shape(known), frames, rows, stamps, one):
+            for number, row, ts, worse in zip(frames, rows, stamps, qualities, strict=True):
+                doc = dict(zip(names, row, strict=True))
                 if codes is not None and names is not known:
                     doc, worse, _ = codes.read(doc, worse)
                 one.store_values(number, doc, ts, "", worse)
             continue
-        for at, worse in enumerate(qualities, row):
-            if worse:
-                for column, name in enumerate(names):
-                    if name in worse:
-                        spot = at + column * count
-                        builder.worse[spot] = max(worse[name], builder.worse.get(spot, GOOD))
+        places = {name: first + column * count for column, name in enumerate(names)}
+        for at, worse in enumerate(qualities):
+            for name, quality in (worse or {}).items():
+                if name in places:
+                    spot = places[name] + at
+                    builder.worse[spot] = max(quality, builder.worse.get(spot, GOOD))
 
 
 def _renamed(
-    codes: Codes, frames: Sequence[int], docs: list[Any], qualities: list[Any], one: _OneMessage
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Put properties in the place of codes in these messages, which have the same ones; their names, twice."""
-    for at, (frame, doc, worse) in enumerate(zip(frames, docs, qualities, strict=True)):
-        docs[at], qualities[at], twice = codes.read(doc, worse)
+    codes: Codes, names: tuple[str, ...], frames: Sequence[int], rows: list[tuple[Any, ...]], qualities: list[Any], one: _OneMessage
+) -> tuple[str, ...]:
+    """Put properties in the place of codes in these messages, which have the same ones; returns their names."""
+    read: dict[str, Any] = {}
+    for at, (frame, row, worse) in enumerate(zip(frames, rows, qualities, strict=True)):
+        doc = dict(zip(names, row, strict=True))
+        read, qualities[at], twice = codes.read(doc, worse)
+        rows[at] = tuple(read.values())
         for code in twice:
             one.refuse(frame, Refusal("code", "另有代码对应此属性", "another code stands for this property", code, _short(doc[code])))
-    names = tuple(docs[0])
-    return names, names
+    return tuple(read)
 
 
 def _untimely(ms: int, place: str) -> Refusal:
@@ -474,11 +477,11 @@ def _store_alike(shape: _Shape, frames: Sequence[int], docs: list[dict[str, Any]
                 same[1].append(doc)
                 same[2].append(ts)
             for names, (some, same_docs, stamps) in apart.items():
-                if not _store_columns(one.rules.shape(names), some, same_docs, stamps, one):
+                if not _store_columns(one.rules.shape(names), some, _rows(same_docs), stamps, one):
                     for frame, doc, ts in zip(some, same_docs, stamps, strict=True):
                         one.store_values(frame, doc, ts, "values.")
             return
-    elif _store_columns(shape, frames, docs, None, one):
+    elif _store_columns(shape, frames, _rows(docs), None, one):
         return
     for frame, doc in zip(frames, docs, strict=True):
         one.store(frame, doc)
@@ -498,7 +501,7 @@ def _store_list(frame: int, items: list[Any], one: _OneMessage) -> bool:
         names = set(map(tuple, items))
     if len(names) != 1 or len(items) * len(items[0]) > MAX_READINGS:
         return False
-    return _store_columns(one.rules.shape(names.pop()), [frame] * len(items), items, stamps, one)
+    return _store_columns(one.rules.shape(names.pop()), [frame] * len(items), _rows(items), stamps, one)
 
 
 def _unstamp(docs: list[dict[str, Any]], one: _OneMessage) -> tuple[list[dict[str, Any]], array[int]] | None:
@@ -513,14 +516,18 @@ def _unstamp(docs: list[dict[str, Any]], one: _OneMessage) -> tuple[list[dict[st
     return None
 
 
+def _rows(docs: list[dict[str, Any]]) -> Iterable[Iterable[Any]]:
+    return map(dict.values, docs)
+
+
 def _store_columns(
-    shape: _Shape, frames: Sequence[int], docs: list[dict[str, Any]], stamps: array[int] | None, one: _OneMessage
+    shape: _Shape, frames: Sequence[int], rows: Iterable[Iterable[Any]], stamps: array[int] | None, one: _OneMessage
 ) -> bool:
     """The fast path, column by column. False, with nothing stored, if some value is not what its column takes."""
     if not shape.plain:
         return False
-    builder, count = one.builder, len(docs)
-    columns = list(zip(*map(dict.values, docs), strict=True))
+    builder, count = one.builder, len(frames)
+    columns = list(zip(*rows, strict=True))
     measured: list[array[float] | None] = []
     for column, (numbers, text, _) in zip(columns, shape.columns, strict=True):
         if numbers is _NUMERIC or numbers.issuperset(map(type, column)):
