@@ -5,6 +5,9 @@ import { useSettings, type Language } from "./settings.tsx";
 
 const ZONE = "Asia/Shanghai";
 
+/** A person as he signs in, of the actor's id. */
+export const person = (actor: string): string => actor.replace(/^user:/, "");
+
 function formats(language: Language) {
   const locale = language === "zh" ? "zh-CN" : "en-GB";
   const integer = new Intl.NumberFormat(locale, { maximumFractionDigits: 0 });

@@ -148,18 +148,16 @@ class Session:
         if self.json:
             click.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
             return
+        from rich.table import Table
+
         rows = data["items"] if isinstance(data, dict) and isinstance(data.get("items"), list) else data
         if isinstance(rows, list):
-            from rich.table import Table
-
             names = list(columns or (rows[0] if rows and isinstance(rows[0], dict) else ["value"]))
             table = Table(*names, box=None, header_style="bold")
             for row in rows:
                 table.add_row(*[_cell(row.get(n) if isinstance(row, dict) else row) for n in names])
             self.console.print(table if rows else self.text("（空）", "(none)"))
         elif isinstance(rows, dict):
-            from rich.table import Table
-
             table = Table(show_header=False, box=None)
             for name in columns or rows:
                 table.add_row(f"[bold]{name}", _cell(rows.get(name)))
@@ -328,4 +326,3 @@ def progress(session: Session, total: int, label: str) -> Iterator[Any]:
     """A progress bar on standard error, silent with --json."""
     with click.progressbar(length=total, label=label, file=sys.stderr, hidden=session.json) as bar:
         yield bar
-

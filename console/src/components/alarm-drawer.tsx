@@ -4,7 +4,7 @@ import { App, Button, Drawer, Grid, Input, Skeleton, Space } from "antd";
 import { useState } from "react";
 import { get, post } from "../api/client.ts";
 import type { Alarm } from "../api/types.ts";
-import { useFormat } from "../format.ts";
+import { useFormat, person } from "../format.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
 import { AlarmItem } from "./alarm-item.tsx";
@@ -44,13 +44,13 @@ export function AlarmDrawer({ id, me, onClose, onDone }: { id: Alarm["id"]; me: 
               <div>
                 <dt>{text.alarms.cleared}</dt>
                 <dd>
-                  {format.moment(alarm.cleared_at)} {alarm.cleared_by?.replace(/^user:/, "")}
+                  {format.moment(alarm.cleared_at)} {alarm.cleared_by && person(alarm.cleared_by)}
                 </dd>
               </div>
             )}
             <div>
               <dt>{text.alarms.assigned}</dt>
-              <dd>{alarm.assigned_to?.replace(/^user:/, "") ?? text.alarms.nobody}</dd>
+              <dd>{alarm.assigned_to ? person(alarm.assigned_to) : text.alarms.nobody}</dd>
             </div>
             {silent && (
               <div>
@@ -138,8 +138,8 @@ export function AlarmDrawer({ id, me, onClose, onDone }: { id: Alarm["id"]; me: 
                   <time className="muted" dateTime={line.at}>
                     {format.moment(line.at)}
                   </time>{" "}
-                  {line.actor.replace(/^user:/, "")} {text.alarms.done[line.action] ?? line.action}{" "}
-                  {line.action === "silenced" && line.text ? format.moment(line.text) : line.text.replace(/^user:/, "")}
+                  {person(line.actor)} {text.alarms.done[line.action] ?? line.action}{" "}
+                  {line.action === "silenced" && line.text ? format.moment(line.text) : person(line.text)}
                 </li>
               ))}
             </ul>

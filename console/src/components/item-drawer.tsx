@@ -4,14 +4,12 @@ import { Button, Drawer, Form, Grid, Input, Modal, Skeleton, Space, Tag, Timelin
 import { useState } from "react";
 import { get, post } from "../api/client.ts";
 import type { Item, Transition, Workflow } from "../api/items.ts";
-import { useFormat } from "../format.ts";
+import { useFormat, person } from "../format.ts";
 import { useSettings } from "../settings.tsx";
 import { ItemFields, filled } from "./item-fields.tsx";
 import { useOrgName } from "./org-select.tsx";
 import { Facts } from "./page.tsx";
 import { ProblemAlert, useSending } from "./problem.tsx";
-
-const who = (actor: string): string => actor.replace(/^(user|system):/, "");
 
 export function ItemDrawer({ no, workflows, onClose }: { no: number; workflows: Workflow[]; onClose(): void }) {
   const { text, language } = useSettings();
@@ -50,7 +48,7 @@ export function ItemDrawer({ no, workflows, onClose }: { no: number; workflows: 
             facts={[
               ...Object.entries(item.fields).map(([name, value]): [string, string] => [named(name), shown(name, value)]),
               ...(item.subject ? [[text.items.subject, item.subject] as [string, string]] : []),
-              ...(item.assignee ? [[text.items.assignee, who(item.assignee)] as [string, string]] : []),
+              ...(item.assignee ? [[text.items.assignee, person(item.assignee)] as [string, string]] : []),
               ...(item.due_at ? [[text.items.due, format.moment(item.due_at)] as [string, string]] : []),
             ]}
           />
@@ -74,7 +72,7 @@ export function ItemDrawer({ no, workflows, onClose }: { no: number; workflows: 
                     <span className="muted"> → {state(one.target)}</span>
                   </div>
                   <div className="muted">
-                    {format.moment(one.at)} · {one.actor.startsWith("system:") ? text.items.house : who(one.actor)}
+                    {format.moment(one.at)} · {one.actor.startsWith("system:") ? text.items.house : person(one.actor)}
                   </div>
                   {one.number > 0 &&
                     Object.entries(one.fields).map(([name, value]) => (

@@ -5,6 +5,7 @@ import { useState } from "react";
 import { Link, useSearchParams } from "react-router";
 import { useLive } from "../api/live.ts";
 import { usePages } from "../api/pages.ts";
+import { changed } from "../api/search.ts";
 import type { Alarm, Scalar } from "../api/types.ts";
 import { AlarmDrawer } from "../components/alarm-drawer.tsx";
 import { SeverityMark, useAlarmRule, useAlarmUnit } from "../components/alarm-item.tsx";
@@ -12,7 +13,7 @@ import { entityPath } from "../components/entity-link.tsx";
 import { More, Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { SyntheticTag } from "../components/tags.tsx";
-import { useFormat } from "../format.ts";
+import { person, useFormat } from "../format.ts";
 import { useSession } from "../session.tsx";
 import { useText } from "../settings.tsx";
 
@@ -51,10 +52,7 @@ export default function Alarms() {
   const unit = useAlarmUnit();
 
   const choose = (name: string, value: string | undefined): void => {
-    const next = new URLSearchParams(params);
-    if (value) next.set(name, value);
-    else next.delete(name);
-    setParams(next, { replace: true });
+    setParams(changed(params, { [name]: value }), { replace: true });
   };
 
   return (
@@ -171,7 +169,7 @@ export default function Alarms() {
               title: text.alarms.assigned,
               dataIndex: "assigned_to",
               width: 100,
-              render: (who: string | null) => (who ? who.replace(/^user:/, "") : <span className="muted">—</span>),
+              render: (who: string | null) => (who ? person(who) : <span className="muted">—</span>),
             },
             {
               key: "actions",

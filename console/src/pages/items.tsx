@@ -7,6 +7,7 @@ import { Link, useSearchParams } from "react-router";
 import { post } from "../api/client.ts";
 import { useWorkflows, type Item, type Workflow } from "../api/items.ts";
 import { usePages } from "../api/pages.ts";
+import { changed } from "../api/search.ts";
 import { ItemDrawer } from "../components/item-drawer.tsx";
 import { ItemFields, filled } from "../components/item-fields.tsx";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
@@ -20,15 +21,6 @@ const VIEWS = ["inbox", "open", "ended"] as const;
 type View = (typeof VIEWS)[number];
 
 const QUERIES: Record<View, Record<string, boolean>> = { inbox: { inbox: true }, open: { open: true }, ended: { open: false } };
-
-function changed(now: URLSearchParams, changes: Record<string, string | null>): URLSearchParams {
-  const next = new URLSearchParams(now);
-  for (const [name, value] of Object.entries(changes)) {
-    if (value === null) next.delete(name);
-    else next.set(name, value);
-  }
-  return next;
-}
 
 export default function Items() {
   const { text, language } = useSettings();

@@ -7,6 +7,7 @@ import { Link, useNavigate, useSearchParams } from "react-router";
 import { get } from "../api/client.ts";
 import { usePages } from "../api/pages.ts";
 import { useModels, useTypeLabel } from "../api/queries.ts";
+import { changed } from "../api/search.ts";
 import type { Page, Thing } from "../api/types.ts";
 import { entityPath } from "../components/entity-link.tsx";
 import { ClaimDevice } from "../components/claim-device.tsx";
@@ -51,15 +52,7 @@ export default function Things() {
   });
 
   const set = (name: (typeof FILTERS)[number], value: string | undefined): void => {
-    setParams(
-      (old) => {
-        const next = new URLSearchParams(old);
-        if (value) next.set(name, value);
-        else next.delete(name);
-        return next;
-      },
-      { replace: true },
-    );
+    setParams((old) => changed(old, { [name]: value }), { replace: true });
   };
 
   const narrow = screens.md === false;

@@ -47,7 +47,7 @@ from tulou.access.things import Things
 from tulou.context import ContextService, Update
 from tulou.kernel.bus import StreamSpec
 from tulou.kernel.hookspecs import hookimpl
-from tulou.kernel.policy import Orgs
+from tulou.kernel.policy import EVERYWHERE
 from tulou.kernel.readings import Rows
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from tulou.kernel.house import Check, House, Task
     from tulou.kernel.packs import Model
 
-EVERYTHING = Orgs(True, frozenset())
 EDGES = """
 permit (principal, action, resource)
 when {
@@ -325,7 +324,7 @@ def status(house: House) -> Mapping[str, Any]:
         {"name": protocol, "gateway": body["name"], **figures}
         for body in gateways for protocol, figures in body.get("fields", {}).items()
     ]
-    counters = hub.counters(EVERYTHING)
+    counters = hub.counters(EVERYWHERE)
     http = door.ingestor.counters.accepted if door.ingestor else 0
     return {
         "access.gateways": [{key: value for key, value in body.items() if key != "fields"} for body in gateways],

@@ -31,7 +31,7 @@ from tulou.context import ContextService, Update, entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
 from tulou.kernel.http import page
-from tulou.kernel.policy import ROOT, Actor, Orgs, operation
+from tulou.kernel.policy import EVERYWHERE, ROOT, Actor, Orgs, operation
 from tulou.kernel.readings import KeptFrame, Reading, Readings, Touched
 from tulou.kernel.readings.amend import content, identity
 from tulou.kernel.readings.rows import rows_of
@@ -355,7 +355,7 @@ class Redecoder:
 
 
 def _orgs(row: Any) -> Orgs:
-    return Orgs(True, frozenset()) if row.orgs is None else Orgs(False, frozenset(row.orgs))
+    return EVERYWHERE if row.orgs is None else Orgs(False, frozenset(row.orgs))
 
 
 def document(row: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import click
 import orjson
 
 from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.settings import API
 
 BATCH = "/ngsi-ld/v1/entityOperations/upsert"
 BATCH_BYTES = 12 << 20
@@ -47,7 +48,7 @@ def context() -> None:
     """实体：批量装载、重新计数、属性值索引。Entities: bulk load, recount, indexes over values."""
 
 
-INDEXES = "/api/v1/context/indexes"
+INDEXES = f"{API}/context/indexes"
 
 
 @context.group("index")
@@ -82,7 +83,7 @@ def index_remove(session: Any, attribute: str) -> None:
 @click.pass_obj
 def recount(session: Any) -> None:
     """重新清点各机构各类型的实体数。Count the entities of every organisation and type anew."""
-    session.output(session.call("POST", "/api/v1/context/recount"))
+    session.output(session.call("POST", f"{API}/context/recount"))
 
 
 @context.command("load")

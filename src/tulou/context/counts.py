@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from tulou.context.selection import Selection, type_matches
 from tulou.context.store import CHUNK, Kind, Store
 from tulou.kernel.audit import LOCK
-from tulou.kernel.policy import Orgs
+from tulou.kernel.policy import EVERYWHERE, Orgs
 from tulou.kernel.sql import Database, driver_of
 
 DESCRIBED = 50_000
@@ -221,7 +221,7 @@ class Counts:
     async def recount(self) -> int:
         """Count everything anew; returns how many kinds there are."""
         await self._db.write(lambda _connection: self._db.at_end(self._apply, None))
-        return await self._db.read(lambda c: len(self.kept(self.store.cursor(c), Orgs(True, frozenset()))))
+        return await self._db.read(lambda c: len(self.kept(self.store.cursor(c), EVERYWHERE)))
 
     def _recount(self, cursor: Any) -> None:
         """In a write, after all that it changed."""

@@ -423,19 +423,18 @@ class Journal:
 
     # ---- what is old, or of deleted entities
 
-    def sweep(self, connection: sa.Connection) -> int:
-        """Delete some rows of deleted entities; returns of how many."""
+    def sweep(self, connection: sa.Connection) -> None:
+        """Delete some rows of deleted entities."""
         cursor = self.store.cursor(connection)
         some = f"SELECT entity FROM removed_history ORDER BY entity LIMIT {ROWS}"
         gone = [row[0] for row in cursor.execute(some).fetchall()]
         if not gone:
-            return 0
+            return
         own, parameters = self._rows_of(gone)
         sql = f"DELETE FROM attribute_history WHERE no IN ({own} LIMIT {4 * ROWS})"
         if cursor.execute(self.store.sql(sql), parameters).rowcount < 4 * ROWS:
             condition, parameters = self.store.among("entity", gone)
             cursor.execute(self.store.sql(f"DELETE FROM removed_history WHERE {condition}"), parameters)
-        return len(gone)
 
     def age(self, connection: sa.Connection, type: str, before: int) -> bool:
         """Delete some rows of a type that were written before a time; False when none are left.

@@ -36,6 +36,7 @@ log = logging.getLogger("tulou.house")
 S = TypeVar("S")
 ASGI = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
 
+
 @dataclass(frozen=True)
 class Task:
     """A background task: `run(house)` until cancelled; started again when it raises."""

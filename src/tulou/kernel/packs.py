@@ -35,18 +35,20 @@ Name = Annotated[str, AfterValidator(_name)]
 Bound = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What is declared: it has no fields but its own, and stays as it was read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Text(_Strict):
+class Text(Strict):
     """A text for people in Chinese and English."""
 
     zh: str = Field(min_length=1, max_length=200)
     en: str = Field(min_length=1, max_length=200)
 
 
-class Threshold(_Strict):
+class Threshold(Strict):
     """Raise an alarm when the value is above or below a bound for `for_s` seconds; clear at `clear`."""
 
     above: float | None = None
@@ -56,7 +58,7 @@ class Threshold(_Strict):
     severity: Literal["critical", "major", "minor", "warning"] = "major"
 
 
-class Property(_Strict):
+class Property(Strict):
     """A property of a model. `unit` is a UN/CEFACT code, `symbol` what people read, `lwm2m` the path of the LwM2M
     resource that says it (3303/0/5700). `codes`: what field protocols call it, by protocol (`hj212: a34004-Rtd`); a number
     that came under a code is multiplied by `scale`, then `offset` is added."""
@@ -85,7 +87,7 @@ class Property(_Strict):
         return self
 
 
-class Command(_Strict):
+class Command(Strict):
     """What a device of a model can be told. `answer`: it answers; `repeat`: it may be sent again where it is unknown
     whether it arrived."""
 
@@ -97,7 +99,7 @@ class Command(_Strict):
     expires_s: float = 60
 
 
-class Model(_Strict):
+class Model(Strict):
     """An entity type. A closed model refuses readings of unknown properties; an open one stores them. Where it has
     commands, its devices are told no others."""
 
@@ -126,7 +128,7 @@ class Model(_Strict):
         return self
 
 
-class OrganisationSeed(_Strict):
+class OrganisationSeed(Strict):
     """An organisation that ships with the pack, created approved when the house first starts."""
 
     id: str
@@ -138,7 +140,7 @@ class OrganisationSeed(_Strict):
     code: str = ""
 
 
-class Pack(_Strict):
+class Pack(Strict):
     """A declared pack. `data` names further files of the pack, read by the engine that owns their meaning."""
 
     name: str
@@ -166,19 +168,23 @@ def load_yaml(path: Path) -> Any:
         raise Invalid(f"{where} 不是有效的 YAML", f"{where}: {error}", field=str(path), rule="YAML") from None
 
 
+def refused(path: Path, error: ValidationError, within: str = "") -> Invalid:
+    """The error for a file of a pack, with the place in it and the first rule that is broken; `within` is where the place begins."""
+    first = error.errors()[0]
+    place = ".".join([*([within] if within else []), *(str(part) for part in first["loc"])])
+    return Invalid(
+        f"{path} 的 {place}：{first.get('ctx', {}).get('zh') or first['msg']}", f"{path}: {place}: {first['msg']}",
+        field=place, value=first.get("input"), rule=first["type"],
+    )
+
+
 def load_pack(folder: Path) -> Pack:
     """Read and check `folder/pack.yaml`. Raises `Invalid` naming file, place and rule."""
     path = folder / "pack.yaml"
     try:
         return Pack.model_validate({**load_yaml(path), "folder": folder})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Invalid(
-            f"{path} 的 {place}：{first.get('ctx', {}).get('zh') or first['msg']}",
-            f"{path}: {place}: {first['msg']}",
-            field=place, value=first.get("input"), rule=first["type"],
-        ) from None
+        raise refused(path, error) from None
 
 
 class Packs:

@@ -87,6 +87,10 @@ class Orgs:
         return Orgs(False, frozenset({org}) if org in self else frozenset())
 
 
+EVERYWHERE = Orgs(True, frozenset())
+"""Every organisation, for what the house does for itself."""
+
+
 class PolicyNotAsked(AssertionError):
     """An operation returned without a decision: a defect of the house, never of the caller."""
 

@@ -36,7 +36,7 @@ from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError
 from tulou.kernel.http import broken_rules, page
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.packs import Model
-from tulou.kernel.policy import ROOT, Actor, Orgs, operation
+from tulou.kernel.policy import EVERYWHERE, ROOT, Actor, Orgs, operation
 from tulou.kernel.sql import utcnow, within
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ CHANGED = "products"
 PER_ORG = 500
 LARGEST = 512 << 10
 """Bytes of one model."""
-EVERYWHERE = Orgs(True, frozenset())
 
 _of = products.c
 

@@ -11,8 +11,9 @@ import click
 import orjson
 
 from tulou.access.commands import paged
+from tulou.kernel.settings import API
 
-RULES = "/api/v1/rules"
+RULES = f"{API}/rules"
 SHOWN = ("id", "org", "name", "type", "severity", "enabled", "version")
 
 

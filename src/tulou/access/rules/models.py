@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from shapely.errors import ShapelyError
 from shapely.geometry import shape
 
 from tulou.access.rules.expression import parse
 from tulou.kernel import packs as declared
+from tulou.kernel.packs import Strict
 from tulou.kernel.sql import BigId, Json, UtcDateTime, metadata
 
 SEVERITIES = ("warning", "minor", "major", "critical")
@@ -62,11 +63,7 @@ rule_checkpoint = sa.Table(
 """The evaluator as it was after message `seq` of the stream that was created then (`engine.py`)."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Bound(_Strict):
+class _Bound(Strict):
     property: Name
     above: Finite | None = None
     below: Finite | None = None
@@ -101,7 +98,7 @@ class Rate(_Bound):
     per_s: float = Field(default=1.0, gt=0, le=DAY)
 
 
-class Absence(_Strict):
+class Absence(Strict):
     """No value for `after_s` seconds by the house's clock, of an entity that has had one."""
 
     kind: Literal["absence"]
@@ -112,7 +109,7 @@ class Absence(_Strict):
         return (self.property,)
 
 
-class Geofence(_Strict):
+class Geofence(Strict):
     """The position is inside (outside) an area: GeoJSON, Polygon or MultiPolygon, WGS 84; its edge is inside."""
 
     kind: Literal["geofence"]
@@ -143,7 +140,7 @@ class Geofence(_Strict):
         return (self.longitude, self.latitude)
 
 
-class Expression(_Strict):
+class Expression(Strict):
     """`raise_if` is true of the latest values; over when `clear_if` is, or without one when `raise_if` is not."""
 
     kind: Literal["expression"]
@@ -161,7 +158,7 @@ class Expression(_Strict):
         return tuple(dict.fromkeys(name for text in texts for name in parse(text).properties))
 
 
-class Presence(_Strict):
+class Presence(Strict):
     """A device is heard within its model's `offline_after_s`: followed by the directory (`alarms.absence`), not by values."""
 
     def names(self) -> tuple[str, ...]:
@@ -173,7 +170,7 @@ Identity = tuple[str, str, str, int]
 Condition = Annotated[Threshold | Rate | Absence | Geofence | Expression, Field(discriminator="kind")]
 
 
-class Declared(_Strict):
+class Declared(Strict):
     """What packs and organisations say of a rule alike. An alarm that nobody acknowledges becomes one step more severe
     after each `escalate_s` seconds."""
 

@@ -68,13 +68,14 @@ class Rules:
         if kind is not None:
             query = query.where(rules.c.type == kind)
         rows, more = await page(self.house.db, query, rules.c.id, limit, after, newest=True)
+        known = offered(self.house, orgs)
         return {
             "items": [_document(row) for row in rows],
             "next": more,
             "declared": [
                 {"key": rule.key, "name": rule.title, "type": rule.type, "severity": rule.severity,
                  "condition": rule.condition.model_dump(exclude_none=True)}
-                for rule in self.declared if kind in (None, rule.type) and rule.type in offered(self.house, orgs)
+                for rule in self.declared if kind in (None, rule.type) and rule.type in known
             ],
         }
 

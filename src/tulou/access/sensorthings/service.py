@@ -26,7 +26,7 @@ from tulou.access.telemetry import TELEMETRY, Chunk, decode
 from tulou.access.things import READ
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, TooLarge, TulouError, Unavailable
-from tulou.kernel.policy import Actor, Orgs, operation
+from tulou.kernel.policy import EVERYWHERE, Actor, Orgs, operation
 from tulou.kernel.readings import Value
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ LIMITS_EN = (
     "only Observations can be created (also by CreateObservations); the rest is made by /api/v1 and NGSI-LD; no batch "
     "requests, no MultiDatastream"
 )
-
-
-EVERYWHERE = Orgs(True, frozenset())
 
 
 class NotOffered(TulouError):
@@ -105,7 +102,10 @@ class SensorThings:
         key = frozenset(self.house.packs.org_of.keys() & models.keys())
         if len(self._words) > 100:
             self._words.clear()
-        return self._words.setdefault(key, Vocabulary(dict(models)))
+        words = self._words.get(key)
+        if words is None:
+            words = self._words[key] = Vocabulary(dict(models))
+        return words
 
     @operation(CREATE)
     async def create(self, actor: Actor, segments: Sequence[Segment], body: Any, base: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from tulou.kernel.settings import API
+
 ORG = ("id", "name_zh", "name_en", "kind", "parent", "state")
 USER = ("id", "name", "display", "org", "state", "roles")
 TOKEN = ("id", "prefix", "name", "org", "user", "scopes", "expires_at", "used_at", "revoked_at")
@@ -34,7 +36,7 @@ def org() -> None:
 @click.pass_obj
 def org_list(obj: Any, state: str | None) -> None:
     """列出组织。List organisations."""
-    obj.output(pages(obj, "/api/v1/orgs" + (f"?state={state}" if state else "")), ORG)
+    obj.output(pages(obj, f"{API}/orgs" + (f"?state={state}" if state else "")), ORG)
 
 
 @org.command("apply")
@@ -49,7 +51,7 @@ def org_list(obj: Any, state: str | None) -> None:
 @click.pass_obj
 def org_apply(obj: Any, /, id: str, **fields: Any) -> None:
     """申请加入。Apply for an organisation."""
-    obj.output(obj.call("POST", "/api/v1/orgs", {"id": id, **fields}), ORG)
+    obj.output(obj.call("POST", f"{API}/orgs", {"id": id, **fields}), ORG)
 
 
 def _decision(verb: str, zh: str, en: str) -> None:
@@ -58,7 +60,7 @@ def _decision(verb: str, zh: str, en: str) -> None:
     @click.option("--reason", default="", help="理由 / reason")
     @click.pass_obj
     def decide(obj: Any, id: str, reason: str) -> None:
-        obj.output(obj.call("POST", f"/api/v1/orgs/{id}/{verb}", {"reason": reason}), ORG)
+        obj.output(obj.call("POST", f"{API}/orgs/{id}/{verb}", {"reason": reason}), ORG)
 
 
 _decision("approve", "批准申请", "Admit an applicant")
@@ -87,7 +89,7 @@ ROLE_HELP = "ORG:ROLE，ORG/:ROLE 含下级 / with all below"
 @click.pass_obj
 def user_list(obj: Any, org: str | None) -> None:
     """列出人员。List people."""
-    obj.output(pages(obj, "/api/v1/users" + (f"?org={org}" if org else "")), USER)
+    obj.output(pages(obj, f"{API}/users" + (f"?org={org}" if org else "")), USER)
 
 
 @user.command("create")
@@ -100,7 +102,7 @@ def user_list(obj: Any, org: str | None) -> None:
 def user_create(obj: Any, name: str, display: str | None, org: str, email: str | None, roles: tuple[str, ...]) -> None:
     """新建人员，口令随机且只显示一次。Create a person; the random password is shown once."""
     body = {"name": name, "display": display or name, "org": org, "email": email, "roles": [_grant(r) for r in roles]}
-    obj.output(obj.call("POST", "/api/v1/users", body))
+    obj.output(obj.call("POST", f"{API}/users", body))
 
 
 @user.command("roles")
@@ -109,7 +111,7 @@ def user_create(obj: Any, name: str, display: str | None, org: str, email: str |
 @click.pass_obj
 def user_roles(obj: Any, id: int, roles: tuple[str, ...]) -> None:
     """设置全部角色（ORG:ROLE）。Replace all roles of a person."""
-    obj.output(obj.call("PUT", f"/api/v1/users/{id}/roles", {"roles": [_grant(r) for r in roles]}))
+    obj.output(obj.call("PUT", f"{API}/users/{id}/roles", {"roles": [_grant(r) for r in roles]}))
 
 
 @user.command("disable")
@@ -117,7 +119,7 @@ def user_roles(obj: Any, id: int, roles: tuple[str, ...]) -> None:
 @click.pass_obj
 def user_disable(obj: Any, id: int) -> None:
     """停用：会话与令牌立即失效。Disable: sessions and tokens end at once."""
-    obj.call("POST", f"/api/v1/users/{id}/disable")
+    obj.call("POST", f"{API}/users/{id}/disable")
 
 
 @user.command("enable")
@@ -125,7 +127,7 @@ def user_disable(obj: Any, id: int) -> None:
 @click.pass_obj
 def user_enable(obj: Any, id: int) -> None:
     """启用或开通。Let a disabled or pending person sign in."""
-    obj.call("POST", f"/api/v1/users/{id}/enable")
+    obj.call("POST", f"{API}/users/{id}/enable")
 
 
 @user.command("password")
@@ -133,7 +135,7 @@ def user_enable(obj: Any, id: int) -> None:
 @click.pass_obj
 def user_password(obj: Any, id: int) -> None:
     """重置为随机口令，只显示一次。Reset to a random password, shown once."""
-    obj.output(obj.call("POST", f"/api/v1/users/{id}/password"))
+    obj.output(obj.call("POST", f"{API}/users/{id}/password"))
 
 
 @click.group()
@@ -146,7 +148,7 @@ def token() -> None:
 @click.pass_obj
 def token_list(obj: Any, org: str | None) -> None:
     """列出令牌（不含密文）。List tokens, without secrets."""
-    obj.output(pages(obj, "/api/v1/tokens" + (f"?org={org}" if org else "")), TOKEN)
+    obj.output(pages(obj, f"{API}/tokens" + (f"?org={org}" if org else "")), TOKEN)
 
 
 @token.command("create")
@@ -161,7 +163,7 @@ def token_create(
 ) -> None:
     """新建令牌，密文只显示一次。Create a token; its secret is shown once."""
     body = {"name": name, "org": org, "scopes": list(scopes), "expires_at": expires, "user": user}
-    obj.output(obj.call("POST", "/api/v1/tokens", body), ("id", "prefix", "secret"))
+    obj.output(obj.call("POST", f"{API}/tokens", body), ("id", "prefix", "secret"))
 
 
 @token.command("revoke")
@@ -169,4 +171,4 @@ def token_create(
 @click.pass_obj
 def token_revoke(obj: Any, id: int) -> None:
     """吊销令牌，立即全部生效。Revoke a token, everywhere at once."""
-    obj.call("DELETE", f"/api/v1/tokens/{id}")
+    obj.call("DELETE", f"{API}/tokens/{id}")

@@ -113,6 +113,9 @@ class SignInByOidc:
 
     async def finish(self, state: str, browser: str, code: str, address: str) -> str:
         """Take the provider's answer; returns the secret of a new session. Raises `Unauthenticated` or `Forbidden`."""
+        from authlib.common.errors import AuthlibBaseError
+        from joserfc.errors import JoseError
+
         self.credentials.by_address.check(address)
         where = (oidc_requests.c.state == fingerprint(state), oidc_requests.c.browser == fingerprint(browser))
 
@@ -123,9 +126,6 @@ class SignInByOidc:
             return row
 
         asked = await self.house.db.write(take)
-        from authlib.common.errors import AuthlibBaseError
-        from joserfc.errors import JoseError
-
         if asked is None or asked.expires_at < utcnow():
             self.credentials.by_address.failed(address)
             raise Unauthenticated(

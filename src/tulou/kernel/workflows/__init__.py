@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from tulou.kernel.errors import Invalid
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.http import API, body_model, flag, json_response, limit_of, path_number, route
-from tulou.kernel.packs import Packs
+from tulou.kernel.packs import Packs, refused
 from tulou.kernel.policy import Actor
 from tulou.kernel.workflows.definition import Workflow
 from tulou.kernel.workflows.service import Move, NewItem, Workflows, no_such_item
@@ -55,10 +55,7 @@ def declared(packs: Packs) -> dict[str, Workflow]:
             try:
                 found[name] = Workflow.model_validate(body)
             except ValidationError as error:
-                first = error.errors(include_url=False)[0]
-                place = ".".join([name, *(str(part) for part in first["loc"])])
-                raise Invalid(f"{path} 的 {place}：{first['msg']}", f"{path}: {place}: {first['msg']}", field=place,
-                              value=first.get("input"), rule=first["type"]) from None
+                raise refused(path, error, name) from None
     return found
 
 

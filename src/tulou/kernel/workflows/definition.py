@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from tulou.kernel.packs import Property, Text
+from tulou.kernel.packs import Property, Strict, Text
 from tulou.kernel.policy import ROLES
 
 
@@ -24,11 +24,7 @@ Role = Annotated[str, AfterValidator(_role)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Deadline(_Strict):
+class Deadline(Strict):
     """What the house does when an item is still in its state after `after_s` seconds: the transition `then`, or, without one, the item
     is late and its level of escalation is one higher. `every_s` repeats an escalation."""
 
@@ -43,7 +39,7 @@ class Deadline(_Strict):
         return self
 
 
-class State(_Strict):
+class State(Strict):
     """A state. A final one ends the item: nothing leads out of it."""
 
     label: Text
@@ -51,7 +47,7 @@ class State(_Strict):
     deadlines: list[Deadline] = Field(default_factory=list, max_length=8)
 
 
-class Transition(_Strict):
+class Transition(Strict):
     """A step from any of the states `source` to `target` by someone who has one of `roles` in the item's organisation.
 
     `asks` are fields that may be given with it, `needs` those that must be. `not_by` names transitions whose last maker may not make
@@ -68,7 +64,7 @@ class Transition(_Strict):
     comment: bool = False
 
 
-class Workflow(_Strict):
+class Workflow(Strict):
     """A workflow: its items begin in `initial`, made by someone with one of the roles `create`, who may give the fields `asks` and must
     give the fields `needs`."""
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound
-from tulou.kernel.http import cursor, from_cursor, json_text
+from tulou.kernel.http import json_text, page
 from tulou.kernel.packs import Property, check_values
 from tulou.kernel.policy import Actor, operation, refusal, system
 from tulou.kernel.sql import utcnow, within
@@ -206,12 +206,8 @@ class Workflows:
             query = query.where(items.c.final == (not open))
         if inbox:
             query = query.where(items.c.final.is_(False), sa.or_(sa.false(), *self._movable(actor)))
-        last = from_cursor(after, 1)
-        if last:
-            query = query.where(items.c.no < int(last[0]))
-        found = await self.db.read(lambda c: c.execute(query.order_by(items.c.no.desc()).limit(limit + 1)).all())
-        shown = found[:limit]
-        return {"items": [document(row) for row in shown], "next": cursor([shown[-1].no]) if len(found) > limit else None}
+        found, more = await page(self.db, query, items.c.no, limit, after, newest=True)
+        return {"items": [document(row) for row in found], "next": more}
 
     def _movable(self, actor: Actor) -> list[sa.ColumnElement[bool]]:
         """Conditions of the states in which the actor may make a step, by his roles."""
