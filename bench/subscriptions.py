@@ -34,7 +34,7 @@ from tulou.kernel.policy import Actor, Binding
 from tulou.kernel.settings import Settings
 
 PLUGINS = (
-    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.system",
+    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.system",
     "tulou.context.hooks", "tulou.packs.hooks",
 )
 ORG, KIND = "xiamen", "AirQualityStation"

@@ -21,7 +21,7 @@ from tulou.kernel.policy import ROOT, Actor, Binding
 from tulou.kernel.settings import Settings
 
 KERNEL = (
-    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.system",
+    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.system",
     "tulou.context.hooks", "tulou.packs.hooks",
 )
 XIAMEN, FUZHOU = "xiamen", "fuzhou"

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from tulou.demo import land
 from tulou.demo.province import CITIES, POPULATION, SHARES, devices
 from tulou.demo.signals import SIGNALS, Signal
-from tulou.kernel.packs import Packs
-from tulou.packs.hooks import packs as pack_folders
+from tulou.kernel.plugins import plugins, read_packs
 
-MODELS = Packs(pack_folders()).models
+MODELS = read_packs(plugins()).models
 times = st.floats(min_value=1_700_000_000, max_value=2_000_000_000)
 
 

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from tulou.kernel.packs import Model, Packs, Property
-from tulou.packs.hooks import packs as folders
+from tulou.kernel.packs import Model, Property
+from tulou.kernel.plugins import plugins, read_packs
 
-PACKS = Packs(folders())
+PACKS = read_packs(plugins())
 MODELS = sorted(PACKS.models.items())
 REC20 = {
     "P1", "CEL", "GQ", "GP", "Q30", "M1", "G42", "A97", "MTS", "DD", "MMT", "2N", "MTR", "WTT", "VLT", "AMP", "KWH",

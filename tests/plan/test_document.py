@@ -13,10 +13,12 @@ import yaml
 
 from tulou.kernel.errors import Invalid
 from tulou.kernel.packs import Packs
+from tulou.kernel.plugins import plugins, read_packs
 from tulou.packs.hooks import packs as folders
 from tulou.plan.document import Plan, load_plan
 
-PLAN = load_plan(Packs(folders()))
+PACKS = read_packs(plugins())
+PLAN = load_plan(PACKS)
 
 SYSTEMS = {
     "N1": 8, "N2": 6, "N3": 3, "N4": 10, "T1": 5, "T2": 7, "C1": 6, "C2": 1, "C3": 3, "S1": 4, "S2": 4, "S3": 4,
@@ -98,7 +100,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def _load(copy: Path) -> Plan:
-    return load_plan(Packs(sorted(path.parent for path in copy.glob("*/pack.yaml"))))
+    return load_plan(Packs(sorted(path.parent for path in copy.glob("*/pack.yaml")), PACKS.known))
 
 
 def _spoil(path: Path, change: Any) -> None:

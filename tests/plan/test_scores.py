@@ -9,8 +9,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tulou.kernel.packs import Packs
-from tulou.packs.hooks import packs as folders
+from tulou.kernel.plugins import plugins, read_packs
 from tulou.plan.document import load_plan
 from tulou.plan.queries import Definition, canonical, digest
 from tulou.plan.scores import (
@@ -24,7 +23,7 @@ from tulou.plan.scores import (
     standing,
 )
 
-PLAN = load_plan(Packs(folders()))
+PLAN = load_plan(read_packs(plugins()))
 NOW = dt.datetime(2022, 12, 1, 8, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
 QUERY = Definition.model_validate(

@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 
 from tulou.kernel.errors import Invalid
-from tulou.kernel.packs import Packs
-from tulou.kernel.plugins import plugins
-from tulou.packs.hooks import packs as folders
+from tulou.kernel.plugins import plugins, read_packs
 from tulou.plan.commands import systems_page
 from tulou.plan.document import load_plan
 from tulou.plan.systems import SystemState, collect, counts
 
 ROOT = Path(__file__).parents[2]
-PLAN = load_plan(Packs(folders()))
+PLAN = load_plan(read_packs(plugins()))
 SHOWN = ("partial", "部分", "a part", "tests/plan/test_systems.py")
 
 

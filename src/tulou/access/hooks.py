@@ -37,6 +37,7 @@ from tulou.access.provisioning.service import Provisioning
 from tulou.access.quotas import counting
 from tulou.access.quotas.service import Quotas
 from tulou.access.redecode import Redecodes
+from tulou.access.rules.declared import SECTION
 from tulou.access.rules.engine import Engine
 from tulou.access.rules.service import Rules
 from tulou.access.sensorthings.asked import SensorThingsAsked
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
     from tulou.kernel.house import Check, House, Task
-    from tulou.kernel.packs import Model
+    from tulou.kernel.packs import Model, Section
 
 EDGES = """
 permit (principal, action, resource)
@@ -98,6 +99,12 @@ def protocols() -> Mapping[str, str]:
         "gb28181": "tulou.access.protocols.gb28181", "ocpp": "tulou.access.protocols.ocpp",
         "opcua": "tulou.access.opcua.kept", "lorawan": "tulou.access.lorawan.events",
     }
+
+
+@hookimpl
+def sections() -> Mapping[str, Section]:
+    """The rules of packs."""
+    return {"rules": SECTION}
 
 
 @hookimpl

@@ -6,6 +6,7 @@ is a defect of the house and is answered with 500 and no detail.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -122,3 +123,20 @@ class Unavailable(TulouError):
 def said(error: BaseException) -> str:
     """What an error of the house or of a library says."""
     return error.both if isinstance(error, TulouError) else str(error) or repr(error)
+
+
+BROKEN = {
+    "missing": "缺少", "extra_forbidden": "没有此项", "string_type": "应为文本", "string_too_short": "至少 {min_length} 个字符",
+    "string_too_long": "至多 {max_length} 个字符", "string_pattern_mismatch": "应符合 {pattern}", "too_long": "至多 {max_length} 项",
+    "too_short": "至少 {min_length} 项", "greater_than_equal": "不小于 {ge}", "less_than_equal": "不大于 {le}", "greater_than": "大于 {gt}",
+    "less_than": "小于 {lt}", "int_type": "应为整数", "int_parsing": "应为整数", "int_from_float": "应为整数", "float_type": "应为数",
+    "float_parsing": "应为数", "finite_number": "应为有限的数", "bool_type": "应为是或否", "bool_parsing": "应为是或否",
+    "literal_error": "应为 {expected}", "dict_type": "应为对象", "model_type": "应为对象", "list_type": "应为列表",
+}
+"""What pydantic's rules say in Chinese, by their names; what is not here it says in English."""
+
+
+def in_chinese(rule: Mapping[str, Any]) -> str:
+    """What a broken rule says in Chinese; `rule` is one of `ValidationError.errors()`."""
+    context = rule.get("ctx", {})
+    return str(context.get("zh") or BROKEN.get(rule["type"], rule["msg"]).format_map(context))

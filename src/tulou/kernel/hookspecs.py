@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tulou.kernel.bus import StreamSpec
     from tulou.kernel.house import ASGI, Check, House, JobKind, Task
-    from tulou.kernel.packs import Model
+    from tulou.kernel.packs import Model, Section
 
 hookspec = pluggy.HookspecMarker("tulou")
 hookimpl = pluggy.HookimplMarker("tulou")
@@ -27,6 +27,12 @@ hookimpl = pluggy.HookimplMarker("tulou")
 @hookspec
 def packs() -> Sequence[Path]:  # type: ignore[empty-body]
     """Folders that hold a `pack.yaml`."""
+
+
+@hookspec
+def sections() -> Mapping[str, Section]:  # type: ignore[empty-body]
+    """Keys of `pack.yaml` that the engine owns: name -> the type of the value, which stands there or in a YAML file of the pack that is
+    named there; with it checks. `house.packs.section(name)` has the values."""
 
 
 @hookspec

@@ -20,12 +20,13 @@ from typing import Any, Protocol, TypeVar
 import nats.errors
 import pluggy
 
+import tulou
 from tulou.kernel.bus import Bus, Child, NatsServer, StreamSpec, end
 from tulou.kernel.errors import Unauthenticated
 from tulou.kernel.http import Scope, header
 from tulou.kernel.outbound import Outbound
-from tulou.kernel.packs import Model, Packs
-from tulou.kernel.plugins import flat, plugins
+from tulou.kernel.packs import Model
+from tulou.kernel.plugins import flat, plugins, read_packs
 from tulou.kernel.policy import ANONYMOUS, Actor, Policy, system
 from tulou.kernel.readings import Readings, open_readings
 from tulou.kernel.settings import Settings
@@ -80,9 +81,8 @@ class House:
     def __init__(self, settings: Settings, manager: pluggy.PluginManager | None = None) -> None:
         self.settings = settings
         self.hooks = manager or plugins()
-        self.packs = Packs(
-            [*flat(self.hooks.hook.packs()), *[Path(p) for p in settings.packs.split(":") if p]]
-        )
+        self.packs = read_packs(self.hooks, [Path(p) for p in settings.packs.split(":") if p])
+        self.packs.whole(Path(tulou.__file__).parent)
         self.policy = Policy(reversed(self.hooks.hook.policies()))
         self.outbound = Outbound(settings)
         self.roles: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tulou.kernel.errors import Invalid, NotFound, Throttled, TooLarge, TooSlow, TulouError
+from tulou.kernel.errors import Invalid, NotFound, Throttled, TooLarge, TooSlow, TulouError, in_chinese
 from tulou.kernel.policy import Actor
 from tulou.kernel.settings import API as API
 
@@ -119,26 +119,13 @@ def checked(model: type[M], data: Any, within: str = "") -> M:
         raise broken_rules(error, within)[0] from None
 
 
-BROKEN = {
-    "missing": "缺少", "extra_forbidden": "没有此项", "string_type": "应为文本", "string_too_short": "至少 {min_length} 个字符",
-    "string_too_long": "至多 {max_length} 个字符", "string_pattern_mismatch": "应符合 {pattern}", "too_long": "至多 {max_length} 项",
-    "too_short": "至少 {min_length} 项", "greater_than_equal": "不小于 {ge}", "less_than_equal": "不大于 {le}", "greater_than": "大于 {gt}",
-    "less_than": "小于 {lt}", "int_type": "应为整数", "int_parsing": "应为整数", "int_from_float": "应为整数", "float_type": "应为数",
-    "float_parsing": "应为数", "finite_number": "应为有限的数", "bool_type": "应为是或否", "bool_parsing": "应为是或否",
-    "literal_error": "应为 {expected}", "dict_type": "应为对象", "model_type": "应为对象", "list_type": "应为列表",
-}
-"""What pydantic's rules say in Chinese, by their names; what is not here it says in English."""
-
-
 def broken_rules(error: ValidationError, within: str = "") -> list[Invalid]:
     """Every rule that is broken, each with its field."""
     found = []
     for one in error.errors(include_url=False):
         place = ".".join([*([within] if within else []), *(str(part) for part in one["loc"])]) or "body"
-        context = one.get("ctx", {})
-        zh = context.get("zh") or BROKEN.get(one["type"], one["msg"]).format_map(context)
         found.append(Invalid(
-            f"{place} 不合规则：{zh}", f"{place}: {one['msg']}", field=place, value=one.get("input"), rule=one["type"],
+            f"{place} 不合规则：{in_chinese(one)}", f"{place}: {one['msg']}", field=place, value=one.get("input"), rule=one["type"],
         ))
     return found
 

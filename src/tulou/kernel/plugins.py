@@ -6,14 +6,18 @@ Law: named as text, lowest floor first, because imports only go down; nothing is
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from tulou.kernel import hookspecs
+
+if TYPE_CHECKING:
+    from tulou.kernel.packs import Packs
 
 ROLES = ("gateway", "api", "writer", "rules", "worker")
 """What processes may do."""
@@ -51,6 +55,14 @@ def plugins(names: Sequence[str] = PLUGINS) -> pluggy.PluginManager:
     for point in _installed():
         manager.register(point.load(), point.name)
     return manager
+
+
+def read_packs(manager: pluggy.PluginManager, more: Iterable[Path] = ()) -> Packs:
+    """The packs that plugins offer, and those in the folders `more`, under the sections that plugins own."""
+    from tulou.kernel.packs import Packs
+
+    sections = {name: section for part in reversed(manager.hook.sections()) for name, section in part.items()}
+    return Packs([*flat(manager.hook.packs()), *more], sections)
 
 
 @functools.cache

@@ -174,14 +174,13 @@ def systems(session: Any, write: Path | None) -> None:
 
 def systems_page() -> str:
     """`docs/systems.md` from the house's own plugins and packs; needs no running house."""
-    from tulou.kernel.packs import Packs
-    from tulou.kernel.plugins import flat, plugins
+    from tulou.kernel.plugins import plugins, read_packs
     from tulou.plan.document import load_plan
     from tulou.plan.systems import collect, page
 
-    hook = plugins().hook
-    loaded = load_plan(Packs(flat(hook.packs())))
-    return page(loaded, collect(loaded, reversed(hook.systems())))
+    manager = plugins()
+    loaded = load_plan(read_packs(manager))
+    return page(loaded, collect(loaded, reversed(manager.hook.systems())))
 
 
 @hookimpl

@@ -19,13 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 from tulou.access.batch import Batch
 from tulou.access.directory import Directory
 from tulou.access.products.offers import must_offer, offered
+from tulou.access.rules.declared import must_fit, of_packs
 from tulou.access.rules.evaluator import Change, Evaluator
-from tulou.access.rules.models import Condition, Declared, NewRule, PackRule, Rule, key_of, of_models, rules
+from tulou.access.rules.models import Condition, NewRule, Rule, key_of, rules
 from tulou.context import entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
-from tulou.kernel.http import checked, page
-from tulou.kernel.packs import Model
+from tulou.kernel.http import page
 from tulou.kernel.policy import Actor, operation
 from tulou.kernel.sql import utcnow, within
 
@@ -50,12 +50,12 @@ class Rules:
         self.house = house
         self.policy = house.policy
         self.directory = directory
-        self.declared = self._of_packs()
+        self.declared = of_packs(self.house.packs)
         """The rules of packs, and the thresholds of products."""
         house.packs.followers.append(self._follow)
 
     def _follow(self) -> None:
-        self.declared = self._of_packs()
+        self.declared = of_packs(self.house.packs)
 
     @operation(READ)
     async def find(
@@ -157,23 +157,6 @@ class Rules:
 
     # -- for the house
 
-    def _of_packs(self) -> list[Rule]:
-        """Raises `Invalid` for one that cannot be evaluated."""
-        found, names = of_models(self.house.packs.models), {"above", "below", "offline"}
-        for pack in self.house.packs.packs.values():
-            for item in pack.read("rules") if "rules" in pack.data else ():
-                rule = checked(PackRule, item)
-                self._properties(rule, self.house.packs.models.get(rule.type))
-                if rule.name in names or rule.name.startswith("rule-"):
-                    raise Invalid(
-                        f"规则名 {rule.name} 已被占用", f"rule {rule.name} of pack {pack.name} has a name that is taken",
-                        field="name", value=rule.name, rule="unique",
-                    )
-                names.add(rule.name)
-                title = f"{rule.label.zh} {rule.label.en}"
-                found.append(Rule(rule.name, rule.type, rule.condition, rule.severity, title, escalate_s=rule.escalate_s))
-        return found
-
     async def load(self) -> list[Rule]:
         """All rules that are to be evaluated."""
         query = sa.select(rules).where(rules.c.enabled.is_(True)).order_by(rules.c.id)
@@ -207,24 +190,8 @@ class Rules:
         row = await self.house.db.read(lambda c: c.execute(query).first())
         return self.policy.require_seen(actor, READ, action, row, _no_such(rule_id))
 
-    def _properties(self, rule: Declared, model: Model | None) -> None:
-        if model is None:
-            raise Invalid(f"没有类型 {rule.type}", f"no type {rule.type}", field="type", value=rule.type, rule="declared type")
-        for name in rule.condition.names():
-            prop = model.properties.get(name)
-            if prop is None and not model.open:
-                raise Invalid(
-                    f"{rule.type} 没有属性 {name}", f"{rule.type} has no property {name}", field="condition", value=name,
-                    rule="property of the type",
-                )
-            if prop is not None and prop.kind not in ("number", "boolean"):
-                raise Invalid(
-                    f"属性 {name} 不是数值", f"property {name} is not a number", field="condition", value=name,
-                    rule="number | boolean",
-                )
-
     async def _check(self, new: NewRule) -> None:
-        self._properties(new, must_offer(self.house, new.type, new.org))
+        must_fit(new, must_offer(self.house, new.type, new.org))
         wanted = {(new.org, id) for id in new.entities or ()}
         missing = sorted(id for _, id in wanted.difference(await self._ids(wanted)))
         if missing:

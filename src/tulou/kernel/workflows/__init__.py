@@ -1,24 +1,23 @@
 """Workflows: items that people move through states, by rules and deadlines that packs and engines declare.
 
-Face: `Workflows` (operations), `Workflow` (a definition). A pack declares its workflows in the file that its `data` names `workflows`.
+Face: `Workflows` (operations), `Workflow` (a definition). A pack declares its workflows in the section `workflows`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from tulou.kernel.errors import Invalid
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.http import API, body_model, flag, json_response, limit_of, path_number, route
-from tulou.kernel.packs import Packs, refused
+from tulou.kernel.packs import Pack, Packs, Section, broken
 from tulou.kernel.policy import Actor
-from tulou.kernel.workflows.definition import Workflow
+from tulou.kernel.workflows.definition import Name, Workflow
 from tulou.kernel.workflows.service import Move, NewItem, Workflows, no_such_item
 
 if TYPE_CHECKING:
@@ -43,20 +42,20 @@ when {
 
 
 def declared(packs: Packs) -> dict[str, Workflow]:
-    """The workflows of the packs by name. Raises `Invalid` naming file, place and rule."""
-    found: dict[str, Workflow] = {}
-    for pack in packs.packs.values():
-        if "workflows" not in pack.data:
-            continue
-        path = pack.folder / pack.data["workflows"]
-        for name, body in (pack.read("workflows") or {}).items():
-            if name in found:
-                raise Invalid(f"{path}：工作流 {name} 重复", f"{path}: the workflow {name} is declared twice", field=name, rule="unique name")
-            try:
-                found[name] = Workflow.model_validate(body)
-            except ValidationError as error:
-                raise refused(path, error, name) from None
-    return found
+    """The workflows of the packs by name."""
+    return {name: workflow for _, workflows in packs.section("workflows") for name, workflow in workflows.items()}
+
+
+def _check(workflows: dict[str, Workflow], _pack: Pack, packs: Packs) -> Iterator[PydanticCustomError]:
+    there = declared(packs)
+    for name in workflows:
+        if name in there:
+            yield broken("unique", f"工作流 {name} 已由别的包声明", f"the workflow {name} is declared by another pack", (name,))
+
+
+@hookimpl
+def sections() -> Mapping[str, Section]:
+    return {"workflows": Section(dict[Name, Workflow], _check)}
 
 
 @hookimpl

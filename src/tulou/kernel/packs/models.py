@@ -1,27 +1,20 @@
-"""Packs: folders with a `pack.yaml` that declare entity models and seed data.
+"""What a pack declares: entity models with their properties and commands, organisations, and what the pack says of itself.
 
-Law: a pack is data that is checked when it is read; an error names the file, the place in it and the rule. A model's
-closed set of properties is what access checks readings against and what NGSI-LD contexts are generated from. Models that
-people declare while the house runs (the hook `models`) keep the same rules; they come and go in the same mapping.
+Law: a declaration is data that is checked when it is read. A model's closed set of properties is what access checks readings against
+and what NGSI-LD contexts are generated from. Models that people declare while the house runs (the hook `models`) keep the same rules.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
 
 from tulou.kernel.errors import Invalid
-
-
-def broken(code: str, zh: str, en: str) -> PydanticCustomError:
-    """What a validator raises: a rule that is broken, in both languages."""
-    return PydanticCustomError(code, "{en}", {"zh": zh, "en": en})
+from tulou.kernel.packs.reading import broken
 
 
 def _name(text: str) -> str:
@@ -131,101 +124,73 @@ class Model(Strict):
 class OrganisationSeed(Strict):
     """An organisation that ships with the pack, created approved when the house first starts."""
 
-    id: str
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)*$", min_length=2, max_length=64)
     label: Text
     kind: Literal["province", "city", "county", "department", "enterprise"]
     parent: str | None = None
-    lon: float | None = None
-    lat: float | None = None
-    code: str = ""
+    lon: float | None = Field(default=None, ge=-180, le=180)
+    lat: float | None = Field(default=None, ge=-90, le=90)
+    code: str = Field(default="", max_length=32)
 
 
-class Pack(Strict):
-    """A declared pack. `data` names further files of the pack, read by the engine that owns their meaning."""
+class Description(Strict):
+    """What something is for, in a few sentences."""
 
-    name: str
-    version: str
+    zh: str = Field(min_length=1, max_length=2000)
+    en: str = Field(min_length=1, max_length=2000)
+
+
+class Provenance(Strict):
+    """Where data of a pack are from. `of` names what they are: a section, or a file of the pack."""
+
+    of: str = Field(min_length=1, max_length=200)
+    source: str = Field(min_length=1, max_length=2000)
+    licence: str = Field(min_length=1, max_length=200)
+    retrieved: dt.date | None = None
+
+
+PackName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=63)]
+_VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}"
+_CONDITION = rf"(>=|<|==){_VERSION}"
+Version = Annotated[str, Field(pattern=rf"^{_VERSION}$")]
+"""Numbers between points; 0.10 is after 0.9, and 1 is 1.0."""
+Range = Annotated[str, Field(pattern=rf"^({_CONDITION}(,{_CONDITION})*)?$", max_length=100)]
+"""Conditions on a version, all of which hold: `>=1.2,<2`; empty: any."""
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """A version as it is compared."""
+    numbers = [int(part) for part in text.split(".")]
+    while len(numbers) > 1 and not numbers[-1]:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def within_range(version: str, wanted: str) -> bool:
+    """Whether a `Version` fulfils every condition of a `Range`."""
+    mine = version_of(version)
+    for condition in filter(None, wanted.split(",")):
+        bound = version_of(condition.lstrip("<>="))
+        if not {">": mine >= bound, "<": mine < bound, "=": mine == bound}[condition[0]]:
+            return False
+    return True
+
+
+class Declaration(Strict):
+    """The keys of `pack.yaml` that the house itself knows; engines add theirs (the hook `sections`). `requires`: packs that it needs,
+    with their versions; `tulou` is the house. `serves`: ids of the plan's systems and targets. `data`: further files, which no section
+    types and an engine reads by name."""
+
+    name: PackName
+    version: Version
     label: Text
+    description: Description | None = None
+    requires: dict[PackName, Range] = Field(default_factory=dict, max_length=100)
+    serves: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default_factory=list, max_length=200)
+    provenance: list[Provenance] = Field(default_factory=list, max_length=200)
     models: dict[Name, Model] = Field(default_factory=dict)
     organisations: list[OrganisationSeed] = Field(default_factory=list)
-    data: dict[str, str] = Field(default_factory=dict)
-    folder: Path = Path()
-
-    def read(self, name: str) -> Any:
-        """The parsed YAML of the data file `name`. Raises `Invalid` if the pack does not name it."""
-        if name not in self.data:
-            raise Invalid(f"包 {self.name} 没有数据 {name}", f"pack {self.name} has no data {name}", field=name)
-        return load_yaml(self.folder / self.data[name])
-
-
-def load_yaml(path: Path) -> Any:
-    """Parse a YAML file. Raises `Invalid` with file, line and column."""
-    try:
-        return yaml.load(path.read_text("utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise Invalid(f"{where} 不是有效的 YAML", f"{where}: {error}", field=str(path), rule="YAML") from None
-
-
-def refused(path: Path, error: ValidationError, within: str = "") -> Invalid:
-    """The error for a file of a pack, with the place in it and the first rule that is broken; `within` is where the place begins."""
-    first = error.errors()[0]
-    place = ".".join([*([within] if within else []), *(str(part) for part in first["loc"])])
-    return Invalid(
-        f"{path} 的 {place}：{first.get('ctx', {}).get('zh') or first['msg']}", f"{path}: {place}: {first['msg']}",
-        field=place, value=first.get("input"), rule=first["type"],
-    )
-
-
-def load_pack(folder: Path) -> Pack:
-    """Read and check `folder/pack.yaml`. Raises `Invalid` naming file, place and rule."""
-    path = folder / "pack.yaml"
-    try:
-        return Pack.model_validate({**load_yaml(path), "folder": folder})
-    except ValidationError as error:
-        raise refused(path, error) from None
-
-
-class Packs:
-    """All packs of the house, and the models by type name: theirs, and those that organisations declared."""
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self.packs: dict[str, Pack] = {}
-        self.own: dict[str, Model] = {}
-        """The models of packs."""
-        self.models: dict[str, Model] = {}
-        """Those, and the models that organisations declared."""
-        self.pack_of: dict[str, str] = {}
-        """The pack of a type; of one that an organisation declared, `product of <organisation>`."""
-        self.org_of: dict[str, str] = {}
-        """The organisation that declared a type, of those that no pack has."""
-        self.followers: list[Callable[[], Awaitable[None] | None]] = []
-        """Called when the models of organisations have changed (`House.declare`): whoever holds what is made of models."""
-        for folder in folders:
-            pack = load_pack(folder)
-            self.packs[pack.name] = pack
-            for name, model in pack.models.items():
-                if name in self.models:
-                    raise Invalid(
-                        f"类型 {name} 在包 {self.pack_of[name]} 与 {pack.name} 中重复",
-                        f"type {name} is declared by packs {self.pack_of[name]} and {pack.name}",
-                        field=name, rule="unique type name",
-                    )
-                self.own[name] = self.models[name] = model
-                self.pack_of[name] = pack.name
-
-    def declare(self, declared: Mapping[str, tuple[str, Model]]) -> bool:
-        """The types that organisations declare are these from now on: type -> (organisation, model). A pack's type stays the
-        pack's. Returns whether anything changed."""
-        wanted = {name: of for name, of in declared.items() if name not in self.own}
-        if wanted == {name: (org, self.models[name]) for name, org in self.org_of.items()}:
-            return False
-        for name in [name for name in self.org_of if name not in wanted]:
-            del self.models[name], self.pack_of[name], self.org_of[name]
-        for name, (org, model) in wanted.items():
-            self.models[name], self.pack_of[name], self.org_of[name] = model, f"product of {org}", org
-        return True
+    data: dict[str, Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=dict)
 
 
 _KINDS: dict[str, TypeAdapter[Any]] = {

@@ -1,0 +1,21 @@
+"""Packs: folders with a `pack.yaml` by which a field moves into the house: entity models, organisations, and sections of engines."""
+
+from tulou.kernel.packs.collection import LeftOut, Pack, Packs, Section, load_yaml, read_pack, refused
+from tulou.kernel.packs.models import (
+    Command,
+    Declaration,
+    Model,
+    Name,
+    OrganisationSeed,
+    Property,
+    Strict,
+    Text,
+    Threshold,
+    check_values,
+)
+from tulou.kernel.packs.reading import Problem, Unreadable, broken
+
+__all__ = [
+    "Command", "Declaration", "LeftOut", "Model", "Name", "OrganisationSeed", "Pack", "Packs", "Problem", "Property", "Section", "Strict",
+    "Text", "Threshold", "Unreadable", "broken", "check_values", "load_yaml", "read_pack", "refused",
+]
