@@ -42,7 +42,8 @@ LONGEST = (
 at once."""
 
 KERNEL = (
-    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.system",
+    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.packs.hooks",
+    "tulou.kernel.system",
     "tulou.packs.hooks",
 )
 

@@ -37,8 +37,9 @@ from tulou.access.provisioning.service import Provisioning
 from tulou.access.quotas import counting
 from tulou.access.quotas.service import Quotas
 from tulou.access.redecode import Redecodes
-from tulou.access.rules.declared import SECTION
+from tulou.access.rules.declared import SECTION as RULES
 from tulou.access.rules.engine import Engine
+from tulou.access.rules.examples import SECTION as EXAMPLES
 from tulou.access.rules.service import Rules
 from tulou.access.sensorthings.asked import SensorThingsAsked
 from tulou.access.sensorthings.service import SensorThings
@@ -103,8 +104,8 @@ def protocols() -> Mapping[str, str]:
 
 @hookimpl
 def sections() -> Mapping[str, Section]:
-    """The rules of packs."""
-    return {"rules": SECTION}
+    """The rules of packs, and examples of what they say."""
+    return {"rules": RULES, "examples": EXAMPLES}
 
 
 @hookimpl

@@ -15,7 +15,7 @@ from tulou.context.registration_subscriptions import RegistrationSubscriptions
 from tulou.context.registrations import Registrations
 from tulou.context.remote_subscriptions import RemoteSubscriptions
 from tulou.context.routes import Door
-from tulou.context.service import ContextService
+from tulou.context.service import READ, ContextService
 from tulou.context.snapshots import Snapshots
 from tulou.context.source_history import SourceHistory
 from tulou.context.source_snapshots import SourceSnapshots
@@ -26,9 +26,11 @@ from tulou.context.transient import Transient
 from tulou.kernel.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
     from starlette.routing import BaseRoute
 
     from tulou.kernel.house import ASGI, Check, House, Task
+    from tulou.kernel.policy import Actor
 
 
 @hookimpl
@@ -99,6 +101,13 @@ def tasks(house: House) -> Sequence[Task]:
         Task("context.history", "worker", entities.journal.tidy),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
+
+
+@hookimpl
+def stored(house: House, connection: sa.Connection, actor: Actor) -> Mapping[str, int]:
+    """By the counts that are kept."""
+    counts = house.service(ContextService).kept_counts(connection, house.policy.visible(actor, READ))
+    return {kind: sum(by_org.values()) for kind, by_org in counts.items()}
 
 
 @hookimpl

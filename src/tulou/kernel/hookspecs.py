@@ -14,11 +14,13 @@ import pluggy
 
 if TYPE_CHECKING:
     import click
+    import sqlalchemy as sa
     from starlette.routing import BaseRoute
 
     from tulou.kernel.bus import StreamSpec
     from tulou.kernel.house import ASGI, Check, House, JobKind, Task
     from tulou.kernel.packs import Model, Section
+    from tulou.kernel.policy import Actor
 
 hookspec = pluggy.HookspecMarker("tulou")
 hookimpl = pluggy.HookimplMarker("tulou")
@@ -49,6 +51,11 @@ def migrations() -> Path:  # type: ignore[empty-body]
 def models(house: House) -> Mapping[str, tuple[str, Model]]:  # type: ignore[empty-body]
     """Entity types beside those of packs: name -> (organisation that declared it, model). Asked when the relational store is
     open, before services are made; whoever gives some calls `house.declare` when they change."""
+
+
+@hookspec
+def stored(house: House, connection: sa.Connection, actor: Actor) -> Mapping[str, int]:  # type: ignore[empty-body]
+    """How many entities of each type the actor may see."""
 
 
 @hookspec

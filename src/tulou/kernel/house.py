@@ -81,8 +81,11 @@ class House:
     def __init__(self, settings: Settings, manager: pluggy.PluginManager | None = None) -> None:
         self.settings = settings
         self.hooks = manager or plugins()
-        self.packs = read_packs(self.hooks, [Path(p) for p in settings.packs.split(":") if p])
+        self.packs = read_packs(self.hooks, settings)
         self.packs.whole(Path(tulou.__file__).parent)
+        for out in self.packs.left_out:
+            for problem in out.problems:
+                log.error("pack %s is left out: %s / %s", out.name, *(problem.text(lang, out.folder.name) for lang in ("zh", "en")))
         self.policy = Policy(reversed(self.hooks.hook.policies()))
         self.outbound = Outbound(settings)
         self.roles: tuple[str, ...] = ()

@@ -155,6 +155,13 @@ class Settings:
         "", "验证中心证书的 CA 文件（PEM）；空为系统信任的", "CA file (PEM) that the hub's certificate is verified by; empty: the system's"
     )
     packs: str = _entry("", "附加包目录", "folders of further packs, separated by ':'")
+    pack_keys: str = _entry(
+        "", "可信的包签名公钥（Ed25519，base64，逗号分隔）；设置后，他人签名的包不予安装",
+        "Ed25519 public keys (base64, separated by commas) whose packs are trusted; set, packs that others signed are not installed",
+    )
+    pack_unsigned: bool = _entry(
+        True, "可安装没有可信签名的包（列表中注明）", "packs without a trusted signature can be installed (the list says so)"
+    )
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
 
     @classmethod

@@ -344,6 +344,14 @@ def reachable(settings: Settings) -> Finding:
     )
 
 
+def packs_whole(settings: Settings) -> Finding:
+    """No pack is left out."""
+    from tulou.kernel.packs.collection import left_out_finding
+    from tulou.kernel.plugins import plugins, read_packs
+
+    return left_out_finding(read_packs(plugins(), settings))
+
+
 MACHINE: dict[str, Callable[[Settings], Finding]] = {
     "python": python_version, "sqlite": sqlite_version, "write": write_permission, "disk": disk_space,
     "files": open_files, "clock": clock, "certificate": certificate, "nats-server": nats_binary, "chdb": chdb_opens,
@@ -352,8 +360,8 @@ MACHINE: dict[str, Callable[[Settings], Finding]] = {
 
 
 def examine(settings: Settings, *, running: bool) -> Iterator[dict[str, Any]]:
-    """The doctor's findings about machine and settings; ports only when no house runs (it would hold them)."""
-    wanted = MACHINE if running else {**MACHINE, "ports": ports_free}
+    """The doctor's findings about machine and settings; when no house runs, also ports (it would hold them) and packs (it says itself)."""
+    wanted = MACHINE if running else {**MACHINE, "ports": ports_free, "packs": packs_whole}
     for name, check in wanted.items():
         ok, zh, en = check(settings)
         yield {"name": name, "ok": ok, "zh": zh, "en": en}

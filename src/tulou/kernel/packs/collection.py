@@ -6,7 +6,6 @@ engines that own its sections, or because something of it is already there (a na
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,8 +19,6 @@ from tulou import __version__
 from tulou.kernel.errors import Invalid
 from tulou.kernel.packs.models import Declaration, Model, within_range
 from tulou.kernel.packs.reading import At, Document, Problem, Unreadable, broken, problems_first, read_document
-
-log = logging.getLogger("tulou.packs")
 
 FILE = "pack.yaml"
 
@@ -166,7 +163,7 @@ class Packs:
             try:
                 waiting.append(read_pack(folder, self.known))
             except Unreadable as error:
-                self._leave_out(*_said_name(folder), folder, error.problems)
+                self.leave_out(LeftOut(*name_of(folder), folder, error.problems))
         while waiting:
             names = {pack.name for pack in waiting}
             ready: list[Pack] = []
@@ -178,7 +175,7 @@ class Packs:
             for pack in ready:
                 problems = self._problems(pack)
                 if problems:
-                    self._leave_out(pack.name, pack.version, pack.folder, problems)
+                    self.leave_out(LeftOut(pack.name, pack.version, pack.folder, problems))
                 else:
                     self._take(pack)
             waiting = later
@@ -195,18 +192,23 @@ class Packs:
             self.own[name] = self.models[name] = model
             self.pack_of[name] = pack.name
 
-    def _leave_out(self, name: str, version: str, folder: Path, problems: list[Problem]) -> None:
-        self.left_out.append(LeftOut(name, version, folder, problems))
-        for problem in problems:
-            log.error("pack %s is left out: %s / %s", name, problem.text("zh", folder.name), problem.text("en", folder.name))
+    def leave_out(self, out: LeftOut) -> None:
+        """A pack is not in the house, and why."""
+        self.left_out.append(out)
+
+    def copy(self) -> Packs:
+        """The same packs, to which others can be added; without what organisations declared."""
+        same = Packs(sections=self.known)
+        same.packs, same.left_out, same.own, same.models = dict(self.packs), list(self.left_out), dict(self.own), dict(self.own)
+        same.pack_of = {name: self.pack_of[name] for name in self.own}
+        return same
 
     def _problems(self, pack: Pack) -> list[Problem]:
         """Why a pack that is sound in itself does not go with those that are there."""
         problems = [pack.problem(key, error) for key, error in self._conflicts(pack)]
         if problems:
             return problems
-        among = Packs(sections=self.known)
-        among.packs, among.own, among.models, among.pack_of = dict(self.packs), dict(self.own), dict(self.models), dict(self.pack_of)
+        among = self.copy()
         among._take(pack)
         del among.packs[pack.name]
         for name in pack.sections:
@@ -269,7 +271,18 @@ class Packs:
                 raise problems_first(one.problems, one.folder)
 
 
-def _said_name(folder: Path) -> tuple[str, str]:
+def left_out_finding(packs: Packs) -> tuple[bool, str, str]:
+    """A finding of the doctor: whether every pack is in the house, and of each that is not the first reason."""
+    if not packs.left_out:
+        return True, f"{len(packs.packs)} 个包", f"{len(packs.packs)} packs"
+    said = [
+        "；".join(f"{one.name}：{one.problems[0].text('zh', one.folder.name)}" for one in packs.left_out),
+        "; ".join(f"{one.name}: {one.problems[0].text('en', one.folder.name)}" for one in packs.left_out),
+    ]
+    return False, f"未装入的包：{said[0]}。详见 tulou pack list", f"packs left out: {said[1]}. See tulou pack list"
+
+
+def name_of(folder: Path) -> tuple[str, str]:
     """The name and version that a broken pack says it has, so far as can be seen; the folder's name else."""
     try:
         value = read_document(folder, FILE).value
