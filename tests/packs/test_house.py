@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -116,6 +120,9 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
     async def entity(client: httpx.AsyncClient, id: str) -> httpx.Response:
         return await client.get(f"http://house/ngsi-ld/v1/entities/{id}", params={"options": "keyValues"}, headers={"NGSILD-Tenant": "fuzhou"})
 
+    async def says(client: httpx.AsyncClient, id: str, value: float) -> bool:
+        return bool((await entity(client, id)).json().get("temperature") == value)
+
     async with Estate.opened(House(settings(home))) as estate:
         lin = await estate.person("lin2", "fuzhou", "operator")
         made = await estate.device(lin, "fuzhou", "f-1", type="FieldDevice")
@@ -128,8 +135,13 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
         await eventually(raised)
         assert (await lin.get("/packs/field")).json()["models"][0]["entities"] == 1
         assert "FieldDevice" in (await lin.get("http://house/ngsi-ld/contexts/tulou.jsonld")).text
-        assert (await entity(lin, made["id"])).json()["temperature"] == 95
-    gone = answer(home, "pack", "remove", "field")
+        await eventually(lambda: says(lin, made["entity_id"], 95))
+    removed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "tulou", "--json", "pack", "remove", "field"], env={**os.environ, "TULOU_HOME": str(home)},
+        capture_output=True, text=True,
+    )
+    assert removed.returncode == 0, removed.stdout + removed.stderr
+    gone = json.loads(removed.stdout)
     assert gone["entities"] == {"FieldDevice": 1}
 
     async with Estate.opened(House(settings(home))) as after:
@@ -144,15 +156,12 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
         assert (await lin.get("/packs/field")).status_code == 404
         assert not [rule for rule in after.house.service(Rules).declared if rule.type == "FieldDevice"]
         assert (await lin.post("/devices", json={"org": "fuzhou", "type": "FieldDevice", "name": "x"})).status_code == 400
-        kept = (await entity(lin, made["id"])).json()  # it stays, as data under no model
+        kept = (await entity(lin, made["entity_id"])).json()  # it stays, as data under no model
         assert (kept["type"], kept["temperature"]) == ("FieldDevice", 95)
         device = after.client()
         assert (await device.post(f"/{made['token']}/telemetry", json={"temperature": 999, "anything": 1})).status_code == 200
 
-        async def stored() -> bool:
-            return (await entity(lin, made["id"])).json().get("temperature") == 999
-
-        await eventually(stored)
+        await eventually(lambda: says(lin, made["entity_id"], 999))
 
 
 def test_the_command_says_every_problem(tmp_path: Path, make: Make) -> None:
