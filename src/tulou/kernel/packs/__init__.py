@@ -1,7 +1,8 @@
 """Packs: folders with a `pack.yaml` by which a field moves into the house: entity models, organisations, and sections of engines."""
 
-from tulou.kernel.packs.collection import LeftOut, Pack, Packs, Section, load_yaml, read_pack, refused
+from tulou.kernel.packs.collection import LeftOut, Pack, Packs, Section, read_pack, refused
 from tulou.kernel.packs.models import (
+    Bound,
     Command,
     Declaration,
     Model,
@@ -16,6 +17,6 @@ from tulou.kernel.packs.models import (
 from tulou.kernel.packs.reading import Problem, Unreadable, broken
 
 __all__ = [
-    "Command", "Declaration", "LeftOut", "Model", "Name", "OrganisationSeed", "Pack", "Packs", "Problem", "Property", "Section", "Strict",
-    "Text", "Threshold", "Unreadable", "broken", "check_values", "load_yaml", "read_pack", "refused",
+    "Bound", "Command", "Declaration", "LeftOut", "Model", "Name", "OrganisationSeed", "Pack", "Packs", "Problem", "Property", "Section", "Strict",
+    "Text", "Threshold", "Unreadable", "broken", "check_values", "read_pack", "refused",
 ]

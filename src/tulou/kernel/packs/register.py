@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tulou
-from tulou.kernel.errors import NotFound
+from tulou.kernel.errors import Invalid, NotFound
 from tulou.kernel.packs.collection import LeftOut, Pack, Packs
 from tulou.kernel.packs.installing import folder_of, installed
 from tulou.kernel.packs.proving import grade, proof_of
@@ -64,7 +64,7 @@ def signers(home: Path) -> dict[Path, str]:
     """Who signed the packs that are installed, by folder."""
     try:
         return {folder_of(home, one): one.signer for one in installed(home)}
-    except Exception:
+    except Invalid:
         return {}
 
 
