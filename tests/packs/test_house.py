@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from tests.access.conftest import Estate, eventually
@@ -22,6 +23,7 @@ from tulou.access.rules.service import Rules
 from tulou.app import Front
 from tulou.cli import main
 from tulou.kernel import plugins as kernel_plugins
+from tulou.kernel.audit import audit_log
 from tulou.kernel.bus import free_port
 from tulou.kernel.house import House
 from tulou.kernel.packs.register import PackRegister
@@ -156,6 +158,9 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
         assert (await lin.get("/packs/field")).status_code == 404
         assert not [rule for rule in after.house.service(Rules).declared if rule.type == "FieldDevice"]
         assert (await lin.post("/devices", json={"org": "fuzhou", "type": "FieldDevice", "name": "x"})).status_code == 400
+        rows = await after.house.db.read(lambda c: c.execute(
+            sa.select(audit_log.c.subject, audit_log.c.detail).where(audit_log.c.action == "packs.pack.manage").order_by(audit_log.c.seq)).all())
+        assert [(subject, json.loads(detail)["change"]) for subject, detail in rows] == [("pack:field", "installed"), ("pack:field", "removed")]
         kept = (await entity(lin, made["entity_id"])).json()  # it stays, as data under no model
         assert (kept["type"], kept["temperature"]) == ("FieldDevice", 95)
         device = after.client()
