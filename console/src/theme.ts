@@ -64,6 +64,19 @@ export const DARK: Palette = {
   label: "#a9b6c3",
 };
 
+/** Steps of a scale from good to bad, as the colours of air quality go in China: green to maroon. */
+const RAMP = ["#2f9e6e", "#d3ac1f", "#e58432", "#cf4034", "#93408f", "#6d2740"];
+/** Lines side by side. */
+export const SERIES = ["#3a86c8", "#e08a3c", "#3a9e78", "#c4504a", "#8b6fc0", "#b08d3a", "#4bb0b8", "#c46a9f", "#7d8a97", "#6f9a3c"];
+
+/** The colours of so many steps, the first step's first. */
+export function levelColours(count: number, better: "higher" | "lower" | null): string[] {
+  if (count === 0) return [];
+  const colours = Array.from({ length: count }, (_, i) => RAMP[count <= RAMP.length ? i : Math.round((i * (RAMP.length - 1)) / (count - 1))]!);
+  if (count === 2) colours[1] = RAMP[3]!;
+  return better === "higher" ? colours.reverse() : colours;
+}
+
 export const FONT =
   '-apple-system, BlinkMacSystemFont, "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", ' +
   '"Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", Roboto, "Helvetica Neue", Arial, sans-serif';

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tulou.kernel.errors import Invalid
 from tulou.kernel.packs import Bound, Model, Name, Pack, Packs, Strict, Text, broken, refused
+from tulou.kernel.readings import OVER_READINGS
 
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Reference = Annotated[str, Field(pattern=r"^([a-z][a-z0-9_-]{0,62}/)?[a-z][a-z0-9_]{0,62}$")]
@@ -91,7 +92,7 @@ class Indicator(Strict):
             raise broken("bound", "百分位应为 0 至 100", "a percentile is 0 to 100")
         if self.statistic in SHARES and self.unit != "%":
             raise broken("unit", "比例的单位是 %", "the unit of a share is %")
-        if self.grain == "hour" and self.statistic not in ("mean", "min", "max", "sum", "count"):
+        if self.grain == "hour" and self.statistic not in OVER_READINGS:
             raise broken("grain", f"{self.statistic} 不能按小时计算", f"{self.statistic} is not computed by hours")
         if self.goal is not None and self.better is None:
             raise broken("better", "有目标值时须说明高者为优还是低者为优", "a goal needs `better`: higher or lower")

@@ -25,7 +25,7 @@ from tulou.indicators.models import Chart as ChartWidget
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, Orgs, operation
-from tulou.kernel.readings import Asked, Figure, Grain, OfThings, Provenance, day_of, start_of
+from tulou.kernel.readings import OVER_READINGS, Asked, Figure, Grain, OfThings, Provenance, day_of, start_of
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -145,7 +145,7 @@ class Indicators:
         expected = registered * self._hours(start_of(start), start_of(end))
         answer["provenance"] = {
             "as_of": dt.datetime.now(dt.UTC), "newest": made.newest, "known": registered, "reporting": made.things,
-            "capture": min(100.0, 100.0 * made.hours / expected) if expected and one.statistic != "last" else None,
+            "capture": min(100.0, 100.0 * (made.hours or 0) / expected) if expected and one.statistic != "last" else None,
             "origins": {ORIGIN_NAMES[origin]: count for origin, count in sorted(made.origins.items())},
             "synthetic": SYNTHETIC in made.origins,
         }
@@ -190,7 +190,7 @@ class Indicators:
         if grain == "hour" and days * 24 > MOST_HOURS:
             raise Invalid(f"按小时至多 {MOST_HOURS // 24} 天", f"by hours {MOST_HOURS // 24} days at most", field="grain", value=grain,
                           rule=f"<= {MOST_HOURS // 24} days")
-        if grain == "hour" and one.statistic not in ("mean", "min", "max", "sum", "count", "last"):
+        if grain == "hour" and one.statistic not in OVER_READINGS | {"last"}:
             raise Invalid(f"{one.statistic} 不能按小时计算", f"{one.statistic} is not computed by hours", field="grain", value=grain,
                           rule="day | month | year")
         return start, end, grain
@@ -258,9 +258,12 @@ class Indicators:
 
     async def _over_time(self, one: Indicator, scope: Scope, answer: dict[str, Any], question: Question, grain: Grain | None) -> Provenance:
         """Value, series and groups into `answer`."""
+        over = one.statistic in OVER_READINGS
         figures, made, earlier = await asyncio.gather(
-            self._figures(one, scope, grain), self.house.readings.provenance(scope.asked), self._before(one, scope, question),
+            self._figures(one, scope, grain), self.house.readings.provenance(scope.asked, hours=over), self._before(one, scope, question),
         )
+        if not over:
+            made = made._replace(hours=next((f.hours for f in figures if (f.group, f.start) == (None, None)), 0))
         groups: dict[str, dict[str, Any]] = {}
         for figure in figures:
             value = self._scaled(one, scope, figure, answer["grain"])
