@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime as dt
 import json
 import shutil
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,22 +132,37 @@ async def ask(house: House, stations: int, runs: int) -> list[dict[str, Any]]:
     return answers
 
 
-async def peer(house: House, runs: int) -> dict[str, dict[str, Any]]:
-    """The same from PostgreSQL with a table of the days of this property alone, in order and indexed; no policy, no HTTP."""
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """The address of a PostgreSQL of its own; empty where none is installed."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
-        return {}
+        yield ""
+        return
     folder = Path(tempfile.mkdtemp(prefix="tulou-bench-postgres-"))
     shutil.chown(folder, "postgres")
     port = free_port()
-    as_postgres: dict[str, Any] = {"user": "postgres", "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([programs[-1] / "initdb", "-D", folder / "data", "-U", "bench", "--auth=trust"], check=True, **as_postgres)
+    quiet: dict[str, Any] = {"user": "postgres", "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([programs[-1] / "initdb", "-D", folder / "data", "-U", "bench", "--auth=trust"], check=True, **quiet)
     server = subprocess.Popen([
         programs[-1] / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-c", "shared_buffers=1GB", "-c", "work_mem=256MB",
-    ], **as_postgres)
+    ], **quiet)
     try:
         time.sleep(3)
-        with psycopg.connect(f"postgresql://bench@127.0.0.1:{port}/postgres", autocommit=True) as connection:
+        yield f"postgresql://bench@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def peer(house: House, runs: int) -> dict[str, dict[str, Any]]:
+    """The same from PostgreSQL with a table of the days of this property alone, in order and indexed; no policy, no HTTP."""
+    found: dict[str, dict[str, Any]] = {}
+    with postgresql() as address:
+        if not address:
+            return found
+        with psycopg.connect(address, autocommit=True) as connection:
             connection.execute("CREATE TABLE d (entity bigint, day date, org text, count bigint, sum float8, min float8, max float8, hours int)")
             rows = await house.readings.sql(
                 f"SELECT entity, day, org, count, sum, min, max, hours FROM {DAYS.name} FINAL WHERE property = 'pm25' ORDER BY entity, day",
@@ -156,17 +172,12 @@ async def peer(house: House, runs: int) -> dict[str, dict[str, Any]]:
                     copy.write_row(row)
             connection.execute("CREATE INDEX ON d (day)")
             connection.execute("VACUUM ANALYZE d")
-            found = {}
             for name, sql in PEER.items():
                 async def one(sql: str = sql) -> None:
                     connection.execute(sql).fetchall()
 
                 found[name] = await measure(name, one, runs)
-            return found
-    finally:
-        server.terminate()
-        server.wait(30)
-        shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
 async def main() -> None:

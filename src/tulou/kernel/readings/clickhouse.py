@@ -37,6 +37,7 @@ from tulou.kernel.policy import Orgs
 from tulou.kernel.readings import amend
 from tulou.kernel.readings.amend import Reading, Touched
 from tulou.kernel.readings.conditions import Condition, clickhouse
+from tulou.kernel.readings.days import ZONE, day_of, start_of
 from tulou.kernel.readings.interface import (
     METHODS,
     MOST_TESTED,
@@ -60,7 +61,6 @@ from tulou.kernel.readings.interface import (
 )
 from tulou.kernel.readings.mirror import Mirror
 from tulou.kernel.readings.rows import Frames, Rows
-from tulou.kernel.readings.days import ZONE, day_of, start_of
 from tulou.kernel.readings.schema import (
     AREAS,
     DAYS,
@@ -696,17 +696,17 @@ class ClickHouseReadings:
         if grain == "hour" and not over:
             raise Invalid(f"{statistic} 不能按小时计算", f"{statistic} is not computed by hours", field="grain", value=grain,
                           rule="day | month | year")
-        source, day = (AREAS.name, f"toDate(d.hour, '{ZONE}')") if over else (f"{DAYS.name} AS d FINAL", "d.day")
+        if not asked.groups:
+            return []
+        source, day = (f"{AREAS.name} AS d", f"toDate(d.hour, '{ZONE}')") if over else (f"{DAYS.name} AS d FINAL", "d.day")
         moment = {
             None: "0", "hour": "toUnixTimestamp(d.hour)", "day": f"toUnixTimestamp(toDateTime({day}, '{ZONE}'))",
             "month": f"toUnixTimestamp(toDateTime(toStartOfMonth({day}), '{ZONE}'))",
             "year": f"toUnixTimestamp(toDateTime(toStartOfYear({day}), '{ZONE}'))",
         }[grain]
         where, parameters = _asked(asked, over)
-        if over:
-            source += " AS d"
-        names = list(dict.fromkeys(asked.groups.values()))
-        parameters["groups"] = [names.index(group) for group in asked.groups.values()]
+        numbers = {group: n for n, group in enumerate(dict.fromkeys(asked.groups.values()))}
+        names, parameters["groups"] = list(numbers), [numbers[group] for group in asked.groups.values()]
         parts, whole = _statistic(statistic, bound)
         columns = await self._columns(f"""
             SELECT grouping(g) AS all_groups, grouping(t) AS all_times, g, t, {whole}, sum(n) AS behind, sum(h)

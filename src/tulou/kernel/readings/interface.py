@@ -126,7 +126,8 @@ class Aggregate(NamedTuple):
     values: dict[str, float | None]
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Figure:
     """A statistic of a group (None: of all groups together) in the grain that begins at `start` µs (None: in the whole
     range), and how many readings, or natural days of things, are behind it; where it is of days also how many hours of things
     have numbers."""
