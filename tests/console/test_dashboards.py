@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -138,3 +139,19 @@ def test_a_menu_has_an_entry_for_each_pack_with_pages(page: Browser) -> None:
     page.open("/packs/no-such-pack")
     page.until(lambda: page.all(".ant-result"), "a page of a pack that is not there")
     assert not page.all("[data-testid=dashboard]")
+
+
+def test_the_command_line_says_the_same(house: Tulou, stations: list[dict[str, Any]], tmp_path: Path) -> None:
+    assert {"pm25_mean", "noise_peak"} <= {one["id"] for one in house.json("indicators", "list")}
+    assert "PM2.5" in house.run("indicators", "list")
+    ranked = house.json("indicators", "show", "environment/pm25_mean", "--group", "thing", "--synthetic", "--limit", "3")
+    assert [item["synthetic"] for item in ranked["ranking"]] == [True] * 3
+    values = [item["value"] for item in ranked["ranking"]]
+    assert values == sorted(values)
+    shown = house.run("indicators", "show", "environment/pm25_mean", "--group", "city", "--synthetic")
+    assert "12 / 13" in shown
+    file = tmp_path / "cities.csv"
+    house.run("indicators", "show", "environment/pm25_mean", "--group", "city", "--synthetic", "--csv", str(file))
+    lines = file.read_text("utf-8-sig").splitlines()
+    assert lines[0].startswith("indicator,unit,grain,time,group,value,synthetic")
+    assert any(",xiamen," in line and line.endswith(",yes") for line in lines)

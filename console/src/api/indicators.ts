@@ -6,6 +6,7 @@ import type { Words } from "./types.ts";
 export interface Level {
   label: Words;
   below: number | null;
+  colour: string | null;
 }
 
 export type Better = "higher" | "lower" | null;

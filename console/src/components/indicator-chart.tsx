@@ -35,7 +35,7 @@ export default function IndicatorChart({ indicator, answer, kind, by, areas, lab
     const watch = new ResizeObserver(() => chart.resize());
     watch.observe(holder.current!);
     const palette = dark ? DARK : LIGHT;
-    const colours = levelColours(indicator.levels.length, indicator.better);
+    const colours = levelColours(indicator.levels, indicator.better);
     const colourOf = (value: number | null): string => {
       const level = levelOf(indicator.levels, value);
       return level === null ? palette.primary : colours[level]!;

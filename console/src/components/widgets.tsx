@@ -82,7 +82,7 @@ function Frame<T>(props: {
   const { title, kind, wide, query, synthetic, indicator, csv, empty, rows, children } = props;
   const { text, language } = useSettings();
   return (
-    <section className={`panel widget widget-${kind}${wide ? " widget-wide" : ""}`} data-widget={kind} aria-label={title}>
+    <section className={`panel widget${kind === "tile" ? " tile" : ""}${wide ? " wide" : ""}`} data-widget={kind} aria-label={title}>
       <header>
         <h3>{title}</h3>
         {indicator && (
@@ -130,7 +130,7 @@ export function LevelMark({ levels, better, value }: { levels: Level[]; better: 
   if (level === null) return null;
   return (
     <span className="level-mark">
-      <span className="dot" style={{ background: levelColours(levels.length, better)[level] }} aria-hidden />
+      <span className="dot" style={{ background: levelColours(levels, better)[level] }} aria-hidden />
       {levels[level]!.label[language]}
     </span>
   );
@@ -247,7 +247,7 @@ function RankingWidget({ widget, page, period, onPick }: Of<"ranking">) {
   const answer = useAnswer(widget.indicator, period, asking);
   const { data } = answer;
   const most = Math.max(...(data?.ranking ?? []).map(({ value }) => Math.abs(value)), 1e-9);
-  const colours = levelColours(indicator.levels.length, indicator.better);
+  const colours = levelColours(indicator.levels, indicator.better);
   return (
     <Frame
       title={widget.title?.[language] ?? indicator.label[language]}
@@ -309,7 +309,7 @@ function MapWidget({ widget, page, period, onPick }: Of<"map">) {
   const things = useLayer(widget.layer, period);
   const { data } = things;
   const palette = dark ? DARK : LIGHT;
-  const colours = useMemo(() => levelColours(layer.levels.length, layer.better), [layer]);
+  const colours = useMemo(() => levelColours(layer.levels, layer.better), [layer]);
   const plain = useMemo(() => (webgl || !data ? null : columnsOf(data)), [webgl, data]);
   const plainColours = useMemo(() => [...(colours.length ? colours : [palette.primary]), palette.offline], [colours, palette]);
   const title = widget.title?.[language] ?? layer.label[language];

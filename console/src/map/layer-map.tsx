@@ -74,7 +74,7 @@ export default function LayerMap({ outlines, things, label, onPick }: Props) {
   useEffect(() => {
     if (!loaded || loaded !== map.current) return;
     const { levels, better } = things.layer;
-    const colours = levelColours(levels.length, better);
+    const colours = levelColours(levels, better);
     const palette = dark ? DARK : LIGHT;
     loaded.getSource<GeoJSONSource>("things")?.setData({
       type: "FeatureCollection",

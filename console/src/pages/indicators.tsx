@@ -9,15 +9,15 @@ import { Facts, Nothing, PageHead } from "../components/page.tsx";
 import { PeriodBar, usePeriod } from "../components/period-bar.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { LevelMark, WidgetView } from "../components/widgets.tsx";
-import { useFormat, useLabel } from "../format.ts";
-import { useSettings } from "../settings.tsx";
+import { useFormat } from "../format.ts";
+import { useSettings, type Language } from "../settings.tsx";
 import { SyntheticNote } from "./pack.tsx";
 
 const key = ({ pack, id }: Indicator): string => `${pack}/${id}`;
+const owner = (one: Indicator, language: Language): string => (language === "zh" ? one.owner_name : one.owner_name_en);
 
 export default function Indicators() {
   const { text, language } = useSettings();
-  const label = useLabel();
   const [params, setParams] = useSearchParams();
   const indicators = useIndicators();
   const [search, setSearch] = useState("");
@@ -41,7 +41,7 @@ export default function Indicators() {
     },
     { title: text.packs.definition, key: "definition", render: (_: unknown, one) => <span className="muted">{one.definition[language]}</span> },
     { title: text.packs.unit, dataIndex: "unit", width: 90 },
-    { title: text.packs.owner, key: "owner", width: 190, render: (_: unknown, one) => label(one as never, "owner_name") || (language === "en" ? one.owner_name_en : one.owner_name) },
+    { title: text.packs.owner, key: "owner", width: 190, render: (_: unknown, one) => owner(one, language) },
     { title: text.packs.version, dataIndex: "version", width: 70, align: "right" },
   ];
   return (
@@ -96,7 +96,7 @@ function One({ indicator }: { indicator: Indicator }) {
       <p className="page-note">{indicator.definition[language]}</p>
       <Facts
         facts={[
-          [text.packs.owner, language === "en" ? indicator.owner_name_en : indicator.owner_name],
+          [text.packs.owner, owner(indicator, language)],
           [text.packs.version, String(indicator.version)],
           [text.packs.computed, text.packs.statistics[indicator.statistic]?.(indicator.bound === null ? "" : format.decimal(indicator.bound)) ?? indicator.statistic],
           [text.packs.of, `${indicator.types.map(typeLabel).join(text.comma)} · ${indicator.property}`],

@@ -48,11 +48,15 @@ export default function PackPage() {
         page.sections.map((section, s) => (
           <section key={s} className="dashboard-section">
             {section.title && <h2>{section.title[language]}</h2>}
-            <div className="widgets">
-              {section.widgets.map((widget, w) => (
-                <WidgetView key={w} widget={widget} page={page} period={period} onPick={setPicked} />
-              ))}
-            </div>
+            {[true, false].map((tiles) => (
+              <div key={String(tiles)} className="widgets">
+                {section.widgets
+                  .filter(({ kind }) => (kind === "tile") === tiles)
+                  .map((widget, w) => (
+                    <WidgetView key={w} widget={widget} page={page} period={period} onPick={setPicked} />
+                  ))}
+              </div>
+            ))}
           </section>
         ))
       )}

@@ -39,10 +39,12 @@ class Words(Strict):
 
 
 class Level(Strict):
-    """A step of a scale: values below `below` that are in no step before it. The last step has no end."""
+    """A step of a scale: values below `below` that are in no step before it. The last step has no end. Steps without a `colour` go from
+    green to maroon, from what is better."""
 
     label: Text
     below: Bound | None = None
+    colour: Literal["blue", "cyan", "green", "yellow", "orange", "red", "purple", "maroon", "grey"] | None = None
 
 
 def _levels(levels: list[Level]) -> None:
