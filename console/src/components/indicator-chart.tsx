@@ -53,11 +53,12 @@ export default function IndicatorChart({ indicator, answer, kind, by, areas, lab
       animation: false,
       textStyle: { fontFamily: FONT, color: palette.muted },
       tooltip: { backgroundColor: palette.panel, borderColor: palette.line, textStyle: { color: palette.text }, confine: true },
-      grid: { left: 6, right: 14, top: areas ? 40 : 26, bottom: 4, outerBoundsMode: "same" as const, outerBoundsContain: "axisLabel" as const },
+      grid: { left: 6, right: 14, top: areas ? 58 : 26, bottom: 4, outerBoundsMode: "same" as const, outerBoundsContain: "axisLabel" as const },
     };
     const amounts = {
       type: "value" as const,
       scale: kind === "line",
+      max: indicator.unit === "%" ? 100 : undefined,
       axisLabel: { color: palette.muted },
       splitLine: { lineStyle: { color: palette.line } },
     };
@@ -70,7 +71,7 @@ export default function IndicatorChart({ indicator, answer, kind, by, areas, lab
           trigger: "item",
           formatter: ({ dataIndex }: { dataIndex: number }) => `${name(groups[dataIndex] as never)}<br>${value(groups[dataIndex]!.value)}`,
         },
-        grid: { ...common.grid, top: 8 },
+        grid: { ...common.grid, top: goal ? 20 : 8, right: 42 },
         xAxis: amounts,
         yAxis: {
           type: "category",
@@ -85,7 +86,7 @@ export default function IndicatorChart({ indicator, answer, kind, by, areas, lab
             barMaxWidth: 16,
             data: groups.map((group) => ({ value: group.value, itemStyle: { color: colourOf(group.value), borderRadius: [0, 3, 3, 0] } })),
             label: { show: true, position: "right", color: palette.muted, formatter: (p: { value: number }) => format.figure(p.value) },
-            markLine: goal && { ...goal, data: [{ xAxis: indicator.goal! }] },
+            markLine: goal && { ...goal, label: { ...goal.label, position: "end", rotate: 0, distance: 4 }, data: [{ xAxis: indicator.goal! }] },
           },
         ],
       });
