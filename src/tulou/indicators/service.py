@@ -37,6 +37,8 @@ VALUE = "indicators.value.read"
 HOUR = 3_600_000_000
 MOST_DAYS = 3660
 MOST_HOURS = 92 * 24
+MOST_POINTS = 100_000
+"""Of all groups together."""
 BAD = 2
 GRAINS: tuple[Grain, ...] = ("hour", "day", "month", "year")
 SYNTHETIC = ORIGINS["synthetic"]
@@ -131,6 +133,11 @@ class Indicators:
         if question.things and not one.ranking:
             raise Invalid(f"指标 {key} 不作排名", f"the indicator {key} ranks no things", field="group", value="thing", rule="no ranking")
         scope = self.scope(visible, one.types, one.property, one.origins, question, start, end)
+        points = (end - start).days * {"hour": 24, "day": 1, "month": 1 / 28, "year": 1 / 365}[grain] * len(set(scope.asked.groups.values()))
+        if points > MOST_POINTS:
+            raise Invalid(f"共 {points:.0f} 个点，超过 {MOST_POINTS}；请缩短时间或用更粗的粒度",
+                          f"{points:.0f} points are more than {MOST_POINTS}; ask for less time or a coarser grain",
+                          field="grain", value=grain, rule=f"<= {MOST_POINTS} points")
         answer: dict[str, Any] = {
             "indicator": self.definition(key), "from": start, "to": end, "grain": grain, "group": "thing" if question.things else question.area,
             "org": question.org, "synthetic": question.synthetic, "value": None, "series": [], "groups": [], "ranking": [],
@@ -303,7 +310,7 @@ class Indicators:
         things = len(found.entity)
         every = int(np.bitwise_or.reduce(found.origins, initial=0))
         counts = {bit: int(found.count[(found.origins >> bit) & 1 == 1].sum()) for bit in ORIGIN_NAMES if every >> bit & 1}
-        self._rank(one, answer, found.entity, found.value, question.most)
+        self._rank(one, scope, answer, found.entity, found.value, question.most)
         newest = dt.date(1970, 1, 1) + dt.timedelta(days=int(found.newest.max())) if things else None
         return Provenance(things, int(found.hours.sum()), newest, counts)
 
@@ -318,10 +325,14 @@ class Indicators:
             value = value * 100
         return replace(found, value=value)
 
-    def _rank(self, one: Indicator, answer: dict[str, Any], entity: NDArray[np.int64], value: NDArray[np.float64], most: int) -> None:
+    def _rank(
+        self, one: Indicator, scope: Scope, answer: dict[str, Any], entity: NDArray[np.int64], value: NDArray[np.float64], most: int
+    ) -> None:
+        """The ranking into `answer`, of things that are in the scope now: one that another organisation claimed since is its own."""
         directory = self.directory
         rows, known = directory.rows(entity)
-        value = value[known]
+        here = np.isin(rows, scope.rows)
+        rows, value = rows[here], value[known][here]
         order = np.argsort(value if one.better == "lower" else -value, kind="stable")[:most]
         answer["count"] = len(rows)
         answer["ranking"] = [
@@ -341,7 +352,7 @@ class Indicators:
         if len(value):
             answer["value"] = float(value.mean())
         if question.things:
-            self._rank(one, answer, entity, value, question.most)
+            self._rank(one, scope, answer, entity, value, question.most)
         elif question.area is not None:
             of = np.array([scope.asked.groups[directory.orgs[code]] for code in directory.org[rows]])
             answer["groups"] = sorted((
