@@ -110,13 +110,19 @@ def oracle(said: list[tuple[int, int, int, int, bytes]], codec: Mended) -> dict[
                 row = (None if figure != figure else figure, text, (worse or {}).get(name, 0), seq, number)
                 first.setdefault((entity, name, ts), row)
     out: dict[str, list[Row]] = {"readings": sorted(((*key, *row) for key, row in first.items()), key=str)}
-    for table, cut in (("hour", lambda e, p, t: (e, p, t // HOUR)), ("day", lambda e, p, t: (e, p, t // HOUR // 24)),
+    for table, cut in (("hour", lambda e, p, t: (e, p, t // HOUR)), ("day", lambda e, p, t: (e, p, (t // HOUR + 8) // 24)),
                        ("area", lambda e, p, t: (p, t // HOUR))):
         sums: dict[Row, list[float]] = {}
         for (entity, name, ts), row in first.items():
             if row[0] is not None and row[2] < 2:
                 sums.setdefault(cut(entity, name, ts), []).append(row[0])
         out[table] = sorted((*key, len(v), sum(v), min(v), max(v)) for key, v in sums.items())
+    spoken: dict[Row, set[int]] = {}
+    for (entity, name, ts), row in first.items():
+        if row[0] is not None and row[2] < 2:
+            local = ts // HOUR + 8
+            spoken.setdefault((entity, name, local // 24), set()).add(local % 24)
+    out["day"] = [(*row, sum(1 << hour for hour in spoken[row[:3]])) for row in out["day"]]
     newest: dict[tuple[int, str], Row] = {}
     for (entity, name, ts), row in sorted(first.items()):
         newest[entity, name] = (ts, *row[:3])
@@ -136,7 +142,7 @@ async def stored(pipe: Pipe) -> dict[str, list[Row]]:  # noqa: F811
         "readings": "SELECT entity, property, toUnixTimestamp64Micro(ts), value, text, quality, seq, frame FROM readings",
         "hour": f"SELECT entity, property, intDiv(toUnixTimestamp(hour), 3600) AS h, {sums} FROM readings_hour "
                 "GROUP BY entity, property, h HAVING n != 0",
-        "day": f"SELECT entity, property, toUInt32(day) AS d, {sums} FROM readings_day "
+        "day": f"SELECT entity, property, toUInt32(day) AS d, {sums}, groupBitOr(hours) FROM readings_day "
                "GROUP BY entity, property, d HAVING n != 0",
         "area": f"SELECT property, intDiv(toUnixTimestamp(hour), 3600) AS h, {sums} FROM area_hour "
                 "GROUP BY property, h HAVING n != 0",

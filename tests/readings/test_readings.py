@@ -119,10 +119,12 @@ async def test_a_series_is_raw_hourly_or_daily_as_the_points_allow(readings: Rea
     assert (week.resolution, len(week.points), week.count) == ("hour", 168, 672)
     assert week.points[1] == (T0 + HOUR, 5.5, 4.0, 7.0)
     long = await readings.series(1, "t", T0, T0 + 20 * DAY, 20, orgs=None)
-    assert (long.resolution, len(long.points), long.count) == ("day", 20, len(values))
-    assert long.points[0][0] == T0
+    midnight = T0 - 8 * HOUR  # natural days of Asia/Shanghai
+    assert (long.resolution, len(long.points), long.count) == ("day", 21, len(values))
+    assert [p[0] for p in long.points] == [midnight + i * DAY for i in range(21)]
+    assert long.points[0][1:] == (sum(v for *_, ts, v in values if ts < midnight + DAY) / 64, 0.0, 9.0)
     coarse = await readings.series(1, "t", T0, T0 + 20 * DAY, 5, orgs=None)
-    assert [p[0] for p in coarse.points] == [T0 + i * 4 * DAY for i in range(5)]
+    assert [p[0] for p in coarse.points] == [midnight + i * 4 * DAY for i in range(6)]
     assert (await readings.series(1, "t", T0, T0, 5, orgs=None)).points == []
 
 

@@ -52,7 +52,7 @@ from tulou.kernel.http import API, json_response, route
 from tulou.kernel.migrate import configuration, upgrade
 from tulou.kernel.objects import Objects
 from tulou.kernel.policy import ROOT, Actor, operation
-from tulou.kernel.readings.schema import TABLES, ddl
+from tulou.kernel.readings.schema import DAYS, TABLES, ddl
 from tulou.kernel.settings import SECRET, Settings
 from tulou.kernel.sql import Database
 
@@ -501,7 +501,10 @@ def _restore_readings(settings: Settings) -> Any:
                 )
             path = settings.home / "table.parquet"
             _copy_out(file, path)
-            if settings.clickhouse_url:
+            if table == DAYS.name:  # made of the hours, which came before: an older backup may cut its days otherwise
+                assert DAYS.view is not None
+                client.command(f"INSERT INTO {table} {DAYS.view.select}")
+            elif settings.clickhouse_url:
                 with path.open("rb") as data:
                     client.raw_insert(table, insert_block=data, fmt="Parquet")
             else:

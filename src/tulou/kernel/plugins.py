@@ -36,6 +36,7 @@ PLUGINS = (
     "tulou.kernel.system",
     "tulou.context.hooks",
     "tulou.access.hooks",
+    "tulou.indicators.hooks",
     "tulou.plan.hooks",
     "tulou.packs.hooks",
     "tulou.console.hooks",
@@ -46,6 +47,7 @@ COMMANDS = (
     "tulou.kernel.commands",
     "tulou.context.commands",
     "tulou.access.commands",
+    "tulou.indicators.commands",
     "tulou.plan.commands",
     "tulou.demo.commands",
 )

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from tulou.kernel.readings.amend import Reading, Touched
 from tulou.kernel.readings.conditions import Condition, Constant, Field, Term
+from tulou.kernel.readings.days import day_of, start_of
 from tulou.kernel.readings.interface import (
     METHODS,
+    OVER_READINGS,
+    STATISTICS,
     Aggregate,
     Area,
+    Asked,
+    Figure,
     Frame,
+    Grain,
     KeptFrame,
+    OfThings,
     OrgFilter,
+    Provenance,
     Readings,
     Series,
     Stored,
@@ -24,8 +32,9 @@ from tulou.kernel.readings.interface import (
 from tulou.kernel.readings.rows import Class, Frames, Rows, raw_column
 
 __all__ = [
-    "METHODS", "Aggregate", "Area", "Class", "Condition", "Constant", "Field", "Frame", "Frames", "KeptFrame", "OrgFilter",
-    "Reading", "Readings", "Rows", "Series", "Stored", "Table", "Term", "Touched", "Value", "open_readings", "raw_column",
+    "METHODS", "OVER_READINGS", "STATISTICS", "Aggregate", "Area", "Asked", "Class", "Condition", "Constant", "Field", "Figure",
+    "Frame", "Frames", "Grain", "KeptFrame", "OfThings", "OrgFilter", "Provenance", "Reading", "Readings", "Rows", "Series", "Stored",
+    "Table", "Term", "Touched", "Value", "day_of", "open_readings", "raw_column", "start_of",
 ]
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tulou.kernel.readings.schema import AREAS, DAYS, HOURS, LATEST, STATE, quote
+from tulou.kernel.readings.days import day_of
+from tulou.kernel.readings.schema import AREAS, DAY_OF_HOUR, DAYS, HOURS, LATEST, STATE, quote
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -72,9 +73,8 @@ def take_out(client: Client, on: str, gone: Sequence[Reading]) -> None:
 
 def remake(client: Client, on: str, touched: Touched, done: Callable[[str], None]) -> None:
     """Make hours, days, areas and latest values of what was touched from the readings; `done` is told each step."""
-    days = sorted({hour // 24 for hour in touched.hours})
     hours = ", ".join(str(hour * 3600) for hour in touched.hours)
-    dates = ", ".join(f"toDate({day})" for day in days)
+    dates = ", ".join(f"toDate('{day}')" for day in sorted({day_of(hour * 3_600_000_000) for hour in touched.hours}))
     if touched.hours:
         at = f"hour IN ({_moments(touched.hours)})"
         for part in _parts(touched.entities):
@@ -90,12 +90,9 @@ def remake(client: Client, on: str, touched: Touched, done: Callable[[str], None
         for part in _parts(touched.entities):
             who = f"entity IN ({', '.join(map(str, part))})"
             _do(client, f"DELETE FROM {DAYS.name}{on} WHERE {who} AND day IN ({dates})")
-            _do(client, f"""
-                INSERT INTO {DAYS.name} (entity, property, day, org, type, origin, count, sum, min, max)
-                SELECT entity, property, toDate(h.hour) AS d, org, type, origin, sum(h.count), sum(h.sum), min(h.min),
-                    max(h.max)
-                FROM {HOURS.name} AS h WHERE {who} AND toDate(h.hour) IN ({dates})
-                GROUP BY entity, property, d, org, type, origin""")
+            assert DAYS.view is not None
+            select = DAYS.view.select.replace(" GROUP BY", f" WHERE {who} AND {DAY_OF_HOUR} IN ({dates}) GROUP BY")
+            _do(client, f"INSERT INTO {DAYS.name} (entity, property, day, org, type, origin, count, sum, min, max, hours) {select}")
         done("days")
         for org, kind in touched.classes:
             of = f"org = {quote(org)} AND type = {quote(kind)} AND {at}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import hashlib
 import itertools
 import logging
@@ -39,11 +40,18 @@ from tulou.kernel.readings.conditions import Condition, clickhouse
 from tulou.kernel.readings.interface import (
     METHODS,
     MOST_TESTED,
+    OVER_READINGS,
+    STATISTICS,
     Aggregate,
     Area,
+    Asked,
+    Figure,
     Frame,
+    Grain,
     KeptFrame,
+    OfThings,
     OrgFilter,
+    Provenance,
     Series,
     Stored,
     Table,
@@ -52,7 +60,22 @@ from tulou.kernel.readings.interface import (
 )
 from tulou.kernel.readings.mirror import Mirror
 from tulou.kernel.readings.rows import Frames, Rows
-from tulou.kernel.readings.schema import AREAS, DAYS, HOURS, LATEST, ROLLED, STATE, TABLES, ddl, quote, settings_of, ttl
+from tulou.kernel.readings.days import ZONE, day_of, start_of
+from tulou.kernel.readings.schema import (
+    AREAS,
+    DAYS,
+    HOURS,
+    HOURS_SPOKEN,
+    LATEST,
+    ROLLED,
+    STATE,
+    TABLES,
+    ddl,
+    quote,
+    settings_of,
+    table_ddl,
+    ttl,
+)
 
 log = logging.getLogger("tulou.readings")
 
@@ -75,10 +98,16 @@ SMALL = {
 }
 """Settings of queries about one or a few things: planning costs more than reading (measured: 11 -> 9 ms of CPU)."""
 
+MERGED = {"do_not_merge_across_partitions_select_final": 1}
+"""A month that rests is one part: FINAL has nothing to do there."""
+
 PARQUET = {
     "output_format_parquet_compression_method": "zstd", "output_format_parquet_string_as_string": 0,
     "output_format_parquet_row_group_size": 200_000, "max_threads": 2,
 }
+
+MANY_PARTITIONS = {"max_partitions_per_insert_block": 0, "throw_on_max_partitions_per_insert_block": 0}
+"""What comes late may be of any month."""
 
 YIELDING = {"os_threads_nice_value_merge_mutate": 10}
 """Merges take the processor when inserts and queries leave it; MergeTree delays inserts before parts become too many."""
@@ -219,6 +248,7 @@ class ClickHouseReadings:
 
     async def ensure_schema(self, retention: Mapping[str, int]) -> None:
         def run(client: Client) -> None:
+            self._cut_anew(client)
             for statement in ddl(self.cluster):
                 client.command(statement)
             for table in TABLES:
@@ -238,6 +268,29 @@ class ClickHouseReadings:
         await self.apply_retention(retention)
         if self.embedded and self._watching is None:
             self._watching = asyncio.create_task(self._watch())
+
+    def _cut_anew(self, client: Client) -> None:
+        """Make the days anew from the hours where they are stored as an older version cut them. What is half done when the
+        process dies is begun again; nobody writes yet."""
+        told = client.query("SELECT sorting_key FROM system.tables WHERE database = currentDatabase() "
+                            f"AND name = '{DAYS.name}'").result_rows
+        if not told or told[0][0] == ", ".join(DAYS.order):
+            return
+        if self.cluster:
+            raise Unavailable(
+                f"集群上的表 {DAYS.name} 是旧版本的：请删除它和视图 {DAYS.name}_view，再由 readings_hour 重建",
+                f"the table {DAYS.name} of the cluster is of an older version: drop it and its view, and fill it from readings_hour",
+            )
+        fresh = f"{DAYS.name}_fresh"
+        log.warning("%s is made anew from %s", DAYS.name, HOURS.name)
+        assert DAYS.view is not None
+        client.command(f"DROP TABLE IF EXISTS {fresh} SYNC")
+        client.command(table_ddl(DAYS, fresh))
+        _command(client, f"INSERT INTO {fresh} ({', '.join(_COLUMNS[DAYS.name])}) "
+                 f"SELECT {', '.join(_COLUMNS[DAYS.name])} FROM ({DAYS.view.select})", **MANY_PARTITIONS)
+        client.command(f"DROP VIEW IF EXISTS {DAYS.name}_view SYNC")
+        client.command(f"EXCHANGE TABLES {DAYS.name} AND {fresh}")
+        client.command(f"DROP TABLE {fresh} SYNC")
 
     async def apply_retention(self, rules: Mapping[str, int]) -> None:
         for kind, days in rules.items():
@@ -319,15 +372,18 @@ class ClickHouseReadings:
             hours, entity = hours[kept], rows.entity[kept]
         else:
             entity = rows.entity
-        days = hours // 24
-        for day in np.unique(days).tolist():
-            of_day = days == day
+        each, of_each = np.unique(hours, return_inverse=True)
+        days = np.array([day_of(hour * HOUR).toordinal() for hour in each.tolist()], np.int64)[of_each]
+        for ordinal in np.unique(days).tolist():
+            of_day = days == ordinal
             touched = np.unique(hours[of_day])
             span = _in(touched * 3600)
-            on_day = f"hour >= toDateTime({day * 86400}, 'UTC') AND hour < toDateTime({(day + 1) * 86400}, 'UTC')"
+            day = dt.date.fromordinal(ordinal)
+            first, end = start_of(day), start_of(day + dt.timedelta(days=1))
+            on_day = f"hour >= toDateTime({first // 1_000_000}, 'UTC') AND hour < toDateTime({end // 1_000_000}, 'UTC')"
             for part in _chunks(np.unique(entity[of_day])):
                 who = f"entity IN ({_in(part)})"
-                within = f"ts >= {_time(day * DAY)} AND ts < {_time((day + 1) * DAY)}"
+                within = f"ts >= {_time(first)} AND ts < {_time(end)}"
                 _command(client, f"""
                     INSERT INTO readings_hour (entity, property, hour, org, type, origin, count, sum, min, max)
                     SELECT entity, property, h, org, type, origin, sum(c) AS n, sum(s), min(a), max(b) FROM (
@@ -340,15 +396,16 @@ class ClickHouseReadings:
                         FROM readings_hour WHERE {who} AND {on_day} AND toUnixTimestamp(hour) IN ({span})
                     ) GROUP BY entity, property, h, org, type, origin HAVING n != 0""")
                 _command(client, f"""
-                    INSERT INTO readings_day (entity, property, day, org, type, origin, count, sum, min, max)
-                    SELECT entity, property, d, org, type, origin, sum(c) AS n, sum(s), min(a), max(b) FROM (
-                        SELECT entity, property, toDate(hour) AS d, org, type, origin, count AS c, sum AS s,
-                            min AS a, max AS b
-                        FROM readings_hour WHERE {who} AND {on_day}
+                    INSERT INTO readings_day (entity, property, day, org, type, origin, count, sum, min, max, hours)
+                    SELECT entity, property, toDate('{day}'), org, type, origin, sum(c) AS n, sum(s), min(a), max(b), groupBitOr(spoken)
+                    FROM (
+                        SELECT entity, property, org, type, origin, sum(h.count) AS c, sum(h.sum) AS s, min(h.min) AS a,
+                            max(h.max) AS b, {HOURS_SPOKEN} AS spoken
+                        FROM readings_hour AS h WHERE {who} AND {on_day} GROUP BY entity, property, org, type, origin
                         UNION ALL
-                        SELECT entity, property, day AS d, org, type, origin, -count AS c, -sum AS s, min AS a, max AS b
-                        FROM readings_day WHERE {who} AND day = toDate({day})
-                    ) GROUP BY entity, property, d, org, type, origin HAVING n != 0""")
+                        SELECT entity, property, org, type, origin, -count AS c, -sum AS s, min AS a, max AS b, hours AS spoken
+                        FROM readings_day WHERE {who} AND day = toDate('{day}')
+                    ) GROUP BY entity, property, org, type, origin HAVING n != 0""")
             _command(client, f"""
                 INSERT INTO area_hour (org, type, property, origin, hour, count, sum, min, max)
                 SELECT org, type, property, origin, hour, sum(c) AS n, sum(s), min(a), max(b) FROM (
@@ -529,15 +586,22 @@ class ClickHouseReadings:
     async def _rolled(
         self, by: Literal["hour", "day"], entity: int, property: str, start: int, end: int, step: int, orgs: OrgFilter
     ) -> Series:
-        unit = HOUR if by == "hour" else DAY
-        first, step = start // unit * unit // 1_000_000, step // unit * unit // 1_000_000
+        """Hours as they are; natural days, of which the first and the last may reach beyond what was asked for."""
+        unit, moment = HOUR, "r.hour"
+        first = start // HOUR * HOUR
+        if by == "day":
+            unit, moment = DAY, f"toDateTime(r.day, '{ZONE}')"
+            first = start_of(day_of(start))
+        first, step = first // 1_000_000, step // unit * unit // 1_000_000
         where, bound = _where(entities=[entity], properties=[property], orgs=orgs)
+        if by == "day":
+            where += f" AND r.day >= toDate('{day_of(start)}') AND r.day <= toDate('{day_of(end - 1)}')"
+        else:
+            where += f" AND r.hour >= toDateTime({first}, 'UTC') AND r.hour < toDateTime({-(-end // 1_000_000)}, 'UTC')"
         columns = await self._columns(f"""
-            SELECT min(toUnixTimestamp(toDateTime(r.{by}, 'UTC'))) AS t, sum(r.sum) / sum(r.count), min(r.min),
-                max(r.max), sum(r.count)
-            FROM readings_{by} AS r
-            WHERE {where} AND r.{by} >= toDateTime({first}, 'UTC') AND r.{by} < toDateTime({-(-end // 1_000_000)}, 'UTC')
-            GROUP BY intDiv(toUnixTimestamp(toDateTime(r.{by}, 'UTC')) - {first}, {step}) ORDER BY t""", bound, SMALL)
+            SELECT min(toUnixTimestamp({moment})) AS t, sum(r.sum) / sum(r.count), min(r.min), max(r.max), sum(r.count)
+            FROM readings_{by} AS r WHERE {where} GROUP BY intDiv(toUnixTimestamp({moment}) - {first}, {step}) ORDER BY t""",
+            bound, SMALL)
         if not columns:
             return Series(by, [], 0)
         times = [t * 1_000_000 for t in columns[0]]
@@ -626,6 +690,53 @@ class ClickHouseReadings:
             Area(org, origin, t * 1_000_000, count, total, low, high)
             for org, origin, t, count, total, low, high in zip(*columns, strict=True)
         ]
+
+    async def indicator(self, asked: Asked, statistic: str, bound: float | None, grain: Grain | None) -> list[Figure]:
+        over = statistic in OVER_READINGS
+        if grain == "hour" and not over:
+            raise Invalid(f"{statistic} 不能按小时计算", f"{statistic} is not computed by hours", field="grain", value=grain,
+                          rule="day | month | year")
+        source, day = (AREAS.name, f"toDate(d.hour, '{ZONE}')") if over else (f"{DAYS.name} AS d FINAL", "d.day")
+        moment = {
+            None: "0", "hour": "toUnixTimestamp(d.hour)", "day": f"toUnixTimestamp(toDateTime({day}, '{ZONE}'))",
+            "month": f"toUnixTimestamp(toDateTime(toStartOfMonth({day}), '{ZONE}'))",
+            "year": f"toUnixTimestamp(toDateTime(toStartOfYear({day}), '{ZONE}'))",
+        }[grain]
+        where, parameters = _asked(asked, over)
+        if over:
+            source += " AS d"
+        columns = await self._columns(f"""
+            SELECT grouping(g) AS all_groups, grouping(t) AS all_times, toString(g), t, {_statistic(statistic, bound)},
+                {"sum(d.count)" if over else "count()"} AS n
+            FROM (
+                SELECT transform(d.org, {{orgs:Array(String)}}, {{groups:Array(String)}}, '') AS g, {moment} AS t,
+                    d.count AS count, d.sum AS sum, d.min AS min, d.max AS max{"" if over else ", d.hours AS hours"}
+                FROM {source} WHERE {where}
+            ) AS d GROUP BY GROUPING SETS ((g, t), (t), (g), ()) HAVING n > 0 ORDER BY t""", parameters, MERGED)
+        return [
+            Figure(None if every else group, None if whole else t * 1_000_000, value, n)
+            for every, whole, group, t, value, n in zip(*columns, strict=True) if grain is not None or whole
+        ]
+
+    async def of_things(self, asked: Asked, statistic: str, bound: float | None) -> OfThings:
+        where, parameters = _asked(asked, False)
+        table = await self._read(lambda client: client.query_arrow(f"""
+            SELECT toInt64(d.entity) AS entity, toFloat64({_statistic(statistic, bound)}) AS value,
+                toInt64({"sum(d.count)" if statistic in OVER_READINGS else "count()"}) AS n, toInt64(sum(bitCount(d.hours))) AS hours,
+                toInt64(max(d.day)) AS newest, toInt64(groupBitOr(bitShiftLeft(toUInt32(1), d.origin))) AS origins
+            FROM {DAYS.name} AS d FINAL WHERE {where} GROUP BY d.entity HAVING sum(d.count) > 0""",
+            parameters=parameters, settings=MERGED))
+        return OfThings(*(column.to_numpy() for column in table.columns))
+
+    async def provenance(self, asked: Asked) -> Provenance:
+        where, parameters = _asked(asked, False)
+        columns = await self._columns(f"""
+            SELECT uniqExact(d.entity), sum(bitCount(d.hours)), max(d.day), sumMap([d.origin], [d.count])
+            FROM {DAYS.name} AS d FINAL WHERE {where} HAVING sum(d.count) > 0""", parameters, MERGED)
+        if not columns:
+            return Provenance(0, 0, None, {})
+        (things,), (hours,), (newest,), ((origins, counts),) = columns
+        return Provenance(things, hours, newest, {int(o): int(n) for o, n in zip(origins, counts, strict=True)})
 
     async def totals(self) -> dict[str, int]:
         today = time.time_ns() // 1000
@@ -824,7 +935,7 @@ def _put(client: Client, table: str, rows: pa.Table, token: str | None) -> None:
     """Insert one Arrow table as one block, under `token` or without deduplication."""
     settings: dict[str, Any] = {
         "max_insert_block_size": 1 << 24, "min_insert_block_size_rows": 1 << 24, "min_insert_block_size_bytes": 1 << 32,
-        "max_partitions_per_insert_block": 0, "throw_on_max_partitions_per_insert_block": 0,
+        **MANY_PARTITIONS,
     }
     if token is None:
         settings |= {"insert_deduplicate": 0, "deduplicate_blocks_in_dependent_materialized_views": 0}
@@ -837,8 +948,10 @@ def _put(client: Client, table: str, rows: pa.Table, token: str | None) -> None:
     client.insert_arrow(table, rows, settings=settings)
 
 
-def _command(client: Client, sql: str) -> None:
-    client.command(sql, settings={"insert_deduplicate": 0, "deduplicate_blocks_in_dependent_materialized_views": 0})
+def _command(client: Client, sql: str, **settings: Any) -> None:
+    client.command(sql, settings={
+        "insert_deduplicate": 0, "deduplicate_blocks_in_dependent_materialized_views": 0, **settings,
+    })
 
 
 def _where(
@@ -873,6 +986,23 @@ def _where(
     if end is not None:
         terms.append(f"ts < {_time(end)}")
     return " AND ".join(terms) or "1", bound
+
+
+def _asked(asked: Asked, by_hour: bool) -> tuple[str, dict[str, Any]]:
+    """A WHERE clause on the rows `d` of the areas' hours or of the days, and its parameters."""
+    time = f"d.day >= toDate('{asked.start}') AND d.day < toDate('{asked.end}')"
+    if by_hour:
+        time = (f"d.hour >= toDateTime({start_of(asked.start) // 1_000_000}, 'UTC') "
+                f"AND d.hour < toDateTime({start_of(asked.end) // 1_000_000}, 'UTC')")
+    return (
+        f"d.property = {{property:String}} AND d.type IN {{types:Array(String)}} AND {time} "
+        f"AND d.org IN {{orgs:Array(String)}} AND d.origin IN ({_in(asked.origins)})",
+        {"property": asked.property, "types": list(asked.types), "orgs": list(asked.groups), "groups": list(asked.groups.values())},
+    )
+
+
+def _statistic(name: str, bound: float | None) -> str:
+    return STATISTICS[name].format(bound=None if bound is None else repr(float(bound)))
 
 
 def _orgs(orgs: OrgFilter) -> list[str] | None:

@@ -6,6 +6,7 @@ rows may come back (a `policy.Orgs` or ids); `None` means the whole house.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,27 @@ METHODS: Mapping[str, str] = {
     "last": "argMaxOrNullIf(r.value, r.ts, isFinite(r.value))",
 }
 """Aggregates by name: those of NGSI-LD (ETSI GS CIM 009, 4.5.19), `entities` (how many) and `last`."""
+
+
+STATISTICS: Mapping[str, str] = {
+    "mean": "sum(d.sum) / sum(d.count)",
+    "min": "min(d.min)",
+    "max": "max(d.max)",
+    "sum": "sum(d.sum)",
+    "count": "toFloat64(sum(d.count))",
+    "above": "countIf(d.sum / d.count > {bound}) / count()",
+    "below": "countIf(d.sum / d.count < {bound}) / count()",
+    "percentile": "quantileExactInclusive({bound} / 100)(d.sum / d.count)",
+    "hours": "toFloat64(sum(bitCount(d.hours)))",
+}
+"""What `indicator` and `of_things` compute. The first five are over readings, so each reading weighs the same. `above` and
+`below` are shares, and `percentile` is, of the means of things' natural days: percentiles as HJ 663-2013 (linear between
+neighbours). `hours` counts hours of things that have numbers."""
+
+OVER_READINGS = frozenset({"mean", "min", "max", "sum", "count"})
+"""Those of `STATISTICS` that need no look at single things."""
+
+Grain = Literal["hour", "day", "month", "year"]
 
 
 MOST_TESTED = 10_000_000
@@ -100,6 +122,52 @@ class Aggregate(NamedTuple):
     property: str | None
     start: int | None
     values: dict[str, float | None]
+
+
+class Figure(NamedTuple):
+    """A statistic of a group (None: of all groups together) in the grain that begins at `start` µs (None: in the whole
+    range), and how many readings, or natural days of things, are behind it."""
+
+    group: str | None
+    start: int | None
+    value: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfThings:
+    """A statistic of single things, as columns; `count` is as in `Figure`, `hours` are those with numbers, `newest` is the last natural
+    day with some (days since the epoch), `origins` has the bit 1 << origin of each origin."""
+
+    entity: NDArray[np.int64]
+    value: NDArray[np.float64]
+    count: NDArray[np.int64]
+    hours: NDArray[np.int64]
+    newest: NDArray[np.int64]
+    origins: NDArray[np.int64]
+
+
+class Provenance(NamedTuple):
+    """What is behind a statistic: things with numbers, hours of things with numbers, the last natural day with some, and
+    numbers by origin."""
+
+    things: int
+    hours: int
+    newest: dt.date | None
+    origins: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Numbers of a property of things of some types in [start, end) natural days, of these origins and of organisations by
+    the group that each belongs to."""
+
+    groups: Mapping[str, str]
+    types: Sequence[str]
+    property: str
+    start: dt.date
+    end: dt.date
+    origins: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +310,19 @@ class Readings(Protocol):
         self, orgs: OrgFilter, type: str, property: str, start: int, end: int, *, origins: Sequence[int] | None = None
     ) -> list[Area]:
         """Hourly figures over all things of a type, by organisation and origin."""
+        ...
+
+    async def indicator(self, asked: Asked, statistic: str, bound: float | None, grain: Grain | None) -> list[Figure]:
+        """A statistic (`STATISTICS`) from the roll-ups: of each group and of all together, in each grain and in the whole
+        range; without `grain` in the whole range alone. By hours only what is `OVER_READINGS`."""
+        ...
+
+    async def of_things(self, asked: Asked, statistic: str, bound: float | None) -> OfThings:
+        """A statistic of each thing in the whole range, from the natural days."""
+        ...
+
+    async def provenance(self, asked: Asked) -> Provenance:
+        """What is behind the statistics of these numbers."""
         ...
 
     async def totals(self) -> dict[str, int]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tulou.kernel.readings.days import ZONE
+
 DEDUPLICATION_WINDOW = 10_000
 """Insert tokens that each table remembers."""
 
@@ -159,6 +161,11 @@ HOURS = Table(
     ),
 )
 
+DAY_OF_HOUR = f"toDate(h.hour, '{ZONE}')"
+"""The natural day of a row `h` of `readings_hour`."""
+HOURS_SPOKEN = f"groupBitOr(bitShiftLeft(toUInt32(1), toHour(h.hour, '{ZONE}')))"
+"""Which hours of that day have numbers: bit 0 is the hour after midnight. Hours that come twice are counted once."""
+
 DAYS = Table(
     "readings_day",
     (
@@ -167,17 +174,21 @@ DAYS = Table(
         Column("day", "Date"),
         *_CLASS,
         Column("origin", "UInt8"),
-        *_SUMS,
+        *(Column(column.name, column.type, "LZ4") for column in _SUMS),
+        Column("hours", "SimpleAggregateFunction(groupBitOr, UInt32)"),
     ),
-    order=("entity", "property", "day", "org", "type", "origin"),
+    order=("property", "entity", "day", "org", "type", "origin"),
     engine="AggregatingMergeTree",
-    partition="toYear(day)",
+    partition="toYYYYMM(day)",
+    settings={"min_age_to_force_merge_seconds": "86400", "min_age_to_force_merge_on_partition_only": "1"},
     view=View(
         "readings_hour",
-        f"SELECT entity, property, toDate(h.hour) AS day, org, type, origin, {_FOLD} FROM readings_hour AS h "
-        "GROUP BY entity, property, day, org, type, origin",
+        f"SELECT entity, property, {DAY_OF_HOUR} AS day, org, type, origin, {_FOLD}, {HOURS_SPOKEN} AS hours "
+        "FROM readings_hour AS h GROUP BY entity, property, day, org, type, origin",
     ),
 )
+"""Days are natural days of Asia/Shanghai, ordered by property first: an indicator reads one property of all things of a
+kind. A month that rests becomes one part, in which every key stands once (docs/decisions/0017-indicators.md)."""
 
 AREAS = Table(
     "area_hour",
@@ -203,24 +214,30 @@ def ddl(cluster: str = "") -> Iterator[str]:
     """
     on = f" ON CLUSTER '{cluster}'" if cluster else ""
     for table in TABLES:
-        arguments = table.arguments
-        engine = table.engine
-        if cluster:
-            engine = f"Replicated{engine}"
-            path = f"'/clickhouse/tables/{{database}}/{table.name}', '{{replica}}'"
-            arguments = f"{path}, {arguments}" if arguments else path
-        columns = ", ".join(column.ddl() for column in table.columns)
-        partition = f" PARTITION BY {table.partition}" if table.partition else ""
-        chosen = ", ".join(f"{key} = {value}" for key, value in settings_of(table, cluster).items())
-        yield (
-            f"CREATE TABLE IF NOT EXISTS {table.name}{on} ({columns}) ENGINE = {engine}({arguments})"
-            f"{partition} ORDER BY ({', '.join(table.order)}) SETTINGS {chosen}"
-        )
+        yield table_ddl(table, cluster=cluster)
     for table in TABLES:
         if table.view and not table.view.by_insert:
             yield (
                 f"CREATE MATERIALIZED VIEW IF NOT EXISTS {table.name}_view{on} TO {table.name} AS {table.view.select}"
             )
+
+
+def table_ddl(table: Table, name: str = "", cluster: str = "") -> str:
+    """The statement that creates a table, under another `name` if given."""
+    on = f" ON CLUSTER '{cluster}'" if cluster else ""
+    arguments = table.arguments
+    engine = table.engine
+    if cluster:
+        engine = f"Replicated{engine}"
+        path = f"'/clickhouse/tables/{{database}}/{table.name}', '{{replica}}'"
+        arguments = f"{path}, {arguments}" if arguments else path
+    columns = ", ".join(column.ddl() for column in table.columns)
+    partition = f" PARTITION BY {table.partition}" if table.partition else ""
+    chosen = ", ".join(f"{key} = {value}" for key, value in settings_of(table, cluster).items())
+    return (
+        f"CREATE TABLE IF NOT EXISTS {name or table.name}{on} ({columns}) ENGINE = {engine}({arguments})"
+        f"{partition} ORDER BY ({', '.join(table.order)}) SETTINGS {chosen}"
+    )
 
 
 def settings_of(table: Table, cluster: str = "") -> dict[str, str]:
