@@ -296,7 +296,7 @@ class Indicators:
     async def _of_things(self, one: Indicator, scope: Scope, answer: dict[str, Any], question: Question) -> Provenance:
         """The ranking into `answer`."""
         found = await self.of_things(one, scope)
-        things = int(len(found.entity))
+        things = len(found.entity)
         every = int(np.bitwise_or.reduce(found.origins, initial=0))
         counts = {bit: int(found.count[(found.origins >> bit) & 1 == 1].sum()) for bit in ORIGIN_NAMES if every >> bit & 1}
         self._rank(one, answer, found.entity, found.value, question.most)

@@ -2,6 +2,7 @@
 
 from tulou.kernel.packs.collection import LeftOut, Pack, Packs, Section, load_yaml, read_pack, refused
 from tulou.kernel.packs.models import (
+    Bound,
     Command,
     Declaration,
     Model,
@@ -16,6 +17,6 @@ from tulou.kernel.packs.models import (
 from tulou.kernel.packs.reading import Problem, Unreadable, broken
 
 __all__ = [
-    "Command", "Declaration", "LeftOut", "Model", "Name", "OrganisationSeed", "Pack", "Packs", "Problem", "Property", "Section", "Strict",
+    "Bound", "Command", "Declaration", "LeftOut", "Model", "Name", "OrganisationSeed", "Pack", "Packs", "Problem", "Property", "Section", "Strict",
     "Text", "Threshold", "Unreadable", "broken", "check_values", "load_yaml", "read_pack", "refused",
 ]

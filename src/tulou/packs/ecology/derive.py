@@ -1,0 +1,240 @@
+"""Derived readings: what the assessments give is stored as readings of the stations, and corrected when their data change.
+
+Law: what is stored of a day is what its data give now: what is the same is left, what differs is replaced, what cannot be given any more
+is taken out, and nothing is there twice. A value is at the first moment of its hour or day. Its origin is the weakest of the hours that
+it is made of: what comes of synthetic data is synthetic. The last `DAYS` days are looked at again and again, others when they are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+
+from tulou.access import Amender, Redecodes
+from tulou.kernel.readings import Reading, day_of, start_of
+from tulou.kernel.readings.amend import content, identity
+from tulou.kernel.sql import utcnow
+from tulou.packs.ecology import assessment, entries
+from tulou.packs.ecology.control import SPIKE, STUCK, Mark, control
+from tulou.packs.ecology.stations import HOUR_S, KINDS, Day, day_of_stations, spread_of, stations
+from tulou.packs.ecology.tables import due, marks, pending
+
+if TYPE_CHECKING:
+    from tulou.kernel.house import House
+
+log = logging.getLogger("tulou.ecology")
+
+DAYS = 3
+PERIOD_S = 300.0
+DERIVED: Mapping[str, frozenset[str]] = {
+    "air": frozenset({
+        "aqi", "primaryPollutant", "aqiHour", "primaryPollutantHour", "iaqiSO2", "iaqiNO2", "iaqiCO", "iaqiO3", "iaqiPM10", "iaqiPM25",
+    }),
+    "water": frozenset({"waterClass", "mainPollutants"}),
+    "noise": frozenset({"Ld", "Ln", "dayAttained", "nightAttained"}),
+}
+"""Properties that are the house's alone, by kind of station."""
+CONTROL_LEAD = max(STUCK.values())
+"""Hours before the day that a run of stuck values may have begun in."""
+MOST_MARKED = 100_000
+BAD = 2
+HOURLY = frozenset({f"{name}Hour" for name in (*assessment.AIR.values(), *assessment.WATER.values(), assessment.NOISE)})
+"""Means of hours that may be entered by hand, where the model has them."""
+
+
+class Given(NamedTuple):
+    """A derived value: of which station (its place), property, when (s), number or text, origin."""
+
+    station: int
+    property: str
+    at: int
+    value: float
+    text: str
+    origin: int
+
+
+def given(day: Day, now: int) -> Iterator[Given]:
+    """What a day gives at `now` (s): of hours that are over, and of the day when it is over."""
+    start = start_of(day.day) // 1_000_000
+    found, over = day.found, now >= start + 24 * HOUR_S
+    for station in range(len(day.of.no)):
+        if isinstance(found, assessment.Air):
+            yield from _air(day, found, station, start, now, over)
+        elif not over:
+            continue
+        elif isinstance(found, assessment.Water):
+            grade = int(found.overall[station])
+            if grade:
+                origin = day.origin(station, list(found.items), slice(None))
+                yield Given(station, "waterClass", start, float(grade), "", origin)
+                yield Given(station, "mainPollutants", start, np.nan, ", ".join(name for name, _ in found.main[station]) or "-", origin)
+        else:
+            origin = day.origin(station, ["LAeq"], slice(None))
+            for level, attained, value, beyond in (
+                ("Ld", "dayAttained", found.day[station], found.day_over[station]),
+                ("Ln", "nightAttained", found.night[station], found.night_over[station]),
+            ):
+                if not np.isnan(value):
+                    yield Given(station, level, start, float(value), "", origin)
+                if not np.isnan(beyond):
+                    yield Given(station, attained, start, float(beyond == 0), "", origin)
+
+
+def _air(day: Day, found: assessment.Air, station: int, start: int, now: int, over: bool) -> Iterator[Given]:
+    names = list(assessment.AIR)
+    for hour in range(24):
+        at, value = start + hour * HOUR_S, found.hour.aqi[station, hour]
+        if at + HOUR_S <= now and not np.isnan(value):
+            reach = slice(hour + 1, hour + 1 + assessment.LEAD) if found.edition is assessment.aqi.HJ_633_2012 else hour + assessment.LEAD
+            origin = day.origin(station, names, reach)
+            yield Given(station, "aqiHour", at, float(value), "", origin)
+            yield Given(station, "primaryPollutantHour", at, np.nan,
+                        ", ".join(assessment.primary(found.hour, (station, hour))) or "-", origin)
+    if not over:
+        return
+    origin = day.origin(station, names, slice(assessment.LEAD, None))
+    for name, index in found.day.iaqi.items():
+        if not np.isnan(index[station]):
+            yield Given(station, f"iaqi{name.replace('.', '')}", start, float(index[station]), "",
+                        day.origin(station, [name], slice(assessment.LEAD, None)))
+    if not np.isnan(found.day.aqi[station]):
+        yield Given(station, "aqi", start, float(found.day.aqi[station]), "", origin)
+        yield Given(station, "primaryPollutant", start, np.nan, ", ".join(assessment.primary(found.day, (station,))) or "-", origin)
+
+
+class Deriver:
+    """The task of the role `writer`. `now` is the clock (s); `fault` is called with the name of every step of an amendment."""
+
+    def __init__(self, house: House, now: Callable[[], float] = time.time, fault: Callable[[str], None] = lambda step: None) -> None:
+        self.house, self.db, self.now, self.fault = house, house.db, now, fault
+        self.wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self.gate = house.service(Redecodes).gate
+        self.amender = Amender.of(house, self.gate)
+        self.amender.fault = fault
+
+    async def run(self, _house: House) -> None:
+        """Until cancelled."""
+        while True:
+            self.wake.clear()
+            await self.turn()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S):
+                    await self.wake.wait()
+
+    async def turn(self) -> int:
+        """Bring derived readings up to date; how many were put in or taken out."""
+        async with self._turn:
+            return await self._days()
+
+    async def _days(self) -> int:
+        await self.finish()
+        await self._enter()
+        today = day_of(int(self.now() * 1e6))
+        asked = set(await self.db.read(lambda c: c.execute(sa.select(due.c.day)).scalars().all()))
+        oldest = {kind: today - dt.timedelta(days=days - 2) for kind, days in self.house.retention().items()}
+        changed = 0
+        for day in sorted({today - dt.timedelta(days=back) for back in range(DAYS)} | asked):
+            for kind, type in KINDS.items():
+                if day >= oldest.get(type, day):  # older hours cannot be made again: their readings have expired
+                    await self.control(kind, day)
+                    changed += await self.derive(kind, day)
+            if day in asked:
+                await self.db.write(lambda c, day=day: c.execute(due.delete().where(due.c.day == day)) and None)  # type: ignore[misc]
+        return changed
+
+    async def derive(self, kind: str, day: dt.date) -> int:
+        """One day of the stations of a kind."""
+        of = await stations(self.house, kind)
+        if not len(of.no):
+            return 0
+        found = await day_of_stations(self.house, of, day)
+        fresh = [
+            Reading(of.org[one.station], of.type, int(of.no[one.station]), one.property, one.at * 1_000_000, one.value, one.text, 0, one.origin, 0, 0)
+            for one in await asyncio.to_thread(lambda: list(given(found, int(self.now()))))
+        ]
+        start = start_of(day)
+        moments = [(no, start + hour * HOUR_S * 1_000_000) for no in of.no.tolist() for hour in range(24)]
+        async with self.gate.lock:
+            stored = [r for r in await self.house.readings.stored_at(moments) if r.property in DERIVED[kind]]
+            return await self.replace(stored, fresh)
+
+    async def _enter(self) -> None:
+        """Store the entries by hand that were approved."""
+        for item in await entries.approved(self.house):
+            async with self.gate.lock:
+                try:
+                    there, reading = await entries.reading_of(self.house, item, HOURLY)
+                except entries.Refused as why:
+                    await self.db.write(entries.done(item.no, None, why))
+                    continue
+                await self.replace(there, [reading], entries.done(item.no, reading, None))
+
+    async def control(self, kind: str, day: dt.date) -> int:
+        """Mark the readings of bad hours of a day; how many."""
+        of = await stations(self.house, kind)
+        names = [name for name in {*SPIKE, *STUCK} if name in self.house.packs.models[of.type].properties]
+        if not len(of.no) or not names:
+            return 0
+        start = start_of(day) // 1_000_000 - CONTROL_LEAD * HOUR_S
+        found = await spread_of(self.house, of, [*names, *(f"{name}Hour" for name in names)], start, CONTROL_LEAD + 24 + 1)
+        marked = 0
+        for name, (mean, low, high) in found.items():
+            bad = list(control(name.removesuffix("Hour"), mean, low, high))
+            for station in sorted({mark.station for mark in bad}):
+                marked += await self._mark(int(of.no[station]), name, start, [mark for mark in bad if mark.station == station])
+        return marked
+
+    async def _mark(self, no: int, name: str, start: int, bad: Sequence[Mark]) -> int:
+        hours = {start + mark.hour * HOUR_S: mark for mark in bad}
+        begin, end = min(hours) * 1_000_000, (max(hours) + HOUR_S) * 1_000_000
+        async with self.gate.lock:
+            seen = await self.house.readings.observations(no, name, begin, end, orgs=None, limit=MOST_MARKED)
+            moments = [(no, one.ts) for one in seen if one.ts // 1_000_000 // HOUR_S * HOUR_S in hours]
+            stored = [r for r in await self.house.readings.stored_at(moments) if r.property == name and r.quality < BAD]
+
+            def note(connection: sa.Connection) -> None:
+                for hour, mark in hours.items():
+                    connection.execute(marks.delete().where(marks.c.entity == no, marks.c.property == name, marks.c.hour == hour))
+                    connection.execute(marks.insert().values(
+                        entity=no, property=name, hour=hour, rule=mark.rule, zh=mark.zh, en=mark.en, at=utcnow()))
+
+            return await self.replace(stored, [r._replace(quality=BAD) for r in stored], note) // 2
+
+    async def replace(
+        self, stored: Sequence[Reading], wanted: Sequence[Reading], note: Callable[[sa.Connection], None] = lambda connection: None
+    ) -> int:
+        """Make `stored` be `wanted`; whoever calls it holds the gate. `note` is written with what is to be touched. How many readings
+        were put in or taken out."""
+        there = {identity(r): r for r in stored}
+        keep = {key for r in wanted if (key := identity(r)) in there and content(there[key]) == content(r)}
+        gone = [r for key, r in there.items() if key not in keep]
+        fresh = [r for r in wanted if identity(r) not in keep]
+        if gone or fresh:
+            touches = await self.amender.touches(gone, fresh)
+
+            def state(connection: sa.Connection) -> None:
+                connection.execute(pending.insert().values(no=1, touches=touches))
+                note(connection)
+
+            await self.db.write(state)
+            self.fault("stated")
+            await self.amender.amend(touches, gone, fresh)
+            await self.db.write(lambda c: c.execute(pending.delete()) and None)
+        return len(gone) + len(fresh)
+
+    async def finish(self) -> None:
+        """End what a crash has cut short: the roll-ups and latest values of what was touched follow the readings."""
+        touches = await self.db.read(lambda c: c.execute(sa.select(pending.c.touches)).scalar())
+        if touches is not None:
+            async with self.gate.lock:
+                await self.amender.amend(touches, [], [])
+                await self.db.write(lambda c: c.execute(pending.delete()) and None)
