@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic_core import PydanticCustomError
+
 from tulou.context import api_routes
 from tulou.context.entity_maps import EntityMaps
+from tulou.context.jsonld import fresh_iris, terms_of, two_iris
 from tulou.context.ldcontexts import StoredContexts
 from tulou.context.linked import LinkedEntities
 from tulou.context.neighbours import Neighbours
@@ -23,7 +26,9 @@ from tulou.context.sources import Sources
 from tulou.context.subscriptions import Subscriptions
 from tulou.context.temporal import Temporal
 from tulou.context.transient import Transient
+from tulou.kernel.errors import TulouError
 from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.packs import Pack, Packs, broken
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -101,6 +106,22 @@ def tasks(house: House) -> Sequence[Task]:
         Task("context.history", "worker", entities.journal.tidy),
         *[Task("context.announce", role, entities.announce) for role in ("api", "writer") if role in house.roles][:1],
     ]
+
+
+@hookimpl
+def judge_pack(pack: Pack, packs: Packs) -> Iterable[tuple[str, PydanticCustomError]]:
+    """A name has one IRI in the whole house, and entities have some names themselves."""
+    terms = terms_of({name: model for name, model in packs.own.items() if name not in pack.models})
+    for name, model in pack.models.items():
+        try:
+            fresh_iris(name, model, terms)
+            for term, iri in terms_of({name: model}).items():
+                if terms.setdefault(term, iri) != iri:
+                    raise two_iris(term, name if term == name else f"{name}.{term}", iri, terms[term])
+        except TulouError as error:
+            prop = (error.field or "").removeprefix(name).removeprefix(".").removesuffix(".iri")
+            at = (name, *(["properties" if prop in model.properties else "relationships", prop] if prop else []))
+            yield "models", broken(error.rule or error.code, error.zh, error.en, at)
 
 
 @hookimpl

@@ -132,6 +132,8 @@ BROKEN = {
     "less_than": "小于 {lt}", "int_type": "应为整数", "int_parsing": "应为整数", "int_from_float": "应为整数", "float_type": "应为数",
     "float_parsing": "应为数", "finite_number": "应为有限的数", "bool_type": "应为是或否", "bool_parsing": "应为是或否",
     "literal_error": "应为 {expected}", "dict_type": "应为对象", "model_type": "应为对象", "list_type": "应为列表",
+    "date_from_datetime_parsing": "应为日期", "date_type": "应为日期", "invalid_key": "键应为文本", "union_tag_not_found": "缺少 {discriminator}",
+    "union_tag_invalid": "{discriminator} 应为 {expected_tags}",
 }
 """What pydantic's rules say in Chinese, by their names; what is not here it says in English."""
 

@@ -6,7 +6,7 @@ these names marked `@hookimpl`; installed packages add theirs under the entry po
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ import pluggy
 if TYPE_CHECKING:
     import click
     import sqlalchemy as sa
+    from pydantic_core import PydanticCustomError
     from starlette.routing import BaseRoute
 
     from tulou.kernel.bus import StreamSpec
     from tulou.kernel.house import ASGI, Check, House, JobKind, Task
-    from tulou.kernel.packs import Model, Section
+    from tulou.kernel.packs import Model, Pack, Packs, Section
     from tulou.kernel.policy import Actor
 
 hookspec = pluggy.HookspecMarker("tulou")
@@ -35,6 +36,12 @@ def packs() -> Sequence[Path]:  # type: ignore[empty-body]
 def sections() -> Mapping[str, Section]:  # type: ignore[empty-body]
     """Keys of `pack.yaml` that the engine owns: name -> the type of the value, which stands there or in a YAML file of the pack that is
     named there; with it checks. `house.packs.section(name)` has the values."""
+
+
+@hookspec
+def judge_pack(pack: Pack, packs: Packs) -> Iterable[tuple[str, PydanticCustomError]]:  # type: ignore[empty-body]
+    """What an engine has against a pack as a whole, among those before it (its own models are in `packs` too): the key of `pack.yaml`,
+    and what `kernel.packs.broken` makes. A pack that anyone has something against is left out."""
 
 
 @hookspec

@@ -123,7 +123,7 @@ def broken_rules(error: ValidationError, within: str = "") -> list[Invalid]:
     """Every rule that is broken, each with its field."""
     found = []
     for one in error.errors(include_url=False):
-        place = ".".join([*([within] if within else []), *(str(part) for part in one["loc"])]) or "body"
+        place = ".".join([*([within] if within else []), *(str(part) for part in (*one["loc"], *one.get("ctx", {}).get("at", ())))]) or "body"
         found.append(Invalid(
             f"{place} 不合规则：{in_chinese(one)}", f"{place}: {one['msg']}", field=place, value=one.get("input"), rule=one["type"],
         ))

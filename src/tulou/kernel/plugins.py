@@ -88,7 +88,7 @@ def read_packs(manager: pluggy.PluginManager, settings: Settings | None = None, 
 
     sections = {name: section for part in reversed(manager.hook.sections()) for name, section in part.items()}
     named = [Path(part) for part in settings.packs.split(":") if part] if settings else []
-    packs = Packs([*flat(manager.hook.packs()), *named], sections)
+    packs = Packs([*flat(manager.hook.packs()), *named], sections, lambda pack, packs: flat(manager.hook.judge_pack(pack=pack, packs=packs)))
     for name, why in getattr(manager, "left_out", {}).items():
         zh, en = f"插件不能装入：{why}", f"the plugin cannot be loaded: {why}"
         packs.leave_out(LeftOut(name, "", Path(name), [Problem("plugin", 1, 1, "", "plugin", zh, en)]))

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tulou.kernel.packs import broken
+
 LONGEST = 500
 """Characters in an expression."""
 NODES = 200
@@ -61,19 +63,20 @@ class Expression:
 def parse(text: str) -> Expression:
     """Read an expression. Raises `ValueError` naming what is not allowed."""
     if len(text) > LONGEST:
-        raise ValueError(f"an expression has at most {LONGEST} characters")
+        raise broken("expression", f"表达式至多 {LONGEST} 个字符", f"an expression has at most {LONGEST} characters")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"not an expression: {getattr(error, 'msg', error)}") from None
+        why = getattr(error, "msg", error)
+        raise broken("expression", f"不是表达式：{why}", f"not an expression: {why}") from None
     if sum(1 for _ in ast.walk(tree)) > NODES:
-        raise ValueError(f"an expression has at most {NODES} parts")
+        raise broken("expression", f"表达式至多 {NODES} 个部分", f"an expression has at most {NODES} parts")
     names: dict[str, None] = {}
     truth, run = _compile(tree, names)
     if not truth:
-        raise ValueError("an expression must be a condition, such as temperature > 60")
+        raise broken("expression", "表达式应为条件，如 temperature > 60", "an expression must be a condition, such as temperature > 60")
     if not names:
-        raise ValueError("an expression must name a property")
+        raise broken("expression", "表达式应含有属性", "an expression must name a property")
     return Expression(text.strip(), tuple(names), run)
 
 
@@ -110,18 +113,21 @@ def _compile(node: ast.expr, names: dict[str, None]) -> tuple[bool, _Compiled]:
             return False, lambda c: c[name]
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool) and abs(value) <= 1e300:
             return False, lambda c: np.float64(value)
-    raise ValueError(f"not allowed in an expression: {ast.unparse(node)[:60]}")
+    part = ast.unparse(node)[:60]
+    raise broken("expression", f"表达式中不允许 {part}", f"not allowed in an expression: {part}")
 
 
 def _condition(node: ast.expr, names: dict[str, None]) -> _Compiled:
     truth, run = _compile(node, names)
     if not truth:
-        raise ValueError(f"must be a condition: {ast.unparse(node)[:60]}")
+        part = ast.unparse(node)[:60]
+        raise broken("expression", f"{part} 应为条件", f"must be a condition: {part}")
     return run
 
 
 def _number(node: ast.expr, names: dict[str, None]) -> _Compiled:
     truth, run = _compile(node, names)
     if truth:
-        raise ValueError(f"must be a number: {ast.unparse(node)[:60]}")
+        part = ast.unparse(node)[:60]
+        raise broken("expression", f"{part} 应为数", f"must be a number: {part}")
     return run

@@ -18,7 +18,7 @@ from shapely.geometry import shape
 
 from tulou.access.rules.expression import parse
 from tulou.kernel import packs as declared
-from tulou.kernel.packs import Strict
+from tulou.kernel.packs import Strict, broken
 from tulou.kernel.sql import BigId, Json, UtcDateTime, metadata
 
 SEVERITIES = ("warning", "minor", "major", "critical")
@@ -73,11 +73,11 @@ class _Bound(Strict):
     @model_validator(mode="after")
     def _one_side(self) -> _Bound:
         if (self.above is None) == (self.below is None):
-            raise ValueError("exactly one of above and below must be given")
+            raise broken("bound", "above 与 below 应恰有其一", "exactly one of above and below must be given")
         if self.clear is not None and (
             self.clear > self.above if self.above is not None else self.clear < (self.below or 0.0)
         ):
-            raise ValueError("clear must lie on the good side of the bound")
+            raise broken("clear", "clear 应在界限的正常一侧", "clear must lie on the good side of the bound")
         return self
 
     def names(self) -> tuple[str, ...]:
@@ -123,17 +123,17 @@ class Geofence(Strict):
     @classmethod
     def _area(cls, value: dict[str, Any]) -> dict[str, Any]:
         if value.get("type") not in ("Polygon", "MultiPolygon") or set(value) - {"type", "coordinates"}:
-            raise ValueError("area must be a GeoJSON Polygon or MultiPolygon")
+            raise broken("area", "area 应为 GeoJSON 的 Polygon 或 MultiPolygon", "area must be a GeoJSON Polygon or MultiPolygon")
         if str(value.get("coordinates")).count("[") > POINTS + 100:
-            raise ValueError(f"area has more than {POINTS} positions")
+            raise broken("area", f"area 超过 {POINTS} 个点", f"area has more than {POINTS} positions")
         try:
             made = shape(value)
             valid = made.is_valid and not made.is_empty
             west, south, east, north = made.bounds
         except (ShapelyError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-            raise ValueError("area is not GeoJSON") from None
+            raise broken("area", "area 不是 GeoJSON", "area is not GeoJSON") from None
         if not valid or not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
-            raise ValueError("area must be a valid polygon in degrees, longitude first")
+            raise broken("area", "area 应为有效的多边形，单位为度，经度在前", "area must be a valid polygon in degrees, longitude first")
         return value
 
     def names(self) -> tuple[str, ...]:

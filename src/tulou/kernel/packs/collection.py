@@ -135,12 +135,17 @@ def _named(head: Document, name: str, error: Unreadable, *within: str) -> Proble
     return head.problem((*within, name), first.rule, f"{first.file}：{first.zh}", f"{first.file}: {first.en}")
 
 
+Judge = Callable[[Pack, "Packs"], Iterable[tuple[str, PydanticCustomError]]]
+
+
 class Packs:
     """All packs of the house, and the models by type name: theirs, and those that organisations declared."""
 
-    def __init__(self, folders: Iterable[Path] = (), sections: Mapping[str, Section] | None = None) -> None:
+    def __init__(self, folders: Iterable[Path] = (), sections: Mapping[str, Section] | None = None, judge: Judge | None = None) -> None:
         self.known = dict(sections or {})
         """The sections that engines own."""
+        self.judge = judge
+        """What engines have against a pack (the hook `judge_pack`)."""
         self.packs: dict[str, Pack] = {}
         self.left_out: list[LeftOut] = []
         """What is not in the house, and why."""
@@ -198,7 +203,7 @@ class Packs:
 
     def copy(self) -> Packs:
         """The same packs, to which others can be added; without what organisations declared."""
-        same = Packs(sections=self.known)
+        same = Packs(sections=self.known, judge=self.judge)
         same.packs, same.left_out, same.own, same.models = dict(self.packs), list(self.left_out), dict(self.own), dict(self.own)
         same.pack_of = {name: self.pack_of[name] for name in self.own}
         return same
@@ -211,6 +216,8 @@ class Packs:
         among = self.copy()
         among._take(pack)
         del among.packs[pack.name]
+        if self.judge is not None:
+            problems += [pack.problem(key, error) for key, error in self.judge(pack, among)]
         for name in pack.sections:
             check = self.known[name].check
             if check is not None:

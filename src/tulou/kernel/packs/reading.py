@@ -7,7 +7,7 @@ YAML of packs has each key once, no tags of its own, no merge keys, and is not d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class Document:
             context = one.get("ctx", {})
             at = (*within, *one["loc"], *context.get("at", ()))
             found.append(self.problem(
-                at, one["type"], in_chinese(one), one["msg"], one.get("input"), key=one["type"] == "extra_forbidden" or "[key]" in at,
+                at, one["type"], _chinese(one), one["msg"], one.get("input"), key=one["type"] == "extra_forbidden" or "[key]" in at,
             ))
         return sorted(set(found), key=lambda problem: (problem.line, problem.column))
 
@@ -111,6 +111,11 @@ class Document:
         """The problem that `broken` made."""
         context = dict(error.context or {})
         return self.problem((*within, *context.get("at", ())), error.type, context.get("zh") or str(error), str(error))
+
+
+def _chinese(rule: Mapping[str, Any]) -> str:
+    said = in_chinese(rule)
+    return said if said != rule["msg"] else f"不合规则（{said}）"
 
 
 def _called(node: Node) -> str:

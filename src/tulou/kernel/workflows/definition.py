@@ -6,17 +6,18 @@ deadline does is a transition of its state. The terms are those of state machine
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tulou.kernel.packs import Property, Strict, Text
+from tulou.kernel.packs import Property, Strict, Text, broken
 from tulou.kernel.policy import ROLES
 
 
 def _role(name: str) -> str:
     if name not in ROLES:
-        raise ValueError(f"must be one of {', '.join(ROLES)}")
+        raise broken("role", f"应为 {'、'.join(ROLES)} 之一", f"must be one of {', '.join(ROLES)}")
     return name
 
 
@@ -35,7 +36,7 @@ class Deadline(Strict):
     @model_validator(mode="after")
     def _one_end(self) -> Deadline:
         if self.then and self.every_s:
-            raise ValueError("every_s repeats an escalation, and not a transition")
+            raise broken("every_s", "every_s 重复的是升级，不是步骤", "every_s repeats an escalation, and not a transition")
         return self
 
 
@@ -79,31 +80,39 @@ class Workflow(Strict):
 
     @model_validator(mode="after")
     def _sound(self) -> Workflow:
-        def known(names: list[str], of: object, what: str) -> None:
+        def known(names: list[str], of: Collection[str], *at: str) -> None:
             for name in names:
-                if name not in of:  # type: ignore[operator]
-                    raise ValueError(f"{what}: there is no {name}")
+                if name not in of:
+                    raise broken("known", f"没有 {name}", f"there is no {name}", at)
 
         known([self.initial], self.states, "initial")
-        known([*self.asks, *self.needs], self.fields, "needs")
+        known(self.asks, self.fields, "asks")
+        known(self.needs, self.fields, "needs")
         for name, step in self.transitions.items():
-            known([*step.source, step.target], self.states, f"transitions.{name}")
-            known([*step.asks, *step.needs], self.fields, f"transitions.{name}")
-            known(step.not_by, self.transitions, f"transitions.{name}.not_by")
+            at = ("transitions", name)
+            known(step.source, self.states, *at, "source")
+            known([step.target], self.states, *at, "target")
+            known(step.asks, self.fields, *at, "asks")
+            known(step.needs, self.fields, *at, "needs")
+            known(step.not_by, self.transitions, *at, "not_by")
             for source in step.source:
                 if self.states[source].final:
-                    raise ValueError(f"transitions.{name}: {source} is final")
+                    raise broken("final", f"{source} 是终态", f"{source} is final", (*at, "source"))
         for name, state in self.states.items():
+            at = ("states", name)
             for deadline in state.deadlines:
                 if state.final:
-                    raise ValueError(f"states.{name}: a final state has no deadline")
+                    raise broken("final", "终态没有期限", "a final state has no deadline", (*at, "deadlines"))
                 if deadline.then is not None:
-                    known([deadline.then], self.transitions, f"states.{name}.deadlines")
+                    known([deadline.then], self.transitions, *at, "deadlines")
                     step = self.transitions[deadline.then]
                     if name not in step.source or step.needs or step.comment:
-                        raise ValueError(f"states.{name}.deadlines: {deadline.then} does not begin here, or needs what only people give")
+                        raise broken(
+                            "deadline", f"{deadline.then} 不从这里开始，或需要人给出的内容",
+                            f"{deadline.then} does not begin here, or needs what only people give", (*at, "deadlines"),
+                        )
             if not state.final and not any(name in step.source for step in self.transitions.values()):
-                raise ValueError(f"states.{name}: nothing leads out of it, and it is not final")
+                raise broken("left", "没有离开它的步骤，它又不是终态", "nothing leads out of it, and it is not final", at)
         reached, ahead = {self.initial}, [self.initial]
         while ahead:
             here = ahead.pop()
@@ -112,5 +121,5 @@ class Workflow(Strict):
                     reached.add(step.target)
                     ahead.append(step.target)
         if missing := sorted(set(self.states) - reached):
-            raise ValueError(f"states.{missing[0]}: nothing leads to it")
+            raise broken("reached", "没有到达它的步骤", "nothing leads to it", ("states", missing[0]))
         return self
