@@ -30,6 +30,8 @@ const Items = lazy(() => import("./pages/items.tsx"));
 const Products = lazy(() => import("./pages/products.tsx"));
 const ProductPage = lazy(() => import("./pages/product.tsx"));
 const Edges = lazy(() => import("./pages/edges.tsx"));
+const Pack = lazy(() => import("./pages/pack.tsx"));
+const Indicators = lazy(() => import("./pages/indicators.tsx"));
 const Jobs = lazy(() => import("./pages/jobs.tsx"));
 
 function Waiting() {
@@ -81,6 +83,8 @@ export function App() {
             <Route path="products/:name" element={<ProductPage />} />
             <Route path="edges" element={<Edges />} />
             <Route path="jobs" element={<Jobs />} />
+            <Route path="indicators" element={<Indicators />} />
+            <Route path="packs/:pack/:id?" element={<Pack />} />
             <Route path="*" element={<NotFoundPage />} />
           </Route>
         </Routes>

@@ -27,6 +27,8 @@ function formats(language: Language) {
     integer: (n: number) => integer.format(n),
     decimal: (n: number) => decimal.format(n),
     compact: (n: number) => (Math.abs(n) < 10_000_000 ? integer.format(n) : compact.format(n)),
+    /** A computed figure: three significant digits, or all before the point. */
+    figure: (n: number) => decimal.format(Math.abs(n) >= 100 ? Math.round(n * 10) / 10 : Number(n.toPrecision(3))),
     scalar: (value: Scalar | undefined) =>
       value === null || value === undefined
         ? "—"

@@ -12,15 +12,19 @@ import {
   DatabaseOutlined,
   FlagOutlined,
   FunctionOutlined,
+  FundOutlined,
   HeartOutlined,
   InboxOutlined,
   KeyOutlined,
+  LineChartOutlined,
   SafetyCertificateOutlined,
   ScheduleOutlined,
   TeamOutlined,
 } from "@ant-design/icons";
 import type { ReactNode } from "react";
+import type { DashboardEntry } from "./api/indicators.ts";
 import type { Dict } from "./i18n/zh.ts";
+import type { Language } from "./settings.tsx";
 
 export interface Entry {
   path: string;
@@ -33,7 +37,7 @@ export interface Entry {
 }
 
 export interface Group {
-  id: "main" | "plan" | "access" | "operations";
+  id: "main" | "packs" | "plan" | "access" | "operations";
   entries: Entry[];
 }
 
@@ -43,6 +47,12 @@ export const GROUPS: Group[] = [
     entries: [
       { path: "/", key: "c", icon: <DashboardOutlined />, label: (t) => t.nav.cockpit, needs: ["access.thing.read"] },
       { path: "/things", key: "t", icon: <DatabaseOutlined />, label: (t) => t.nav.things, needs: ["access.thing.read"] },
+    ],
+  },
+  {
+    id: "packs",
+    entries: [
+      { path: "/indicators", key: "x", icon: <FundOutlined />, label: (t) => t.nav.indicators, needs: ["indicators.indicator.read"] },
     ],
   },
   {
@@ -95,3 +105,12 @@ export const GROUPS: Group[] = [
     ],
   },
 ];
+
+/** The entries of packs that have pages, one for each. */
+export function packEntries(pages: DashboardEntry[], language: Language): Entry[] {
+  return pages
+    .filter(({ pack }, i) => pages.findIndex((page) => page.pack === pack) === i)
+    .map(({ pack, pack_label }) => ({
+      path: `/packs/${pack}`, key: "", icon: <LineChartOutlined />, label: () => pack_label[language], needs: ["indicators.dashboard.read"],
+    }));
+}

@@ -11,7 +11,7 @@ interface Stored {
   theme: ThemeChoice;
 }
 
-interface Settings extends Stored {
+export interface Settings extends Stored {
   dark: boolean;
   text: Dict;
   set(change: Partial<Stored>): void;

@@ -15,16 +15,18 @@ import { useLive, useLiveStatus } from "./api/live.ts";
 import { LanguageButton, ThemeButton } from "./components/choosers.tsx";
 import { ErrorBoundary } from "./components/error-boundary.tsx";
 import { useShowProblem } from "./components/problem.tsx";
-import { GROUPS } from "./navigation.tsx";
+import { useDashboards } from "./api/indicators.ts";
+import { GROUPS, packEntries } from "./navigation.tsx";
 import { ChangePassword } from "./pages/sign-in.tsx";
 import { useCan, useSession, useSessionControl } from "./session.tsx";
-import { useText } from "./settings.tsx";
+import { useSettings, useText } from "./settings.tsx";
 
 const COLLAPSED = "tulou.collapsed";
 
 export default function Shell() {
-  const text = useText();
+  const { text, language } = useSettings();
   const can = useCan();
+  const { data: pages } = useDashboards(can("indicators.dashboard.read"));
   const location = useLocation();
   const navigate = useNavigate();
   const screens = Grid.useBreakpoint();
@@ -36,9 +38,9 @@ export default function Shell() {
     () =>
       GROUPS.map((group) => ({
         ...group,
-        entries: group.entries.filter(({ needs }) => needs.length === 0 || can(...needs)),
+        entries: [...(group.id === "packs" ? packEntries(pages ?? [], language) : []), ...group.entries].filter(({ needs }) => needs.length === 0 || can(...needs)),
       })).filter(({ entries }) => entries.length > 0),
-    [can],
+    [can, pages, language],
   );
   const current = groups
     .flatMap(({ entries }) => entries)

@@ -64,6 +64,24 @@ export const DARK: Palette = {
   label: "#a9b6c3",
 };
 
+/** Colours that packs name for steps of a scale; green to maroon are those of air quality in China. */
+const STEPS: Record<string, string> = {
+  blue: "#3f7fd0", cyan: "#35a7bd", green: "#2f9e6e", yellow: "#d3ac1f", orange: "#e58432", red: "#cf4034", purple: "#93408f",
+  maroon: "#6d2740", grey: "#8a96a2",
+};
+/** From good to bad, where a pack names none. */
+const RAMP = ["green", "yellow", "orange", "red", "purple", "maroon"].map((name) => STEPS[name]!);
+/** Lines side by side. */
+export const SERIES = ["#3a86c8", "#e08a3c", "#3a9e78", "#c4504a", "#8b6fc0", "#b08d3a", "#4bb0b8", "#c46a9f", "#7d8a97", "#6f9a3c"];
+
+/** The colours of the steps of a scale. */
+export function levelColours(levels: { colour: string | null }[], better: "higher" | "lower" | null): string[] {
+  const count = levels.length;
+  const ramp = levels.map((_, i) => (count === 2 && i === 1 ? RAMP[3]! : RAMP[count <= RAMP.length ? i : Math.round((i * (RAMP.length - 1)) / (count - 1))]!));
+  if (better === "higher") ramp.reverse();
+  return levels.map(({ colour }, i) => (colour && STEPS[colour]) || ramp[i]!);
+}
+
 export const FONT =
   '-apple-system, BlinkMacSystemFont, "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", ' +
   '"Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", Roboto, "Helvetica Neue", Arial, sans-serif';

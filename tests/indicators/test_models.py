@@ -60,7 +60,7 @@ def test_references_are_made_full(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "place", "rule"), [
     ({"types": ["NoSuch"]}, "mine.types.0", "there is no type NoSuch"),
-    ({"property": "pm1"}, "mine.property", "has no property pm1"),
+    ({"property": "pm1"}, "mine.property", "there is no property of AirQualityStation pm1"),
     ({"types": ["Manhole"], "property": "coverOpen", "unit": ""}, "mine.property", "is no number"),
     ({"unit": "mg/m³"}, "mine.unit", "the unit of pm25 of AirQualityStation is µg/m³"),
     ({"statistic": "median"}, "mine.statistic", "Input should be"),

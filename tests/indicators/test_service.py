@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
+from tests.access.conftest import ADMIN
 from tests.indicators.conftest import Province
+from tests.readings.test_readings import put
+from tulou.access import Bulk, Devices, Directory
+from tulou.context import entities
+from tulou.kernel.readings import start_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -113,6 +120,22 @@ async def test_an_organisation_learns_nothing_of_another(province: Province, can
         shown = (await cangshan.get("/layers/environment/pm25", params={**MARCH, "org": org})).json()
         assert shown["no"] == []
     assert (await cangshan.get("/layers/environment/pm25", params=MARCH)).json()["no"] == [province.no["cangshan"]]
+
+
+async def test_a_thing_that_was_claimed_away_is_named_no_more(province: Province) -> None:
+    viewer = await province.person("chen", "xiamen", "viewer")
+    (made,) = await province.house.service(Devices).create_many(ADMIN, Bulk(items=[
+        {"org": "xiamen", "type": "AirQualityStation", "name": "huli", "id": "huli", "lon": 118.1, "lat": 24.5}]))
+    may = {"from": "2026-05-01", "to": "2026-05-02", "group": "thing"}
+    await put(province.house.readings, [(made["no"], "pm25", start_of(dt.date(2026, 5, 1)), 7.0)], token="huli", of=("xiamen", "AirQualityStation", 0))
+    assert [item["name"] for item in (await ask(viewer, **may))["ranking"]] == ["huli"]
+    await province.house.db.write(lambda c: c.execute(sa.update(entities).where(entities.c.no == made["no"]).values(org="fuzhou")) and None)
+    await province.house.service(Directory).refresh([made["no"]])
+    answer = await ask(viewer, **may)
+    assert (answer["ranking"], answer["count"], answer["provenance"]["known"]) == ([], 0, 1)
+    assert made["no"] not in (await viewer.get("/layers/environment/pm25", params=may)).json()["no"]
+    await province.house.db.write(lambda c: c.execute(sa.delete(entities).where(entities.c.no == made["no"])) and None)
+    await province.house.service(Directory).refresh([made["no"]])
 
 
 async def test_who_has_no_role_sees_definitions_and_no_value(province: Province) -> None:

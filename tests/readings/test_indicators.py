@@ -11,7 +11,7 @@ import pytest
 
 from tests.readings.test_readings import HOUR, Reading, columns, put
 from tulou.kernel.errors import Invalid
-from tulou.kernel.readings import Asked, Readings, day_of, start_of
+from tulou.kernel.readings import OVER_READINGS, Asked, Readings, day_of, start_of
 from tulou.kernel.readings.amend import Reading as Amended
 from tulou.kernel.readings.amend import Touched
 from tulou.kernel.readings.clickhouse import ClickHouseReadings
@@ -74,18 +74,20 @@ def wanted(given: list[tuple[Reading, tuple[str, str, int]]], statistic: str, bo
     return out
 
 
-async def agrees(readings: Readings, given: list[tuple[Reading, tuple[str, str, int]]]) -> None:
+async def agrees(readings: Readings, given: list[tuple[Reading, tuple[str, str, int]]], grains: tuple[str | None, ...] = (None, "day")) -> None:
     for statistic in ("mean", "min", "max", "sum", "count", "above", "below", "percentile", "hours"):
-        for grain in (None, "day", "month", "year", *(["hour"] if statistic == "mean" else [])):
+        for grain in grains if statistic in ("mean", "above") else (None, "month"):
             figures = await readings.indicator(ASKED, statistic, 60.0, grain)  # type: ignore[arg-type]
             found = {(f.group, f.start): f.value for f in figures}
             assert len(found) == len(figures)
             assert found == pytest.approx(wanted(given, statistic, 60.0, grain)), (statistic, grain)
+            assert {f.hours is None for f in figures} == {statistic in OVER_READINGS}
     real = [r for r, of in given if of[0] in ORGS and of[1:] == ("Air", 0) and r[1] == "pm25" and ASKED.start <= day_of(r[2]) < ASKED.end]
     things = await readings.of_things(ASKED, "mean", None)
     assert {int(no): value for no, value in zip(things.entity, things.value, strict=True)} == pytest.approx({
         no: np.mean([r[3] for r in real if r[0] == no]) for no in {r[0] for r in real}
     })
+    assert (await readings.provenance(ASKED, hours=False)).hours is None
     made = await readings.provenance(ASKED)
     assert made == (len({r[0] for r in real}), len({(r[0], r[2] // HOUR) for r in real}), max(day_of(r[2]) for r in real), {0: len(real)})
     assert int(things.hours.sum()) == made.hours
@@ -96,7 +98,9 @@ async def test_statistics_are_those_of_the_readings(readings: Readings) -> None:
     half = len(given) // 2
     await store(readings, given[:half], "a")
     await store(readings, given[half:], "b")  # the same hours again: parts that no merge has seen
-    await agrees(readings, given)
+    await agrees(readings, given, (None, "day", "month", "year"))
+    hourly = await readings.indicator(ASKED, "mean", None, "hour")
+    assert {(f.group, f.start): f.value for f in hourly} == pytest.approx(wanted(given, "mean", 0, "hour"))
     assert await readings.indicator(Asked({}, ["Air"], "pm25", FIRST, ASKED.end, [0]), "mean", None, "day") == []
     assert (await readings.provenance(Asked({}, ["Air"], "pm25", FIRST, ASKED.end, [0]))).things == 0
     synthetic = Asked(ORGS, ["Air"], "pm25", FIRST, ASKED.end, [0, 3])

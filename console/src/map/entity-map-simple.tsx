@@ -11,7 +11,12 @@ import { cityName } from "./style.ts";
 
 echarts.use([GeoComponent, ScatterChart, TooltipComponent, CanvasRenderer]);
 
-export default function SimpleMap({ outlines, columns, types, onPick }: EntityMapProps) {
+type Props = Pick<EntityMapProps, "outlines" | "columns" | "types" | "onPick"> & {
+  /** What the states of the columns are coloured by; without them they are ok, alarm and offline. */
+  colours?: string[];
+};
+
+export default function SimpleMap({ outlines, columns, types, onPick, colours }: Props) {
   const { dark, language, text } = useSettings();
   const holder = useRef<HTMLDivElement>(null);
 
@@ -27,14 +32,14 @@ export default function SimpleMap({ outlines, columns, types, onPick }: EntityMa
     } as never);
     const chart = echarts.init(holder.current);
     const wanted = new Set(types.map((type) => columns.types.indexOf(type)));
-    const series = [palette.ok, palette.alarm, palette.offline].flatMap((colour, state) =>
+    const series = (colours ?? [palette.ok, palette.alarm, palette.offline]).flatMap((colour, state) =>
       [0, 1].map((synthetic) => ({
         type: "scatter" as const,
         coordinateSystem: "geo" as const,
         large: true,
         largeThreshold: 3000,
         symbol: synthetic ? "emptyCircle" : "circle",
-        symbolSize: (state === 1 ? 6 : 4) * (columns.no.length > 20_000 ? 0.7 : 1),
+        symbolSize: (colours || state === 1 ? 6 : 4) * (columns.no.length > 20_000 ? 0.7 : 1),
         itemStyle: { color: colour },
         z: state === 1 ? 5 : 3,
         data: columns.no.flatMap((no, row) =>
@@ -69,7 +74,7 @@ export default function SimpleMap({ outlines, columns, types, onPick }: EntityMa
       watch.disconnect();
       chart.dispose();
     };
-  }, [outlines, columns, types, dark, language, onPick]);
+  }, [outlines, columns, types, dark, language, onPick, colours]);
 
   return (
     <div className="entity-map" role="region" aria-label={text.cockpit.map}>

@@ -1,7 +1,5 @@
 /** The map of Fujian with its entities (WebGL). `entity-map-simple.tsx` stands in where there is no WebGL. */
-import { AttributionControl, Map as MapLibre, NavigationControl, ScaleControl, setWorkerUrl } from "maplibre-gl";
-import "maplibre-gl/dist/maplibre-gl.css";
-import workerUrl from "maplibre-gl/dist/maplibre-gl-worker.mjs?worker&url";
+import type { Map as MapLibre } from "maplibre-gl";
 import { useEffect, useRef, useState } from "react";
 import type { Outlines } from "../../scripts/outlines.ts";
 import { useLive } from "../api/live.ts";
@@ -10,9 +8,8 @@ import { StateMark, SyntheticTag } from "../components/tags.tsx";
 import { useSettings } from "../settings.tsx";
 import { DARK, LIGHT } from "../theme.ts";
 import { PointLayer, type Rgb } from "./points.ts";
-import { FUJIAN, mapStyle } from "./style.ts";
-
-setWorkerUrl(workerUrl);
+import { provinceMap } from "./province-map.ts";
+import { FUJIAN } from "./style.ts";
 
 export interface EntityMapProps {
   outlines: Outlines;
@@ -41,28 +38,7 @@ export default function EntityMap({ outlines, columns, types, typeLabel, onPick 
   });
 
   useEffect(() => {
-    const palette = dark ? DARK : LIGHT;
-    const created = new MapLibre({
-      container: holder.current!,
-      style: mapStyle(outlines, palette, language),
-      ...(view ?? { bounds: FUJIAN, fitBoundsOptions: { padding: 12 } }),
-      maxBounds: [105, 15, 131, 37],
-      maxZoom: 17,
-      dragRotate: false,
-      pitchWithRotate: false,
-      touchPitch: false,
-      attributionControl: false,
-      fadeDuration: 0,
-      locale: { "NavigationControl.ResetBearing": text.cockpit.resetView },
-    });
-    created.touchZoomRotate.disableRotation();
-    created.keyboard.disableRotation();
-    created.addControl(new NavigationControl({ showCompass: false }), "top-right");
-    created.addControl(new ScaleControl({ maxWidth: 90 }), "bottom-left");
-    created.addControl(
-      new AttributionControl({ compact: false, customAttribution: text.cockpit.attribution }),
-      "bottom-right",
-    );
+    const created = provinceMap(holder.current!, outlines, { dark, language, text }, view ? { ...view, bounds: undefined } : {});
     created.on("load", () => setLoaded(created));
     created.on("moveend", () => {
       const { lng, lat } = created.getCenter();

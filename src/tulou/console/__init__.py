@@ -24,6 +24,7 @@ PAGES = (
     "entities",
     "plan",
     "organisations",
+    "packs",
     "people",
     "tokens",
     "alarms",
@@ -35,6 +36,7 @@ PAGES = (
     "provisioning",
     "products",
     "edges",
+    "indicators",
     "items",
     "rollouts",
 )

@@ -7,19 +7,19 @@ asks the policy. Things of a layer are those of organisations that the asker see
 from __future__ import annotations
 
 import datetime as dt
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tulou.indicators.models import Indicator, Layer
-from tulou.indicators.service import READ, VALUE, Indicators, Question
+from tulou.indicators.models import Layer
+from tulou.indicators.service import MOST_DAYS, READ, VALUE, Indicators, Question
 from tulou.kernel.errors import NotFound
 from tulou.kernel.policy import Actor, operation
+from tulou.kernel.readings import day_of
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
-
-LAST_DAYS = 3660
 
 
 class Dashboards:
@@ -84,19 +84,18 @@ class Dashboards:
             raise NotFound(f"没有图层 {key}", f"there is no layer {key}", field="id", value=key)
         directory = self.indicators.directory
         if layer.indicator is not None:
-            one: Indicator = self.catalogue.indicators[layer.indicator]
-            start, end, _ = self.indicators._time(one, question)
-            scope = self.indicators.scope(visible, one, question, start, end)
+            one = self.catalogue.indicators[layer.indicator]
+            start, end, _ = self.indicators.time_of(one, question)
+            scope = self.indicators.scope(visible, one.types, one.property, one.origins, question, start, end)
             if one.statistic == "last":
-                entity, value, _, _ = await self.indicators.last(scope, one.property)
+                entity, value, _, _ = await self.indicators.last(scope)
             else:
                 found = await self.indicators.of_things(one, scope)
                 entity, value = found.entity, found.value
         else:
-            one = Indicator.model_construct(types=layer.types, property=layer.property, origins=["measured"], statistic="last", days=LAST_DAYS)
-            today = dt.date.today() + dt.timedelta(days=2)
-            scope = self.indicators.scope(visible, one, question, today - dt.timedelta(days=LAST_DAYS), today)
-            entity, value, _, _ = await self.indicators.last(scope, layer.property or "")
+            end = day_of(time.time_ns() // 1000) + dt.timedelta(days=1)
+            scope = self.indicators.scope(visible, layer.types, layer.property or "", ["measured"], question, end - dt.timedelta(MOST_DAYS), end)
+            entity, value, _, _ = await self.indicators.last(scope)
         rows = scope.rows[np.isfinite(directory.lon[scope.rows])]
         values = np.full(directory.size, np.nan)
         at, known = directory.rows(entity)

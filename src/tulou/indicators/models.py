@@ -6,14 +6,14 @@ property, an indicator, a layer or a workflow that is not there is an error with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from tulou.kernel.errors import Invalid
 from tulou.kernel.packs import Bound, Model, Name, Pack, Packs, Strict, Text, broken, refused
+from tulou.kernel.readings import OVER_READINGS
 
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Reference = Annotated[str, Field(pattern=r"^([a-z][a-z0-9_-]{0,62}/)?[a-z][a-z0-9_]{0,62}$")]
@@ -21,13 +21,22 @@ Reference = Annotated[str, Field(pattern=r"^([a-z][a-z0-9_-]{0,62}/)?[a-z][a-z0-
 
 Statistic = Literal["mean", "min", "max", "sum", "count", "last", "above", "below", "percentile", "capture"]
 Area = Literal["province", "city", "county"]
-Declared = TypeVar("Declared", bound=Strict)
+Read = TypeVar("Read")
 
 ORIGINS: Mapping[str, int] = {"measured": 0, "reported": 1, "estimated": 2, "synthetic": 3}
 """Origins of readings by name (docs/architecture.md). What is synthetic counts where the asker says so, never by declaration."""
 
 SHARES = frozenset({"above", "below", "capture"})
 """Statistics that are parts of a whole: answered in per cent."""
+
+
+class Problem(NamedTuple):
+    """What refers to nothing, or contradicts a model: the place within the declaration, the value, the rule in both languages."""
+
+    place: tuple[str | int, ...]
+    value: str
+    zh: str
+    en: str
 
 
 class Words(Strict):
@@ -38,10 +47,12 @@ class Words(Strict):
 
 
 class Level(Strict):
-    """A step of a scale: values below `below` that are in no step before it. The last step has no end."""
+    """A step of a scale: values below `below` that are in no step before it. The last step has no end. Steps without a `colour` go from
+    green to maroon, from what is better."""
 
     label: Text
     below: Bound | None = None
+    colour: Literal["blue", "cyan", "green", "yellow", "orange", "red", "purple", "maroon", "grey"] | None = None
 
 
 def _levels(levels: list[Level]) -> None:
@@ -91,27 +102,27 @@ class Indicator(Strict):
             raise broken("bound", "百分位应为 0 至 100", "a percentile is 0 to 100")
         if self.statistic in SHARES and self.unit != "%":
             raise broken("unit", "比例的单位是 %", "the unit of a share is %")
-        if self.grain == "hour" and self.statistic not in ("mean", "min", "max", "sum", "count"):
+        if self.grain == "hour" and self.statistic not in OVER_READINGS:
             raise broken("grain", f"{self.statistic} 不能按小时计算", f"{self.statistic} is not computed by hours")
         if self.goal is not None and self.better is None:
             raise broken("better", "有目标值时须说明高者为优还是低者为优", "a goal needs `better`: higher or lower")
         _levels(self.levels)
         return self
 
-    def problems(self, models: Mapping[str, Model]) -> Iterator[tuple[str, str, str, str]]:
-        """(field, value, rule zh, rule en) of what refers to no model, or contradicts one."""
+    def problems(self, models: Mapping[str, Model]) -> Iterator[Problem]:
+        """References to no type or property, and a unit that is not the property's."""
         for at, kind in enumerate(self.types):
             model = models.get(kind)
             prop = model.properties.get(self.property) if model else None
             if model is None:
-                yield f"types.{at}", kind, f"没有类型 {kind}", f"there is no type {kind}"
+                yield missing(("types", at), kind, "类型", "type")
             elif prop is None:
                 if not model.open:
-                    yield "property", self.property, f"类型 {kind} 没有属性 {self.property}", f"type {kind} has no property {self.property}"
+                    yield missing(("property",), self.property, f"{kind} 的属性", f"property of {kind}")
             elif prop.kind != "number":
-                yield "property", self.property, f"类型 {kind} 的属性 {self.property} 不是数值", f"property {self.property} of {kind} is no number"
+                yield Problem(("property",), self.property, f"{kind} 的属性 {self.property} 不是数值", f"{self.property} of {kind} is no number")
             elif self.statistic not in SHARES | {"count", "sum"} and self.unit != prop.symbol:
-                yield "unit", self.unit, f"类型 {kind} 的属性 {self.property} 的单位是 {prop.symbol}", f"the unit of {self.property} of {kind} is {prop.symbol}"
+                yield Problem(("unit",), self.unit, f"{kind} 的属性 {self.property} 的单位是 {prop.symbol}", f"the unit of {self.property} of {kind} is {prop.symbol}")
 
 
 class Layer(Strict):
@@ -231,8 +242,40 @@ class Pages(Strict):
     dashboards: dict[Id, Dashboard] = Field(default_factory=dict, max_length=50)
 
 
+    def problems(self, pack: str, known: Catalogue, models: Mapping[str, Model], workflows: Collection[str]) -> Iterator[Problem]:
+        """References of this file, which is of `pack`, to what is not `known`; its own layers are known, too."""
+        for name, layer in self.layers.items():
+            if layer.indicator is not None and full(pack, layer.indicator) not in known.indicators:
+                yield missing(("layers", name, "indicator"), full(pack, layer.indicator), "指标", "indicator")
+            for at, kind in enumerate(layer.types):
+                model = models.get(kind)
+                if model is None:
+                    yield missing(("layers", name, "types", at), kind, "类型", "type")
+                elif layer.property is not None and not model.open and layer.property not in model.properties:
+                    yield missing(("layers", name, "property"), layer.property, f"{kind} 的属性", f"property of {kind}")
+        layers = known.layers.keys() | {f"{pack}/{name}" for name in self.layers}
+        for name, page in self.dashboards.items():
+            for s, section in enumerate(page.sections):
+                for w, widget in enumerate(section.widgets):
+                    for problem in _of_widget(widget, pack, known.indicators, layers, models, workflows):
+                        yield problem._replace(place=("dashboards", name, "sections", s, "widgets", w, *problem.place))
+
+    def resolved(self, pack: str, indicators: Mapping[str, Indicator]) -> Pages:
+        """The same with full references, and with the types of layers of indicators."""
+        layers = {
+            name: layer if layer.indicator is None else layer.model_copy(update={
+                "indicator": full(pack, layer.indicator), "types": indicators[full(pack, layer.indicator)].types})
+            for name, layer in self.layers.items()
+        }
+        return Pages(layers=layers, dashboards={
+            name: page.model_copy(update={"sections": [
+                section.model_copy(update={"widgets": [_resolved(widget, pack) for widget in section.widgets]}) for section in page.sections
+            ]}) for name, page in self.dashboards.items()
+        })
+
+
 class Catalogue(NamedTuple):
-    """What all packs declare, by `pack/id`."""
+    """What packs declare, by `pack/id`."""
 
     indicators: dict[str, Indicator]
     layers: dict[str, Layer]
@@ -244,100 +287,78 @@ def full(pack: str, reference: str) -> str:
     return reference if "/" in reference else f"{pack}/{reference}"
 
 
-def declared(packs: Packs, workflows: Collection[str]) -> Catalogue:
-    """The indicators, layers and dashboards of the packs; references of layers and widgets are full. Raises `Invalid` naming file,
-    place and rule."""
-    indicators: dict[str, Indicator] = {}
-    for pack in packs.packs.values():
-        path, body = section(pack, "indicators")
-        for name, one in _each(path, body, Indicator).items():
-            for field, value, zh, en in one.problems(packs.own):
-                raise _wrong(path, f"{name}.{field}", value, zh, en)
-            indicators[f"{pack.name}/{name}"] = one
-    layers: dict[str, Layer] = {}
-    files: list[tuple[Pack, Path, Pages]] = []
-    for pack in packs.packs.values():
-        path, body = section(pack, "dashboards")
-        try:
-            pages = Pages.model_validate(body)
-        except ValidationError as error:
-            raise refused(path, error) from None
-        files.append((pack, path, pages))
-        for name, layer in pages.layers.items():
-            at = f"layers.{name}"
-            if layer.indicator is not None:
-                reference = full(pack.name, layer.indicator)
-                _there(path, f"{at}.indicator", reference, indicators, "指标", "indicator")
-                layer = layer.model_copy(update={"indicator": reference, "types": indicators[reference].types})
-            for place, kind in enumerate(layer.types):
-                model = packs.own.get(kind)
-                _there(path, f"{at}.types.{place}", kind, packs.own, "类型", "type")
-                assert model is not None
-                if layer.property is not None and not model.open:
-                    _there(path, f"{at}.property", layer.property, model.properties, f"{kind} 的属性", f"property of {kind}")
-            layers[f"{pack.name}/{name}"] = layer
-    dashboards: dict[str, Dashboard] = {}
-    for pack, path, pages in files:
-        for name, page in pages.dashboards.items():
-            sections = [
-                section_.model_copy(update={"widgets": [
-                    _resolved(pack, path, f"dashboards.{name}.sections.{s}.widgets.{w}", widget, indicators, layers, packs.own, workflows)
-                    for w, widget in enumerate(section_.widgets)
-                ]}) for s, section_ in enumerate(page.sections)
-            ]
-            dashboards[f"{pack.name}/{name}"] = page.model_copy(update={"sections": sections})
-    return Catalogue(indicators, layers, dashboards)
+def missing(place: tuple[str | int, ...], name: str, zh: str, en: str) -> Problem:
+    """A reference to what is not there."""
+    return Problem(place, name, f"没有{zh} {name}", f"there is no {en} {name}")
 
 
-def section(pack: Pack, name: str) -> tuple[Path, Any]:
-    """A part of a pack's declarations, empty where it has none, and the file in which it stands."""
-    return (pack.folder / pack.data[name], pack.read(name) or {}) if name in pack.data else (pack.folder / "pack.yaml", {})
-
-
-def _each(path: Path, body: Any, of: type[Declared]) -> dict[str, Declared]:
-    class File(Strict):
-        items: dict[Id, of]  # type: ignore[valid-type]
-
-    try:
-        return File.model_validate({"items": body}).items
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:])
-        raise _wrong(path, place, first.get("input"), first.get("ctx", {}).get("zh") or first["msg"], first["msg"]) from None
-
-
-def _wrong(path: Path, place: str, value: Any, zh: str, en: str) -> Invalid:
-    return Invalid(f"{path} 的 {place}：{zh}", f"{path}: {place}: {en}", field=place, value=value, rule="declared")
-
-
-def _there(path: Path, place: str, name: str, known: Collection[str], zh: str, en: str) -> None:
-    if name not in known:
-        raise _wrong(path, place, name, f"没有{zh} {name}", f"there is no {en} {name}")
-
-
-def _resolved(
-    pack: Pack, path: Path, place: str, widget: Any, indicators: Mapping[str, Indicator], layers: Mapping[str, Layer],
-    models: Mapping[str, Model], workflows: Collection[str],
-) -> Any:
-    """The widget with full references."""
+def _of_widget(
+    widget: Widget, pack: str, indicators: Mapping[str, Indicator], layers: Collection[str], models: Mapping[str, Model],
+    workflows: Collection[str],
+) -> Iterator[Problem]:
     if isinstance(widget, Tile | Chart | Ranking):
-        reference = full(pack.name, widget.indicator)
-        _there(path, f"{place}.indicator", reference, indicators, "指标", "indicator")
-        one = indicators[reference]
-        if isinstance(widget, Chart):
-            if widget.area is not None and widget.area not in one.areas:
-                raise _wrong(path, f"{place}.area", widget.area, f"指标 {reference} 不按此级汇总", f"the indicator {reference} is not offered by this level")
-            if widget.by == "time" and one.statistic == "last":
-                raise _wrong(path, f"{place}.by", "time", "最新值没有历史曲线", "a last value has no course")
-        if isinstance(widget, Ranking) and not one.ranking:
-            raise _wrong(path, f"{place}.indicator", reference, f"指标 {reference} 不作排名", f"the indicator {reference} ranks no things")
-        return widget.model_copy(update={"indicator": reference})
-    if isinstance(widget, Map):
-        reference = full(pack.name, widget.layer)
-        _there(path, f"{place}.layer", reference, layers, "图层", "layer")
-        return widget.model_copy(update={"layer": reference})
-    if isinstance(widget, Items):
-        _there(path, f"{place}.workflow", widget.workflow, workflows, "工作流", "workflow")
-    for at, kind in enumerate([widget.type] if isinstance(widget, Things) else widget.types if isinstance(widget, Alarms) else []):
-        _there(path, f"{place}.type" if isinstance(widget, Things) else f"{place}.types.{at}", kind, models, "类型", "type")
-    return widget
+        reference = full(pack, widget.indicator)
+        one = indicators.get(reference)
+        if one is None:
+            yield missing(("indicator",), reference, "指标", "indicator")
+        elif isinstance(widget, Ranking) and not one.ranking:
+            yield Problem(("indicator",), reference, f"指标 {reference} 不作排名", f"the indicator {reference} ranks no things")
+        elif isinstance(widget, Chart) and widget.area is not None and widget.area not in one.areas:
+            yield Problem(("area",), widget.area, f"指标 {reference} 不按此级汇总", f"the indicator {reference} is not offered by this level")
+        elif isinstance(widget, Chart) and widget.by == "time" and one.statistic == "last":
+            yield Problem(("by",), "time", "最新值没有历史曲线", "a last value has no course")
+    elif isinstance(widget, Map):
+        if full(pack, widget.layer) not in layers:
+            yield missing(("layer",), full(pack, widget.layer), "图层", "layer")
+    elif isinstance(widget, Items):
+        if widget.workflow not in workflows:
+            yield missing(("workflow",), widget.workflow, "工作流", "workflow")
+    elif isinstance(widget, Things):
+        if widget.type not in models:
+            yield missing(("type",), widget.type, "类型", "type")
+    else:
+        for at, kind in enumerate(widget.types):
+            if kind not in models:
+                yield missing(("types", at), kind, "类型", "type")
+
+
+def _resolved(widget: Widget, pack: str) -> Widget:
+    if isinstance(widget, Tile | Chart | Ranking):
+        return widget.model_copy(update={"indicator": full(pack, widget.indicator)})
+    return widget.model_copy(update={"layer": full(pack, widget.layer)}) if isinstance(widget, Map) else widget
+
+
+INDICATORS: TypeAdapter[dict[str, Indicator]] = TypeAdapter(dict[Id, Indicator])
+"""The file of a pack that `indicators` names."""
+
+
+def declared(packs: Packs, workflows: Collection[str]) -> Catalogue:
+    """What the packs declare, with full references. Raises `Invalid` naming file, place and rule."""
+    found = Catalogue({}, {}, {})
+    for pack in packs.packs.values():
+        own = _read(pack, "indicators", INDICATORS.validate_python)
+        _refuse(pack, "indicators", (
+            problem._replace(place=(name, *problem.place)) for name, one in own.items() for problem in one.problems(packs.own)
+        ))
+        found.indicators.update({f"{pack.name}/{name}": one for name, one in own.items()})
+    for pack in packs.packs.values():
+        pages = _read(pack, "dashboards", Pages.model_validate)
+        _refuse(pack, "dashboards", pages.problems(pack.name, found, packs.own, workflows))
+        pages = pages.resolved(pack.name, found.indicators)
+        found.layers.update({f"{pack.name}/{name}": layer for name, layer in pages.layers.items()})
+        found.dashboards.update({f"{pack.name}/{name}": page for name, page in pages.dashboards.items()})
+    return found
+
+
+def _read(pack: Pack, name: str, check: Callable[[Any], Read]) -> Read:
+    """A part of a pack's declarations, empty where it has none."""
+    try:
+        return check((pack.read(name) if name in pack.data else None) or {})
+    except ValidationError as error:
+        raise refused(pack.folder / pack.data[name], error) from None
+
+
+def _refuse(pack: Pack, name: str, problems: Iterator[Problem]) -> None:
+    for place, value, zh, en in problems:
+        path, at = pack.folder / pack.data[name], ".".join(map(str, place))
+        raise Invalid(f"{path} 的 {at}：{zh}", f"{path}: {at}: {en}", field=at, value=value, rule="declared")

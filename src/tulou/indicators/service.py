@@ -13,7 +13,7 @@ import datetime as dt
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from tulou.indicators.models import Chart as ChartWidget
 from tulou.kernel.errors import Invalid, NotFound, Unavailable
 from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import Actor, Orgs, operation
-from tulou.kernel.readings import Asked, Figure, Grain, OfThings, Provenance, day_of, start_of
+from tulou.kernel.readings import OVER_READINGS, Asked, Figure, Grain, OfThings, Provenance, day_of, start_of
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -37,6 +37,8 @@ VALUE = "indicators.value.read"
 HOUR = 3_600_000_000
 MOST_DAYS = 3660
 MOST_HOURS = 92 * 24
+MOST_POINTS = 100_000
+"""Of all groups together."""
 BAD = 2
 GRAINS: tuple[Grain, ...] = ("hour", "day", "month", "year")
 SYNTHETIC = ORIGINS["synthetic"]
@@ -124,13 +126,18 @@ class Indicators:
         visible = self.policy.visible(actor, VALUE)
         self.policy.require_any(actor, READ)
         key, one = self._one(pack, id)
-        start, end, grain = self._time(one, question)
+        start, end, grain = self.time_of(one, question)
         if question.area is not None and question.area not in one.areas:
             raise Invalid(f"指标 {key} 不按 {question.area} 汇总", f"the indicator {key} is not offered by {question.area}",
                           field="group", value=question.area, rule=" | ".join(one.areas) or "none")
         if question.things and not one.ranking:
             raise Invalid(f"指标 {key} 不作排名", f"the indicator {key} ranks no things", field="group", value="thing", rule="no ranking")
-        scope = self.scope(visible.narrow(None), one, question, start, end)
+        scope = self.scope(visible, one.types, one.property, one.origins, question, start, end)
+        points = (end - start).days * {"hour": 24, "day": 1, "month": 1 / 28, "year": 1 / 365}[grain] * len(set(scope.asked.groups.values()))
+        if points > MOST_POINTS:
+            raise Invalid(f"共 {points:.0f} 个点，超过 {MOST_POINTS}；请缩短时间或用更粗的粒度",
+                          f"{points:.0f} points are more than {MOST_POINTS}; ask for less time or a coarser grain",
+                          field="grain", value=grain, rule=f"<= {MOST_POINTS} points")
         answer: dict[str, Any] = {
             "indicator": self.definition(key), "from": start, "to": end, "grain": grain, "group": "thing" if question.things else question.area,
             "org": question.org, "synthetic": question.synthetic, "value": None, "series": [], "groups": [], "ranking": [],
@@ -140,12 +147,12 @@ class Indicators:
         elif question.things:
             made = await self._of_things(one, scope, answer, question)
         else:
-            made = await self._over_time(one, scope, answer, question, None if one.statistic == "last" else grain)
+            made = await self._over_time(one, scope, answer, question)
         registered = int(sum(scope.known.values()))
         expected = registered * self._hours(start_of(start), start_of(end))
         answer["provenance"] = {
             "as_of": dt.datetime.now(dt.UTC), "newest": made.newest, "known": registered, "reporting": made.things,
-            "capture": min(100.0, 100.0 * made.hours / expected) if expected and one.statistic != "last" else None,
+            "capture": min(100.0, 100.0 * (made.hours or 0) / expected) if expected and one.statistic != "last" else None,
             "origins": {ORIGIN_NAMES[origin]: count for origin, count in sorted(made.origins.items())},
             "synthetic": SYNTHETIC in made.origins,
         }
@@ -178,7 +185,7 @@ class Indicators:
                 lines.writerow([named, one["unit"], "", f"{answer['from']}/{answer['to']}", plain(label), value, marked])
         return out.getvalue()
 
-    def _time(self, one: Indicator, question: Question) -> tuple[dt.date, dt.date, Grain]:
+    def time_of(self, one: Indicator, question: Question) -> tuple[dt.date, dt.date, Grain]:
         """The natural days and the grain asked for. Raises `Invalid`."""
         end = question.end or day_of(time.time_ns() // 1000) + dt.timedelta(days=1)
         start = question.start or end - dt.timedelta(days=one.days)
@@ -190,7 +197,7 @@ class Indicators:
         if grain == "hour" and days * 24 > MOST_HOURS:
             raise Invalid(f"按小时至多 {MOST_HOURS // 24} 天", f"by hours {MOST_HOURS // 24} days at most", field="grain", value=grain,
                           rule=f"<= {MOST_HOURS // 24} days")
-        if grain == "hour" and one.statistic not in ("mean", "min", "max", "sum", "count", "last"):
+        if grain == "hour" and one.statistic not in OVER_READINGS | {"last"}:
             raise Invalid(f"{one.statistic} 不能按小时计算", f"{one.statistic} is not computed by hours", field="grain", value=grain,
                           rule="day | month | year")
         return start, end, grain
@@ -203,24 +210,26 @@ class Indicators:
             raise Unavailable("本进程没有读数库", "this process has no readings store", field="readings")
         return directory
 
-    def within(self, visible: Orgs, org: str | None) -> frozenset[str]:
+    def _within(self, visible: Orgs, org: str | None) -> frozenset[str]:
         """The organisations that are asked about: those that are seen, at or below `org`."""
         seen = frozenset(self._organisations) if visible.all else visible.ids
         return seen if org is None else frozenset(one for one in seen if org in self.policy.ancestors(one))
 
-    def scope(self, visible: Orgs, one: Indicator, question: Question, start: dt.date, end: dt.date) -> Scope:
+    def scope(
+        self, visible: Orgs, types: Sequence[str], property: str, origins: Sequence[str], question: Question, start: dt.date, end: dt.date
+    ) -> Scope:
         """The numbers of a question, and the things that are registered for it."""
-        orgs = self.within(visible, question.org)
+        orgs = self._within(visible, question.org)
         groups = {org: self._group(org, question.area, orgs) for org in sorted(orgs)}
-        origins = [ORIGINS[name] for name in one.origins] + ([SYNTHETIC] if question.synthetic else [])
-        rows = self.rows(orgs, one.types, question.synthetic)
+        counted = [ORIGINS[name] for name in origins] + ([SYNTHETIC] if question.synthetic else [])
+        rows = self._rows(orgs, types, question.synthetic)
         known: dict[str, int] = {}
         for code, count in zip(*np.unique(self.directory.org[rows], return_counts=True), strict=True):
             group = groups[self.directory.orgs[code]]
             known[group] = known.get(group, 0) + int(count)
-        return Scope(Asked(groups, one.types, one.property, start, end, origins), rows, known)
+        return Scope(Asked(groups, types, property, start, end, counted), rows, known)
 
-    def rows(self, orgs: frozenset[str], types: Sequence[str], synthetic: bool) -> NDArray[np.intp]:
+    def _rows(self, orgs: frozenset[str], types: Sequence[str], synthetic: bool) -> NDArray[np.intp]:
         """The rows of the directory of these types in these organisations."""
         mask = self.directory.within(Orgs(False, orgs)) & self.directory.of_types(types)
         if not synthetic:
@@ -256,11 +265,14 @@ class Indicators:
         expected = known * self._hours(begin, end)
         return min(100.0, 100.0 * figure.value / expected) if expected else None
 
-    async def _over_time(self, one: Indicator, scope: Scope, answer: dict[str, Any], question: Question, grain: Grain | None) -> Provenance:
+    async def _over_time(self, one: Indicator, scope: Scope, answer: dict[str, Any], question: Question) -> Provenance:
         """Value, series and groups into `answer`."""
+        over = one.statistic in OVER_READINGS
         figures, made, earlier = await asyncio.gather(
-            self._figures(one, scope, grain), self.house.readings.provenance(scope.asked), self._before(one, scope, question),
+            self._figures(one, scope, answer["grain"]), self.house.readings.provenance(scope.asked, hours=over), self._before(one, scope, question),
         )
+        if not over:
+            made = made._replace(hours=next((f.hours for f in figures if (f.group, f.start) == (None, None)), 0))
         groups: dict[str, dict[str, Any]] = {}
         for figure in figures:
             value = self._scaled(one, scope, figure, answer["grain"])
@@ -282,8 +294,7 @@ class Indicators:
         if not question.before:
             return None
         asked = scope.asked
-        shifted = scope._replace(asked=Asked(asked.groups, asked.types, asked.property, asked.start - (asked.end - asked.start),
-                                             asked.start, asked.origins))
+        shifted = scope._replace(asked=replace(asked, start=asked.start - (asked.end - asked.start), end=asked.start))
         for figure in await self._figures(one, shifted, None):
             if figure.group is None:
                 return self._scaled(one, shifted, figure, one.grain)
@@ -299,7 +310,7 @@ class Indicators:
         things = len(found.entity)
         every = int(np.bitwise_or.reduce(found.origins, initial=0))
         counts = {bit: int(found.count[(found.origins >> bit) & 1 == 1].sum()) for bit in ORIGIN_NAMES if every >> bit & 1}
-        self._rank(one, answer, found.entity, found.value, question.most)
+        self._rank(one, scope, answer, found.entity, found.value, question.most)
         newest = dt.date(1970, 1, 1) + dt.timedelta(days=int(found.newest.max())) if things else None
         return Provenance(things, int(found.hours.sum()), newest, counts)
 
@@ -312,12 +323,16 @@ class Indicators:
             value = np.minimum(100.0, 100.0 * value / max(1, self._hours(start_of(scope.asked.start), start_of(scope.asked.end))))
         elif one.statistic in SHARES:
             value = value * 100
-        return OfThings(found.entity, value, found.count, found.hours, found.newest, found.origins)
+        return replace(found, value=value)
 
-    def _rank(self, one: Indicator, answer: dict[str, Any], entity: NDArray[np.int64], value: NDArray[np.float64], most: int) -> None:
+    def _rank(
+        self, one: Indicator, scope: Scope, answer: dict[str, Any], entity: NDArray[np.int64], value: NDArray[np.float64], most: int
+    ) -> None:
+        """The ranking into `answer`, of things that are in the scope now: one that another organisation claimed since is its own."""
         directory = self.directory
         rows, known = directory.rows(entity)
-        value = value[known]
+        here = np.isin(rows, scope.rows)
+        rows, value = rows[here], value[known][here]
         order = np.argsort(value if one.better == "lower" else -value, kind="stable")[:most]
         answer["count"] = len(rows)
         answer["ranking"] = [
@@ -331,13 +346,13 @@ class Indicators:
     async def _of_last(self, one: Indicator, scope: Scope, answer: dict[str, Any], question: Question) -> Provenance:
         """The last value of each thing in the time asked for: their mean, by group, or as a ranking."""
         directory = self.directory
-        entity, value, newest, origins = await self.last(scope, one.property)
+        entity, value, newest, origins = await self.last(scope)
         rows, known = directory.rows(entity)
         entity, value = entity[known], value[known]
         if len(value):
             answer["value"] = float(value.mean())
         if question.things:
-            self._rank(one, answer, entity, value, question.most)
+            self._rank(one, scope, answer, entity, value, question.most)
         elif question.area is not None:
             of = np.array([scope.asked.groups[directory.orgs[code]] for code in directory.org[rows]])
             answer["groups"] = sorted((
@@ -346,11 +361,11 @@ class Indicators:
             ), key=lambda group: _best_first(one, group["value"]))
         return Provenance(len(value), 0, day_of(newest) if len(value) else None, origins)
 
-    async def last(self, scope: Scope, property: str) -> tuple[NDArray[np.int64], NDArray[np.float64], int, dict[int, int]]:
+    async def last(self, scope: Scope) -> tuple[NDArray[np.int64], NDArray[np.float64], int, dict[int, int]]:
         """Numbers of things, their last values in the time asked for, the newest time, and values by origin."""
         asked = scope.asked
         nos = self.directory.no[scope.rows]
-        found = await self.house.readings.latest(nos.tolist(), [property], orgs=list(asked.groups)) if len(nos) else {}
+        found = await self.house.readings.latest(nos.tolist(), [asked.property], orgs=list(asked.groups)) if len(nos) else {}
         begin, end = start_of(asked.start), start_of(asked.end)
         kept = [
             (no, reading) for no, values in found.items() for reading in values.values()

@@ -724,47 +724,56 @@ class ClickHouseReadings:
         if grain == "hour" and not over:
             raise Invalid(f"{statistic} 不能按小时计算", f"{statistic} is not computed by hours", field="grain", value=grain,
                           rule="day | month | year")
-        source, day = (AREAS.name, f"toDate(d.hour, '{ZONE}')") if over else (f"{DAYS.name} AS d FINAL", "d.day")
+        if not asked.groups:
+            return []
+        source, day = (f"{AREAS.name} AS d", f"toDate(d.hour, '{ZONE}')") if over else (f"{DAYS.name} AS d FINAL", "d.day")
         moment = {
             None: "0", "hour": "toUnixTimestamp(d.hour)", "day": f"toUnixTimestamp(toDateTime({day}, '{ZONE}'))",
             "month": f"toUnixTimestamp(toDateTime(toStartOfMonth({day}), '{ZONE}'))",
             "year": f"toUnixTimestamp(toDateTime(toStartOfYear({day}), '{ZONE}'))",
         }[grain]
         where, parameters = _asked(asked, over)
-        if over:
-            source += " AS d"
+        numbers = {group: n for n, group in enumerate(dict.fromkeys(asked.groups.values()))}
+        names, parameters["groups"] = list(numbers), [numbers[group] for group in asked.groups.values()]
+        parts, whole = _statistic(statistic, bound)
         columns = await self._columns(f"""
-            SELECT grouping(g) AS all_groups, grouping(t) AS all_times, toString(g), t, {_statistic(statistic, bound)},
-                {"sum(d.count)" if over else "count()"} AS n
+            SELECT grouping(g) AS all_groups, grouping(t) AS all_times, g, t, {whole}, sum(n) AS behind, sum(h)
             FROM (
-                SELECT transform(d.org, {{orgs:Array(String)}}, {{groups:Array(String)}}, '') AS g, {moment} AS t,
-                    d.count AS count, d.sum AS sum, d.min AS min, d.max AS max{"" if over else ", d.hours AS hours"}
-                FROM {source} WHERE {where}
-            ) AS d GROUP BY GROUPING SETS ((g, t), (t), (g), ()) HAVING n > 0 ORDER BY t""", parameters, MERGED)
+                SELECT transform(d.org, {{orgs:Array(String)}}, {{groups:Array(UInt16)}}, toUInt16(0)) AS g, toUInt32({moment}) AS t, {parts},
+                    {"sum(d.count) AS n, 0 AS h" if over else "count() AS n, sum(bitCount(d.hours)) AS h"}
+                FROM {source} WHERE {where} GROUP BY g, t HAVING n > 0
+            ) GROUP BY GROUPING SETS ((g, t), (t), (g), ()) HAVING behind > 0 ORDER BY t""", parameters, MERGED)
         return [
-            Figure(None if every else group, None if whole else t * 1_000_000, value, n)
-            for every, whole, group, t, value, n in zip(*columns, strict=True) if grain is not None or whole
+            Figure(None if every else names[group], None if always else t * 1_000_000, value, n, None if over else hours)
+            for every, always, group, t, value, n, hours in zip(*columns, strict=True) if grain is not None or always
         ]
 
     async def of_things(self, asked: Asked, statistic: str, bound: float | None) -> OfThings:
         where, parameters = _asked(asked, False)
+        parts, whole = _statistic(statistic, bound)
         table = await self._read(lambda client: client.query_arrow(f"""
-            SELECT toInt64(d.entity) AS entity, toFloat64({_statistic(statistic, bound)}) AS value,
-                toInt64({"sum(d.count)" if statistic in OVER_READINGS else "count()"}) AS n, toInt64(sum(bitCount(d.hours))) AS hours,
-                toInt64(max(d.day)) AS newest, toInt64(groupBitOr(bitShiftLeft(toUInt32(1), d.origin))) AS origins
-            FROM {DAYS.name} AS d FINAL WHERE {where} GROUP BY d.entity HAVING sum(d.count) > 0""",
-            parameters=parameters, settings=MERGED))
+            SELECT toInt64(entity), toFloat64({whole}), toInt64(sum(n)), toInt64(sum(h)), toInt64(max(newest)), toInt64(max(bits))
+            FROM (
+                SELECT d.entity AS entity, {parts}, {"sum(d.count)" if statistic in OVER_READINGS else "count()"} AS n,
+                    sum(bitCount(d.hours)) AS h, max(d.day) AS newest, groupBitOr(bitShiftLeft(toUInt32(1), d.origin)) AS bits
+                FROM {DAYS.name} AS d FINAL WHERE {where} GROUP BY d.entity HAVING sum(d.count) > 0
+            ) GROUP BY entity""", parameters=parameters, settings=MERGED))
         return OfThings(*(column.to_numpy() for column in table.columns))
 
-    async def provenance(self, asked: Asked) -> Provenance:
+    async def provenance(self, asked: Asked, *, hours: bool = True) -> Provenance:
         where, parameters = _asked(asked, False)
+        counts = ", ".join(f"sum(d.count * (d.origin = {origin}))" for origin in asked.origins)
+        final = " FINAL" if hours else ""  # without the hours, keys that stand twice do no harm
         columns = await self._columns(f"""
-            SELECT uniqExact(d.entity), sum(bitCount(d.hours)), max(d.day), sumMap([d.origin], [d.count])
-            FROM {DAYS.name} AS d FINAL WHERE {where} HAVING sum(d.count) > 0""", parameters, MERGED)
+            SELECT uniqExact(d.entity), {"sum(bitCount(d.hours))" if hours else "0"}, max(d.day), {counts}
+            FROM {DAYS.name} AS d{final} WHERE {where} HAVING sum(d.count) > 0""", parameters, MERGED)
         if not columns:
-            return Provenance(0, 0, None, {})
-        (things,), (hours,), (newest,), ((origins, counts),) = columns
-        return Provenance(things, hours, newest, {int(o): int(n) for o, n in zip(origins, counts, strict=True)})
+            return Provenance(0, 0 if hours else None, None, {})
+        things, spoken, newest, *by_origin = (column[0] for column in columns)
+        return Provenance(
+            things, spoken if hours else None, newest,
+            {origin: int(n) for origin, n in zip(asked.origins, by_origin, strict=True) if n},
+        )
 
     async def totals(self) -> dict[str, int]:
         today = time.time_ns() // 1000
@@ -1025,12 +1034,13 @@ def _asked(asked: Asked, by_hour: bool) -> tuple[str, dict[str, Any]]:
     return (
         f"d.property = {{property:String}} AND d.type IN {{types:Array(String)}} AND {time} "
         f"AND d.org IN {{orgs:Array(String)}} AND d.origin IN ({_in(asked.origins)})",
-        {"property": asked.property, "types": list(asked.types), "orgs": list(asked.groups), "groups": list(asked.groups.values())},
+        {"property": asked.property, "types": list(asked.types), "orgs": list(asked.groups)},
     )
 
 
-def _statistic(name: str, bound: float | None) -> str:
-    return STATISTICS[name].format(bound=None if bound is None else repr(float(bound)))
+def _statistic(name: str, bound: float | None) -> tuple[str, str]:
+    parts, whole = (half.format(bound=None if bound is None else repr(float(bound))) for half in STATISTICS[name])
+    return parts, whole
 
 
 def _orgs(orgs: OrgFilter) -> list[str] | None:

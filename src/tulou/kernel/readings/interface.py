@@ -38,20 +38,22 @@ METHODS: Mapping[str, str] = {
 """Aggregates by name: those of NGSI-LD (ETSI GS CIM 009, 4.5.19), `entities` (how many) and `last`."""
 
 
-STATISTICS: Mapping[str, str] = {
-    "mean": "sum(d.sum) / sum(d.count)",
-    "min": "min(d.min)",
-    "max": "max(d.max)",
-    "sum": "sum(d.sum)",
-    "count": "toFloat64(sum(d.count))",
-    "above": "countIf(d.sum / d.count > {bound}) / count()",
-    "below": "countIf(d.sum / d.count < {bound}) / count()",
-    "percentile": "quantileExactInclusive({bound} / 100)(d.sum / d.count)",
-    "hours": "toFloat64(sum(bitCount(d.hours)))",
+STATISTICS: Mapping[str, tuple[str, str]] = {
+    "mean": ("sum(d.sum) AS a, sum(d.count) AS b", "sum(a) / sum(b)"),
+    "min": ("min(d.min) AS a", "min(a)"),
+    "max": ("max(d.max) AS a", "max(a)"),
+    "sum": ("sum(d.sum) AS a", "sum(a)"),
+    "count": ("sum(d.count) AS a", "toFloat64(sum(a))"),
+    "above": ("countIf(d.sum / d.count > {bound}) AS a, count() AS b", "sum(a) / sum(b)"),
+    "below": ("countIf(d.sum / d.count < {bound}) AS a, count() AS b", "sum(a) / sum(b)"),
+    "percentile": (
+        "quantileExactInclusiveState({bound} / 100)(d.sum / d.count) AS a", "quantileExactInclusiveMerge({bound} / 100)(a)",
+    ),
+    "hours": ("sum(bitCount(d.hours)) AS a", "toFloat64(sum(a))"),
 }
-"""What `indicator` and `of_things` compute. The first five are over readings, so each reading weighs the same. `above` and
-`below` are shares, and `percentile` is, of the means of things' natural days: percentiles as HJ 663-2013 (linear between
-neighbours). `hours` counts hours of things that have numbers."""
+"""What `indicator` and `of_things` compute: of rows `d` of a roll-up, and of what was made of parts of them. The first five are
+over readings, so each reading weighs the same. `above` and `below` are shares, and `percentile` is, of the means of things' natural
+days: percentiles as HJ 663-2013 has them (linear between neighbours). `hours` counts hours of things that have numbers."""
 
 OVER_READINGS = frozenset({"mean", "min", "max", "sum", "count"})
 """Those of `STATISTICS` that need no look at single things."""
@@ -139,14 +141,17 @@ class Aggregate(NamedTuple):
     values: dict[str, float | None]
 
 
-class Figure(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Figure:
     """A statistic of a group (None: of all groups together) in the grain that begins at `start` µs (None: in the whole
-    range), and how many readings, or natural days of things, are behind it."""
+    range), and how many readings, or natural days of things, are behind it; where it is of days also how many hours of things
+    have numbers."""
 
     group: str | None
     start: int | None
     value: float
     count: int
+    hours: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +168,11 @@ class OfThings:
 
 
 class Provenance(NamedTuple):
-    """What is behind a statistic: things with numbers, hours of things with numbers, the last natural day with some, and
-    numbers by origin."""
+    """What is behind a statistic: things with numbers, hours of things with numbers (None: not counted), the last natural
+    day with some, and numbers by origin."""
 
     things: int
-    hours: int
+    hours: int | None
     newest: dt.date | None
     origins: dict[int, int]
 
@@ -343,8 +348,8 @@ class Readings(Protocol):
         """A statistic of each thing in the whole range, from the natural days."""
         ...
 
-    async def provenance(self, asked: Asked) -> Provenance:
-        """What is behind the statistics of these numbers."""
+    async def provenance(self, asked: Asked, *, hours: bool = True) -> Provenance:
+        """What is behind the statistics of these numbers. Hours cost twice the rest; `indicator` says them of days, too."""
         ...
 
     async def totals(self) -> dict[str, int]:
