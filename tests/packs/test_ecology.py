@@ -17,6 +17,7 @@ from tests.access.test_hj212 import EXAMPLE, MN, frame
 from tulou.kernel.bus import free_port
 from tulou.kernel.house import House
 from tulou.kernel.readings import day_of, start_of
+from tulou.kernel.readings.rows import rows_of
 from tulou.kernel.settings import Settings
 from tulou.packs.ecology import cap
 from tulou.packs.ecology.service import Ecology
@@ -182,11 +183,21 @@ async def test_a_spike_is_marked_and_left_out(estate: Estate, lin: httpx.AsyncCl
     ])
     assert answer.status_code == 200, answer.text
     await estate.latest(lin, device, "pm25", 22.3)
+    ts = (start + 5 * 3_600_000) * 1000
+    deriver, readings = estate.house.service(Ecology).deriver, estate.house.readings
+
+    def crash(step: str) -> None:
+        raise RuntimeError(step)
+
+    deriver.fault = crash
+    with pytest.raises(RuntimeError, match="stated"):
+        await deriver.control("air", yesterday())
+    deriver.fault = lambda step: None
+    await readings.amend([r for r in await readings.stored_at([(device["no"], ts)]) if r.property == "pm25"], rows_of([]))  # cut short after this
     await derive(estate)
     said = await ask(lin, f"air/{device['no']}", day=str(yesterday()))
     assert [(one["property"], one["rule"]) for one in said["marked"]] == [("pm25", "spike")]
     assert (said["pollutants"]["PM2.5"]["hours"], said["aqi"], said["why"]["rule"]) == (23, None, "HJ 633-2026, 5.3.1")
-    ts = (start + 5 * 3_600_000) * 1000
     (reading,) = [r for r in await estate.house.readings.stored_at([(device["no"], ts)]) if r.property == "pm25"]
     assert (reading.value, reading.quality) == (900, 2)
     assert await derive(estate) == 0

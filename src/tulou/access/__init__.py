@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tulou.access.alarms import Alarms
-    from tulou.access.amending import Amender
+    from tulou.access.amending import Amender, told
     from tulou.access.deadletters import DeadLetters
     from tulou.access.directory import Directory
     from tulou.access.live import Hub
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 _HOME = {
     "Alarms": "alarms", "Amender": "amending", "Bulk": "models", "Channels": "notify", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
     "Hub": "live", "NewDevice": "models", "Redecodes": "redecode", "Rules": "rules.service", "Things": "things", "devices": "models",
-    "start_gateway": "supervise",
+    "start_gateway": "supervise", "told": "amending",
 }
 
 __all__ = [
     "Alarms", "Amender", "Bulk", "Channels", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Redecodes", "Rules", "Things",
-    "devices", "start_gateway",
+    "devices", "start_gateway", "told",
 ]
 
 

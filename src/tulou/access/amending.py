@@ -33,11 +33,6 @@ class Amender:
     ) -> None:
         self.readings, self.gate, self.on_amended, self.fault = readings, gate, on_amended, fault
 
-    @classmethod
-    def of(cls, house: House, gate: Gate) -> Amender:
-        """That of a house, which tells the context."""
-        return cls(house.readings, gate, told(house))
-
     async def touches(self, gone: Sequence[Reading], fresh: Sequence[Reading], before: Touches | None = None) -> Touches:
         """What taking out `gone` and putting in `fresh` touches, with what was to be touched when it was begun `before`."""
         both = [*gone, *fresh]

@@ -712,12 +712,11 @@ class ClickHouseReadings:
                 FROM {source} AND {where} AND {within} GROUP BY e, p, t"""
             parts.append(await self._read(functools.partial(Client.query_arrow, query=query, parameters=bound, use_strings=True)))
         if not parts:
-            return Hours(*(np.empty(0, kind) if kind else [] for kind in (np.int64, None, np.int64, np.int64, float, float, float, np.int64)))
+            none, empty = np.empty(0, np.int64), np.empty(0, np.float64)
+            return Hours(none, [], none, none, empty, empty, empty, none)
         table = pa.concat_tables(parts)
-        return Hours(*(
-            column.to_pylist() if name == "p" else column.to_numpy()
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        ))
+        entity, hour, count, value, low, high, origin = (table.column(name).to_numpy() for name in ("e", "t", "n", "v", "least", "most", "o"))
+        return Hours(entity, table.column("p").to_pylist(), hour, count, value, low, high, origin)
 
     async def indicator(self, asked: Asked, statistic: str, bound: float | None, grain: Grain | None) -> list[Figure]:
         over = statistic in OVER_READINGS

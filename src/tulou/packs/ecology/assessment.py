@@ -51,7 +51,8 @@ class Reason(NamedTuple):
     en: str
 
 
-class Hours(NamedTuple):
+@dataclass(frozen=True)
+class Hours:
     """Hours of one quantity at stations: `value` is NaN where invalid, `count` the readings behind it, `own` says that the station's
     own mean of the hour is used, `origin` is the greatest of the readings' (0 where there is none)."""
 
@@ -177,8 +178,7 @@ def water(
     }
     warm = np.count_nonzero(~np.isnan(celsius), axis=-1)
     degrees = np.where(warm > 0, np.nansum(celsius, axis=-1) / np.maximum(warm, 1), np.nan)
-    by_body = {body: surface_water.assess(means, body, degrees) for body in ("river", "lake")}  # type: ignore[arg-type]
-    river, still = by_body["river"], by_body["lake"]
+    river, still = surface_water.assess(means, "river", degrees), surface_water.assess(means, "lake", degrees)
     enough = ~np.logical_or.reduce([np.isnan(means[name]) for name in WATER_NEEDS])
     return Water(
         np.where(enough, np.where(lake, still.overall, river.overall), 0),

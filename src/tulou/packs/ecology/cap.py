@@ -168,7 +168,8 @@ def build(alert: Alert) -> bytes:
             ])
             _pairs(place, "geocode", area.geocodes)
     ET.indent(root)
-    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="utf-8", default_namespace=NAMESPACE)
+    text: bytes = ET.tostring(root, encoding="utf-8", default_namespace=NAMESPACE)
+    return b'<?xml version="1.0" encoding="UTF-8"?>\n' + text
 
 
 def _fill(into: ET.Element, values: list[tuple[str, str | None]]) -> None:
@@ -220,7 +221,7 @@ def _info(of: ET.Element) -> dict[str, Any]:
         **said, "categories": _all(of, "category"), "responses": _all(of, "responseType"), "event_codes": list(_named(of, "eventCode")),
         "parameters": list(_named(of, "parameter")),
         "areas": [{
-            "description": (_all(area, "areaDesc") or [None])[0],
+            "description": next(iter(_all(area, "areaDesc")), None),
             "polygons": [[tuple(map(float, point.split(","))) for point in ring.split()] for ring in _all(area, "polygon")],
             "circles": [(*map(float, circle.split()[0].split(",")), float(circle.split()[1])) for circle in _all(area, "circle") if circle.split()[1:]],
             "geocodes": list(_named(area, "geocode")),

@@ -13,15 +13,17 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 
-from tulou.access import Amender, Redecodes
+from tulou.access import Amender, Redecodes, told
 from tulou.kernel.readings import Reading, day_of, start_of
 from tulou.kernel.readings.amend import content, identity
 from tulou.kernel.sql import utcnow
+from tulou.methods import aqi
 from tulou.packs.ecology import assessment, entries
 from tulou.packs.ecology.control import SPIKE, STUCK, Mark, control
 from tulou.packs.ecology.stations import HOUR_S, KINDS, Day, day_of_stations, spread_of, stations
@@ -93,7 +95,7 @@ def _air(day: Day, found: assessment.Air, station: int, start: int, now: int, ov
     for hour in range(24):
         at, value = start + hour * HOUR_S, found.hour.aqi[station, hour]
         if at + HOUR_S <= now and not np.isnan(value):
-            reach = slice(hour + 1, hour + 1 + assessment.LEAD) if found.edition is assessment.aqi.HJ_633_2012 else hour + assessment.LEAD
+            reach = slice(hour + 1, hour + 1 + assessment.LEAD) if found.edition is aqi.HJ_633_2012 else hour + assessment.LEAD
             origin = day.origin(station, names, reach)
             yield Given(station, "aqiHour", at, float(value), "", origin)
             yield Given(station, "primaryPollutantHour", at, np.nan,
@@ -118,8 +120,11 @@ class Deriver:
         self.wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self.gate = house.service(Redecodes).gate
-        self.amender = Amender.of(house, self.gate)
-        self.amender.fault = fault
+
+    @cached_property
+    def amender(self) -> Amender:
+        """Made when it is used: a process of other roles has no readings store."""
+        return Amender(self.house.readings, self.gate, told(self.house), self.fault)
 
     async def run(self, _house: House) -> None:
         """Until cancelled."""
@@ -154,7 +159,7 @@ class Deriver:
     async def derive(self, kind: str, day: dt.date) -> int:
         """One day of the stations of a kind."""
         of = await stations(self.house, kind)
-        if not len(of.no):
+        if not len(of.no) or (kind == "air" and day < aqi.EDITIONS[0].valid_from):
             return 0
         found = await day_of_stations(self.house, of, day)
         fresh = [
@@ -176,7 +181,7 @@ class Deriver:
                 except entries.Refused as why:
                     await self.db.write(entries.done(item.no, None, why))
                     continue
-                await self.replace(there, [reading], entries.done(item.no, reading, None))
+                await self.replace(there, [reading], entries.done(item.no, reading, None), again=False)
 
     async def control(self, kind: str, day: dt.date) -> int:
         """Mark the readings of bad hours of a day; how many."""
@@ -187,14 +192,20 @@ class Deriver:
         start = start_of(day) // 1_000_000 - CONTROL_LEAD * HOUR_S
         found = await spread_of(self.house, of, [*names, *(f"{name}Hour" for name in names)], start, CONTROL_LEAD + 24 + 1)
         marked = 0
+        stuck = sa.select(marks.c.entity, marks.c.property, marks.c.hour, marks.c.value).where(
+            marks.c.rule == "stuck", marks.c.property.in_(list(found)), marks.c.hour >= start, marks.c.hour < start + (CONTROL_LEAD + 25) * HOUR_S)
+        place = {no: at for at, no in enumerate(of.no.tolist())}
+        for no, name, hour, value in await self.db.read(lambda c: c.execute(stuck).all()):
+            for part in found[name] if no in place else ():  # what was marked before goes on being stuck
+                part[place[no], (hour - start) // HOUR_S] = value
         for name, (mean, low, high) in found.items():
             bad = list(control(name.removesuffix("Hour"), mean, low, high))
             for station in sorted({mark.station for mark in bad}):
-                marked += await self._mark(int(of.no[station]), name, start, [mark for mark in bad if mark.station == station])
+                marked += await self._mark(int(of.no[station]), name, start, [(mark, float(mean[station, mark.hour])) for mark in bad if mark.station == station])
         return marked
 
-    async def _mark(self, no: int, name: str, start: int, bad: Sequence[Mark]) -> int:
-        hours = {start + mark.hour * HOUR_S: mark for mark in bad}
+    async def _mark(self, no: int, name: str, start: int, bad: Sequence[tuple[Mark, float]]) -> int:
+        hours = {start + mark.hour * HOUR_S: (mark, value) for mark, value in bad}
         begin, end = min(hours) * 1_000_000, (max(hours) + HOUR_S) * 1_000_000
         async with self.gate.lock:
             seen = await self.house.readings.observations(no, name, begin, end, orgs=None, limit=MOST_MARKED)
@@ -202,27 +213,29 @@ class Deriver:
             stored = [r for r in await self.house.readings.stored_at(moments) if r.property == name and r.quality < BAD]
 
             def note(connection: sa.Connection) -> None:
-                for hour, mark in hours.items():
+                for hour, (mark, value) in hours.items():
                     connection.execute(marks.delete().where(marks.c.entity == no, marks.c.property == name, marks.c.hour == hour))
                     connection.execute(marks.insert().values(
-                        entity=no, property=name, hour=hour, rule=mark.rule, zh=mark.zh, en=mark.en, at=utcnow()))
+                        entity=no, property=name, hour=hour, rule=mark.rule, value=value, zh=mark.zh, en=mark.en, at=utcnow()))
 
-            return await self.replace(stored, [r._replace(quality=BAD) for r in stored], note) // 2
+            return await self.replace(stored, [r._replace(quality=BAD) for r in stored], note, again=False) // 2
 
     async def replace(
-        self, stored: Sequence[Reading], wanted: Sequence[Reading], note: Callable[[sa.Connection], None] = lambda connection: None
+        self, stored: Sequence[Reading], wanted: Sequence[Reading], note: Callable[[sa.Connection], None] = lambda connection: None,
+        again: bool = True,
     ) -> int:
-        """Make `stored` be `wanted`; whoever calls it holds the gate. `note` is written with what is to be touched. How many readings
-        were put in or taken out."""
+        """Make `stored` be `wanted`; whoever calls it holds the gate. `note` is written with what is to be touched; unless the same would
+        be wanted `again` after a crash, what is to be put in is written too. How many readings were put in or taken out."""
         there = {identity(r): r for r in stored}
         keep = {key for r in wanted if (key := identity(r)) in there and content(there[key]) == content(r)}
         gone = [r for key, r in there.items() if key not in keep]
         fresh = [r for r in wanted if identity(r) not in keep]
         if gone or fresh:
             touches = await self.amender.touches(gone, fresh)
+            kept = [] if again else [[None if part != part else part for part in r] for r in fresh]
 
             def state(connection: sa.Connection) -> None:
-                connection.execute(pending.insert().values(no=1, touches=touches))
+                connection.execute(pending.insert().values(no=1, touches={**touches, "fresh": kept}))
                 note(connection)
 
             await self.db.write(state)
@@ -232,9 +245,13 @@ class Deriver:
         return len(gone) + len(fresh)
 
     async def finish(self) -> None:
-        """End what a crash has cut short: the roll-ups and latest values of what was touched follow the readings."""
-        touches = await self.db.read(lambda c: c.execute(sa.select(pending.c.touches)).scalar())
-        if touches is not None:
-            async with self.gate.lock:
-                await self.amender.amend(touches, [], [])
-                await self.db.write(lambda c: c.execute(pending.delete()) and None)
+        """End what a crash has cut short: what was to be put in is there, and roll-ups and latest values follow the readings."""
+        async with self.gate.lock:
+            touches = await self.db.read(lambda c: c.execute(sa.select(pending.c.touches)).scalar())
+            if touches is None:
+                return
+            fresh = [Reading(*(np.nan if part is None else part for part in row)) for row in touches.get("fresh", [])]
+            there = {identity(r): r for r in await self.house.readings.stored_at([(r.entity, r.ts) for r in fresh])} if fresh else {}
+            missing = [r for r in fresh if identity(r) not in there or content(there[identity(r)]) != content(r)]
+            await self.amender.amend(touches, [there[key] for r in missing if (key := identity(r)) in there], missing)
+            await self.db.write(lambda c: c.execute(pending.delete()) and None)

@@ -63,6 +63,9 @@ async def reading_of(house: House, item: Any, hour_properties: frozenset[str]) -
     if at.tzinfo is None or at.minute or at.second or at.microsecond or at > utcnow() - dt.timedelta(hours=1):
         raise Refused("hour 应为已结束小时的整点，并带时区", "hour is the full hour of one that is over, with its zone")
     ts = int(at.timestamp()) * 1_000_000
+    days = house.packs.models[kind].retention_days
+    if days is not None and at < utcnow() - dt.timedelta(days=days - 2):
+        raise Refused(f"早于保留期 {days} 天", f"before the {days} days that readings are kept")
     there = [r for r in await house.readings.stored_at([(int(directory.no[row]), ts)]) if r.property == said["property"]]
     if any(r.quality < BAD for r in there):
         raise Refused("该小时已有有效数值", "there is a value of this hour that is not bad")

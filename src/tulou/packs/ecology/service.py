@@ -21,7 +21,7 @@ from tulou.kernel.organisations import Organisations
 from tulou.kernel.policy import ROOT, Actor, Orgs, operation
 from tulou.kernel.readings import day_of, start_of
 from tulou.kernel.workflows import Workflows
-from tulou.methods import aqi, surface_water
+from tulou.methods import aqi, noise, surface_water
 from tulou.methods.errors import InvalidInput
 from tulou.packs.ecology import assessment
 from tulou.packs.ecology.assessment import LEAD, Reason
@@ -264,7 +264,7 @@ def _water(day: Day, found: assessment.Water) -> dict[str, Any]:
 def _noise(day: Day, found: assessment.Noise) -> dict[str, Any]:
     zone = day.of.said("zone")[0]
     return {
-        "edition": assessment.noise.GB_3096_2008.standard, "origin": ORIGINS[day.origin(0, ["LAeq"], slice(None))], "zone": zone,
+        "edition": noise.GB_3096_2008.standard, "origin": ORIGINS[day.origin(0, ["LAeq"], slice(None))], "zone": zone,
         "Ld": _number(found.day[0]), "Ln": _number(found.night[0]), "day_over": _number(found.day_over[0]),
         "night_over": _number(found.night_over[0]), "hours": int(found.hours[0]),
         "why": {name: _reason(why) for name, why in found.why(0, zone)},

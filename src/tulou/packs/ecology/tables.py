@@ -25,7 +25,8 @@ pending = sa.Table(
     sa.Column("no", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("touches", Json, nullable=False),
 )
-"""At most one row: what the amendment under way touches (`access.Amender`)."""
+"""At most one row: what the amendment under way touches (`access.Amender`), and under `fresh` the readings that it must put in, where
+they would be lost otherwise."""
 
 entries = sa.Table(
     "ecology_entries", metadata,
@@ -43,11 +44,12 @@ marks = sa.Table(
     sa.Column("property", sa.String(128), primary_key=True),
     sa.Column("hour", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("rule", sa.String(16), nullable=False),
+    sa.Column("value", sa.Float, nullable=False),
     sa.Column("zh", sa.Text, nullable=False),
     sa.Column("en", sa.Text, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
 )
-"""Hours (s since the epoch) whose readings the automatic control has marked bad, and by which rule."""
+"""Hours (s since the epoch) whose readings the automatic control has marked bad, by which rule; `value` was the hour's mean."""
 
 warnings = sa.Table(
     "ecology_warnings", metadata,

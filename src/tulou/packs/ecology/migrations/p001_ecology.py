@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("property", sa.String(128), nullable=False),
         sa.Column("hour", sa.BigInteger, autoincrement=False, nullable=False),
         sa.Column("rule", sa.String(16), nullable=False),
+        sa.Column("value", sa.Float, nullable=False),
         sa.Column("zh", sa.Text, nullable=False),
         sa.Column("en", sa.Text, nullable=False),
         sa.Column("at", UtcDateTime, nullable=False),
