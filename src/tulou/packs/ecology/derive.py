@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from tulou.access import Amender, Redecodes, told
 from tulou.kernel.readings import Reading, day_of, start_of
@@ -47,6 +48,8 @@ DERIVED: Mapping[str, frozenset[str]] = {
 CONTROL_LEAD = max(STUCK.values())
 """Hours before the day that a run of stuck values may have begun in."""
 MOST_MARKED = 100_000
+NONE = "-"
+"""The text where no pollutant is the primary one: of clean air, of water up to class III."""
 BAD = 2
 HOURLY = frozenset({f"{name}Hour" for name in (*assessment.AIR.values(), *assessment.WATER.values(), assessment.NOISE)})
 """Means of hours that may be entered by hand, where the model has them."""
@@ -67,49 +70,57 @@ def given(day: Day, now: int) -> Iterator[Given]:
     """What a day gives at `now` (s): of hours that are over, and of the day when it is over."""
     start = start_of(day.day) // 1_000_000
     found, over = day.found, now >= start + 24 * HOUR_S
-    for station in range(len(day.of.no)):
-        if isinstance(found, assessment.Air):
-            yield from _air(day, found, station, start, now, over)
-        elif not over:
-            continue
-        elif isinstance(found, assessment.Water):
-            grade = int(found.overall[station])
-            if grade:
-                origin = day.origin(station, list(found.items), slice(None))
-                yield Given(station, "waterClass", start, float(grade), "", origin)
-                yield Given(station, "mainPollutants", start, np.nan, ", ".join(name for name, _ in found.main[station]) or "-", origin)
-        else:
-            origin = day.origin(station, ["LAeq"], slice(None))
-            for level, attained, value, beyond in (
-                ("Ld", "dayAttained", found.day[station], found.day_over[station]),
-                ("Ln", "nightAttained", found.night[station], found.night_over[station]),
-            ):
-                if not np.isnan(value):
-                    yield Given(station, level, start, float(value), "", origin)
-                if not np.isnan(beyond):
-                    yield Given(station, attained, start, float(beyond == 0), "", origin)
+    if isinstance(found, assessment.Air):
+        yield from _air(day, found, start, now, over)
+    elif over and isinstance(found, assessment.Water):
+        weakest = day.weakest(list(found.items)).max(axis=1)
+        for station in np.flatnonzero(found.overall).tolist():
+            origin = int(weakest[station])
+            yield Given(station, "waterClass", start, float(found.overall[station]), "", origin)
+            yield Given(station, "mainPollutants", start, np.nan, ", ".join(name for name, _ in found.main[station]) or NONE, origin)
+    elif over and isinstance(found, assessment.Noise):
+        weakest = day.weakest(["LAeq"]).max(axis=1)
+        for name, values in (
+            ("Ld", found.day), ("Ln", found.night), ("dayAttained", np.where(np.isnan(found.day_over), np.nan, found.day_over == 0)),
+            ("nightAttained", np.where(np.isnan(found.night_over), np.nan, found.night_over == 0)),
+        ):
+            for station in np.flatnonzero(~np.isnan(values)).tolist():
+                yield Given(station, name, start, float(values[station]), "", int(weakest[station]))
 
 
-def _air(day: Day, found: assessment.Air, station: int, start: int, now: int, over: bool) -> Iterator[Given]:
-    names = list(assessment.AIR)
-    for hour in range(24):
-        at, value = start + hour * HOUR_S, found.hour.aqi[station, hour]
-        if at + HOUR_S <= now and not np.isnan(value):
-            reach = slice(hour + 1, hour + 1 + assessment.LEAD) if found.edition is aqi.HJ_633_2012 else hour + assessment.LEAD
-            origin = day.origin(station, names, reach)
-            yield Given(station, "aqiHour", at, float(value), "", origin)
-            yield Given(station, "primaryPollutantHour", at, np.nan,
-                        ", ".join(assessment.primary(found.hour, (station, hour))) or "-", origin)
+def _air(day: Day, found: assessment.Air, start: int, now: int, over: bool) -> Iterator[Given]:
+    weakest = day.weakest(list(assessment.AIR))
+    of_hour = weakest[:, assessment.LEAD :]
+    if found.edition is aqi.HJ_633_2012:  # its moving means reach back over 24 hours
+        of_hour = np.lib.stride_tricks.sliding_window_view(weakest, assessment.LEAD, axis=1)[:, 1:].max(axis=-1)
+    texts = _primary(found.hour)
+    for station, hour in np.argwhere(~np.isnan(found.hour.aqi)).tolist():
+        at = start + hour * HOUR_S
+        if at + HOUR_S <= now:
+            origin = int(of_hour[station, hour])
+            yield Given(station, "aqiHour", at, float(found.hour.aqi[station, hour]), "", origin)
+            yield Given(station, "primaryPollutantHour", at, np.nan, texts[station, hour], origin)
     if not over:
         return
-    origin = day.origin(station, names, slice(assessment.LEAD, None))
     for name, index in found.day.iaqi.items():
-        if not np.isnan(index[station]):
-            yield Given(station, f"iaqi{name.replace('.', '')}", start, float(index[station]), "",
-                        day.origin(station, [name], slice(assessment.LEAD, None)))
-    if not np.isnan(found.day.aqi[station]):
-        yield Given(station, "aqi", start, float(found.day.aqi[station]), "", origin)
-        yield Given(station, "primaryPollutant", start, np.nan, ", ".join(assessment.primary(found.day, (station,))) or "-", origin)
+        own = day.weakest([name])[:, assessment.LEAD :].max(axis=1)
+        for station in np.flatnonzero(~np.isnan(index)).tolist():
+            yield Given(station, f"iaqi{name.replace('.', '')}", start, float(index[station]), "", int(own[station]))
+    of_day, words = weakest[:, assessment.LEAD :].max(axis=1), _primary(found.day)
+    for station in np.flatnonzero(~np.isnan(found.day.aqi)).tolist():
+        yield Given(station, "aqi", start, float(found.day.aqi[station]), "", int(of_day[station]))
+        yield Given(station, "primaryPollutant", start, np.nan, words[station], int(of_day[station]))
+
+
+def _primary(of: aqi.AirQuality) -> NDArray[np.object_]:
+    """The primary pollutants of each place, as they are stored."""
+    names = list(of.primary)
+    code = sum((of.primary[name].astype(np.int64) << bit for bit, name in enumerate(names)), np.zeros(of.aqi.shape, np.int64))
+    said = np.array([
+        ", ".join(name for bit, name in enumerate(names) if number >> bit & 1) or NONE for number in range(1 << len(names))
+    ], dtype=object)
+    found: NDArray[np.object_] = said[code]
+    return found
 
 
 class Deriver:

@@ -239,7 +239,7 @@ def _air(day: Day, found: assessment.Air) -> dict[str, Any]:
     told = _index(found.day, 0) if over else {"aqi": None, "category": None, "primary": []}
     unfinished = Reason("natural day", "该日尚未结束", "the day is not over")
     return {
-        "edition": found.edition.standard, "origin": ORIGINS[day.origin(0, list(assessment.AIR), slice(LEAD, None))], **told,
+        "edition": found.edition.standard, "origin": ORIGINS[int(day.weakest(list(assessment.AIR))[0, LEAD:].max())], **told,
         "why": _reason(found.why_no_aqi(0) if over else unfinished), "pollutants": pollutants, "hours": hours_said,
     }
 
@@ -247,7 +247,7 @@ def _air(day: Day, found: assessment.Air) -> dict[str, Any]:
 def _water(day: Day, found: assessment.Water) -> dict[str, Any]:
     grade, over = int(found.overall[0]), _over(day.day)
     return {
-        "edition": surface_water.GB_3838_2002.standard, "origin": ORIGINS[day.origin(0, list(found.items), slice(None))],
+        "edition": surface_water.GB_3838_2002.standard, "origin": ORIGINS[int(day.weakest(list(found.items))[0].max())],
         "body": "lake" if day.of.said("waterBody")[0] == "lake" else "river",
         "class": grade if grade and over else None, "class_name": surface_water.CLASSES[grade] if grade and over else None,
         "main": [{"item": name, "exceedance": multiple} for name, multiple in found.main[0]] if grade and over else [],
@@ -264,7 +264,7 @@ def _water(day: Day, found: assessment.Water) -> dict[str, Any]:
 def _noise(day: Day, found: assessment.Noise) -> dict[str, Any]:
     zone = day.of.said("zone")[0]
     return {
-        "edition": noise.GB_3096_2008.standard, "origin": ORIGINS[day.origin(0, ["LAeq"], slice(None))], "zone": zone,
+        "edition": noise.GB_3096_2008.standard, "origin": ORIGINS[int(day.weakest(["LAeq"])[0].max())], "zone": zone,
         "Ld": _number(found.day[0]), "Ln": _number(found.night[0]), "day_over": _number(found.day_over[0]),
         "night_over": _number(found.night_over[0]), "hours": int(found.hours[0]),
         "why": {name: _reason(why) for name, why in found.why(0, zone)},

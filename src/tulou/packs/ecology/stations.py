@@ -122,14 +122,10 @@ class Day:
     hours: dict[str, Hours]
     found: assessment.Air | assessment.Water | assessment.Noise
 
-    def origin(self, station: int, names: Sequence[str], at: slice | int) -> int:
-        """The weakest origin of the hours that count: the greatest number."""
-        if self.of.synthetic[station]:
-            return SYNTHETIC
-        return max((
-            int(np.max(np.where(np.isnan(self.hours[name].value[station, at]), 0, self.hours[name].origin[station, at]), initial=0))
-            for name in names
-        ), default=0)
+    def weakest(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """The weakest origin, the greatest number, of the hours that count of these quantities: (stations, hours), 0 where there is none."""
+        parts = [np.where(np.isnan(self.hours[name].value), 0, self.hours[name].origin) for name in names]
+        return np.where(self.of.synthetic[:, None], SYNTHETIC, np.maximum.reduce(parts))
 
 
 async def day_of_stations(house: House, of: Stations, day: dt.date) -> Day:
