@@ -380,3 +380,24 @@ async def test_what_would_test_too_many_readings_is_refused(
     assert len(await readings.observations(1, "pm25", None, None, orgs=None)) == 48
     with pytest.raises(Invalid, match="cannot compute"):
         await readings.observations(1, "pm25", None, None, orgs=None, where=Term("sleep", (Constant(1),)))
+
+
+async def test_hours_of_things_and_levels_by_their_energy(readings: Readings) -> None:
+    await put(readings, [(1, "LAeq", T0, 50.0), (1, "LAeq", T0 + 1, 60.0), (1, "pm25", T0 + HOUR, 7.0), (2, "pm25", T0 + HOUR, 9.0)])
+    await put(readings, [(1, "pm25", T0 + HOUR + 1, 8.0)], of=DEMO, token="made up", seq=2)
+    await put(readings, [(1, "pm25", T0 + HOUR + 2, 999.0)], quality=2, token="bad", seq=3)
+
+    async def hours(energetic: bool = False) -> dict[tuple[int, str, int], tuple[int, float, float, float, int]]:
+        found = await readings.hours([1, 2], ["LAeq", "pm25"], T0, T0 + 2 * HOUR, orgs=None, energetic=energetic)
+        return {
+            (e, p, (t * 1_000_000 - T0) // HOUR): (n, pytest.approx(v), low, high, o) for e, p, t, n, v, low, high, o in zip(
+                found.entity.tolist(), found.property, found.hour.tolist(), found.count.tolist(), found.value.tolist(), found.low.tolist(),
+                found.high.tolist(), found.origin.tolist(), strict=True)
+        }
+
+    plain = {(1, "LAeq", 0): (2, 55, 50, 60, 0), (1, "pm25", 1): (2, 7.5, 7, 8, 3), (2, "pm25", 1): (1, 9, 9, 9, 0)}
+    assert await hours() == plain
+    loud = 10 * math.log10((10**5 + 10**6) / 2)
+    assert {key: value for key, value in (await hours(energetic=True)).items() if key[1] == "LAeq"} == {(1, "LAeq", 0): (2, loud, 50, 60, 0)}
+    assert (await readings.hours([], ["pm25"], T0, T0 + HOUR, orgs=None)).property == []
+    assert (await readings.hours([1], ["pm25"], T0, T0 + 2 * HOUR, orgs=["xiamen"])).count.tolist() == []

@@ -11,25 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tulou.access.alarms import Alarms
+    from tulou.access.amending import Amender, told
     from tulou.access.deadletters import DeadLetters
     from tulou.access.directory import Directory
     from tulou.access.live import Hub
     from tulou.access.models import Bulk, NewDevice, devices
     from tulou.access.notify import Channels
+    from tulou.access.redecode import Redecodes
     from tulou.access.rules.service import Rules
     from tulou.access.service import Devices
     from tulou.access.supervise import start_gateway
     from tulou.access.things import Things
 
 _HOME = {
-    "Alarms": "alarms", "Bulk": "models", "Channels": "notify", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
-    "Hub": "live", "NewDevice": "models", "Rules": "rules.service", "Things": "things", "devices": "models",
-    "start_gateway": "supervise",
+    "Alarms": "alarms", "Amender": "amending", "Bulk": "models", "Channels": "notify", "DeadLetters": "deadletters", "Devices": "service", "Directory": "directory",
+    "Hub": "live", "NewDevice": "models", "Redecodes": "redecode", "Rules": "rules.service", "Things": "things", "devices": "models",
+    "start_gateway": "supervise", "told": "amending",
 }
 
 __all__ = [
-    "Alarms", "Bulk", "Channels", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Rules", "Things",
-    "devices", "start_gateway",
+    "Alarms", "Amender", "Bulk", "Channels", "DeadLetters", "Devices", "Directory", "Hub", "NewDevice", "Redecodes", "Rules", "Things",
+    "devices", "start_gateway", "told",
 ]
 
 

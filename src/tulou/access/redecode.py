@@ -15,26 +15,26 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
+from tulou.access.amending import Amender, OnAmended, told
 from tulou.access.batch import BatchBuilder, BatchFull
 from tulou.access.protocols import Codec
 from tulou.access.service import Devices
 from tulou.access.telemetry import ANY, SKEW_MS, Chunk, Refusal, Rules, decode
 from tulou.access.writer import HOUR, Gate
-from tulou.context import ContextService, Update, entities
+from tulou.context import entities
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Invalid, NotFound
 from tulou.kernel.http import page
 from tulou.kernel.policy import EVERYWHERE, ROOT, Actor, Orgs, operation
-from tulou.kernel.readings import KeptFrame, Reading, Readings, Touched
+from tulou.kernel.readings import KeptFrame, Reading, Readings
 from tulou.kernel.readings.amend import content, identity
-from tulou.kernel.readings.rows import rows_of
 from tulou.kernel.sql import BigId, Database, UtcDateTime, metadata, utcnow, within
 
 if TYPE_CHECKING:
@@ -216,10 +216,6 @@ def _shown(reading: Reading | None) -> dict[str, Any] | None:
     return {"value": value, "quality": reading.quality}
 
 
-OnAmended = Callable[[list[Reading], dict[int, dict[str, int]]], Awaitable[None]]
-"""Takes the latest values that an amendment made anew, and the times of those that are no longer true."""
-
-
 class Redecoder:
     """Works off one run. `fault` is called with the name of every step, so that tests can stop there."""
 
@@ -229,7 +225,8 @@ class Redecoder:
         fault: Callable[[str], None] = lambda step: None,
     ) -> None:
         self.readings, self.db, self.gate, self.codec, self.rules = readings, db, gate, codec, rules
-        self.retention, self.on_amended, self.most, self.fault = retention, on_amended, most, fault
+        self.retention, self.most, self.fault = retention, most, fault
+        self.amender = Amender(readings, gate, on_amended, fault)
 
     async def run(self, row: Any) -> None:
         """Until the run is done or cancelled."""
@@ -296,42 +293,15 @@ class Redecoder:
         if pending["entities"]:
             row = await self._note(row, pending=pending)
             self.fault("stated")
-            fresh = rows_of(change.fresh)
-            await self.readings.amend(change.gone, fresh)
-            self.gate.watermarks.raise_to(fresh.entity, fresh.ts)
-            self.fault("amended")
-            touched = Touched(
-                pending["entities"], pending["hours"], [(org, kind) for org, kind in pending["classes"]],
-                [(no, name) for no, name, _ in pending["latest"]],
-            )
-            latest = await self.readings.remake(touched, self.fault)
-            self.fault("remade")
-            amended: dict[int, dict[str, int]] = {}
-            for no, name, ts in pending["latest"]:
-                if ts is not None:
-                    amended.setdefault(no, {})[name] = ts
-            await self.on_amended(latest, amended)
-            self.fault("told")
+            await self.amender.amend(pending, change.gone, change.fresh)
         return await self._note(row, pending=None, **self._done(row, frames, pending["counts"], found, pending["examples"]))
 
     async def _pending(self, row: Any, change: Change) -> dict[str, Any]:
         """What this slice touches, with what it was to touch when it was begun before."""
-        both = [*change.gone, *change.fresh]
-        before = row.pending or {"entities": [], "hours": [], "classes": [], "latest": []}
-        numbers = sorted({r.entity for r in both})
-        latest = {(no, name): ts for no, name, ts in before["latest"]}
-        current = await self.readings.latest(numbers, orgs=None) if numbers else {}
-        removed = {identity(r) for r in change.gone}
-        for r in both:
-            known = current.get(r.entity, {}).get(r.property)
-            if known is None or r.ts >= known.ts or (r.entity, r.property, known.ts) in removed:
-                latest.setdefault((r.entity, r.property), None if known is None else known.ts)
+        touches = await self.amender.touches(change.gone, change.fresh, row.pending)
+        before = row.pending or {}
         return {
-            "entities": sorted({*before["entities"], *numbers}),
-            "hours": sorted({*before["hours"], *(r.ts // HOUR for r in both)}),
-            "classes": sorted({*((org, kind) for org, kind in before["classes"]), *((r.org, r.type) for r in both)}),
-            "latest": sorted([no, name, ts] for (no, name), ts in latest.items()),
-            "counts": before.get("counts", change.counts), "examples": before.get("examples", change.examples),
+            **touches, "counts": before.get("counts", change.counts), "examples": before.get("examples", change.examples),
         }
 
     def _done(
@@ -508,13 +478,8 @@ class Redecodes:
             return rules[kind]
 
         return Redecoder(
-            house.readings, self.db, self.gate, house.service(Devices).codecs[protocol], of, house.retention(), self._amended
+            house.readings, self.db, self.gate, house.service(Devices).codecs[protocol], of, house.retention(), told(house)
         )
-
-    async def _amended(self, latest: list[Reading], amended: dict[int, dict[str, int]]) -> None:
-        await self.house.service(ContextService).project([
-            Update(r.entity, r.property, r.ts, r.value, r.text or None, r.quality, r.origin) for r in latest
-        ], amended)
 
 
 def no_such_run(number: object) -> NotFound:

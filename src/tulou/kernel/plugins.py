@@ -39,6 +39,7 @@ PLUGINS = (
     "tulou.indicators.hooks",
     "tulou.plan.hooks",
     "tulou.packs.hooks",
+    "tulou.packs.ecology.hooks",
     "tulou.console.hooks",
 )
 """The house's own engines."""

@@ -19,6 +19,7 @@ from tulou.kernel.readings.interface import (
     Figure,
     Frame,
     Grain,
+    Hours,
     KeptFrame,
     OfThings,
     OrgFilter,
@@ -33,7 +34,7 @@ from tulou.kernel.readings.rows import Class, Frames, Rows, raw_column
 
 __all__ = [
     "METHODS", "OVER_READINGS", "STATISTICS", "Aggregate", "Area", "Asked", "Class", "Condition", "Constant", "Field", "Figure",
-    "Frame", "Frames", "Grain", "KeptFrame", "OfThings", "OrgFilter", "Provenance", "Reading", "Readings", "Rows", "Series", "Stored",
+    "Frame", "Frames", "Grain", "Hours", "KeptFrame", "OfThings", "OrgFilter", "Provenance", "Reading", "Readings", "Rows", "Series", "Stored",
     "Table", "Term", "Touched", "Value", "day_of", "open_readings", "raw_column", "start_of",
 ]
 

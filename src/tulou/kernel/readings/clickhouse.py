@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import hashlib
 import itertools
 import logging
@@ -49,6 +50,7 @@ from tulou.kernel.readings.interface import (
     Figure,
     Frame,
     Grain,
+    Hours,
     KeptFrame,
     OfThings,
     OrgFilter,
@@ -690,6 +692,31 @@ class ClickHouseReadings:
             Area(org, origin, t * 1_000_000, count, total, low, high)
             for org, origin, t, count, total, low, high in zip(*columns, strict=True)
         ]
+
+    async def hours(
+        self, entities: Sequence[int], properties: Sequence[str], start: int, end: int, *, orgs: OrgFilter, energetic: bool = False,
+    ) -> Hours:
+        source, moment, mean, count, low, high = (
+            f"readings AS h WHERE {ROLLED}".replace("value", "h.value"), "h.ts", "10 * log10(avg(exp10(h.value / 10)))", "count()",
+            "min(h.value)", "max(h.value)",
+        ) if energetic else (
+            f"{HOURS.name} AS h WHERE h.count > 0", "h.hour", "sum(h.sum) / sum(h.count)", "sum(h.count)", "min(h.min)", "max(h.max)",
+        )
+        within = (f"{moment} >= toDateTime({start // HOUR * 3600}, 'UTC') AND {moment} < toDateTime({-(-end // HOUR) * 3600}, 'UTC')")
+        parts = []
+        for part in _chunks(np.array(entities, np.uint64)):
+            where, bound = _where(entities=part, orgs=orgs, properties=properties)
+            query = f"""
+                SELECT toInt64(entity) AS e, toString(property) AS p, toInt64(toUnixTimestamp(toStartOfHour({moment}))) AS t,
+                    toInt64({count}) AS n, {mean} AS v, {low} AS least, {high} AS most, toInt64(max(h.origin)) AS o
+                FROM {source} AND {where} AND {within} GROUP BY e, p, t"""
+            parts.append(await self._read(functools.partial(Client.query_arrow, query=query, parameters=bound, use_strings=True)))
+        if not parts:
+            none, empty = np.empty(0, np.int64), np.empty(0, np.float64)
+            return Hours(none, [], none, none, empty, empty, empty, none)
+        table = pa.concat_tables(parts)
+        entity, hour, count, value, low, high, origin = (table.column(name).to_numpy() for name in ("e", "t", "n", "v", "least", "most", "o"))
+        return Hours(entity, table.column("p").to_pylist(), hour, count, value, low, high, origin)
 
     async def indicator(self, asked: Asked, statistic: str, bound: float | None, grain: Grain | None) -> list[Figure]:
         over = statistic in OVER_READINGS

@@ -117,6 +117,21 @@ class Area:
     max: float
 
 
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Hours of things, as columns, without order: `hour` is its first moment in s since the epoch, `value` the mean of the `count`
+    numbers that are not bad, `low` and `high` their range, `origin` the greatest of their origins."""
+
+    entity: NDArray[np.int64]
+    property: list[str]
+    hour: NDArray[np.int64]
+    count: NDArray[np.int64]
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    origin: NDArray[np.int64]
+
+
 class Aggregate(NamedTuple):
     """Aggregates of a bucket: `start` in µs (None without `period`), `values` by name, None where undefined."""
 
@@ -315,6 +330,13 @@ class Readings(Protocol):
         self, orgs: OrgFilter, type: str, property: str, start: int, end: int, *, origins: Sequence[int] | None = None
     ) -> list[Area]:
         """Hourly figures over all things of a type, by organisation and origin."""
+        ...
+
+    async def hours(
+        self, entities: Sequence[int], properties: Sequence[str], start: int, end: int, *, orgs: OrgFilter, energetic: bool = False,
+    ) -> Hours:
+        """The hours of things in [start, end), whole hours, from the roll-ups. `energetic`: the mean of levels in dB is that of
+        their energies, 10 lg(mean of 10^(L/10)); roll-ups have none, so then the readings are read."""
         ...
 
     async def indicator(self, asked: Asked, statistic: str, bound: float | None, grain: Grain | None) -> list[Figure]:

@@ -1,6 +1,6 @@
 """Workflows: items that people move through states, by rules and deadlines that packs and engines declare.
 
-Face: `Workflows` (operations), `Workflow` (a definition). A pack declares its workflows in the section `workflows`.
+Face: `Workflows` (operations), `Workflow` (a definition), `items` (the table, for who acts on what was decided). A pack declares its workflows in the section `workflows`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from tulou.kernel.packs import Pack, Packs, Section, broken
 from tulou.kernel.policy import Actor
 from tulou.kernel.workflows.definition import Name, Workflow
 from tulou.kernel.workflows.service import Move, NewItem, Workflows, no_such_item
+from tulou.kernel.workflows.tables import items
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House, Task
 
-__all__ = ["Move", "NewItem", "Workflow", "Workflows"]
+__all__ = ["Move", "NewItem", "Workflow", "Workflows", "items", "no_such_item"]
 
 POLICIES = """
 // Whoever has a role in an organisation sees its items; who makes or moves one is said by the workflow, as the role that it `needs`.

@@ -1,0 +1,1 @@
+"""The pack of ecology: what of it is an algorithm."""
