@@ -42,8 +42,8 @@ LONGEST = (
 at once."""
 
 KERNEL = (
-    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.system",
-    "tulou.packs.hooks",
+    "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.ledger",
+    "tulou.kernel.system", "tulou.packs.hooks",
 )
 
 

@@ -23,6 +23,7 @@ PLUGINS = (
     "tulou.kernel.audit",
     "tulou.kernel.jobs",
     "tulou.kernel.workflows",
+    "tulou.kernel.ledger",
     "tulou.kernel.system",
     "tulou.context.hooks",
     "tulou.access.hooks",
