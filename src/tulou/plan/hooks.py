@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tulou.kernel.hookspecs import hookimpl
 from tulou.plan.facts import MeasuredFacts
+from tulou.plan.projects import Projects
 from tulou.plan.service import Plans
 
 if TYPE_CHECKING:
@@ -27,8 +28,27 @@ POLICIES = """
 // The plan and its figures are open to everyone who is signed in; reports and their evidence are not.
 permit (principal, action, resource)
 when {
-  context.active && context.engine == "plan" && context.verb == "read" && context.thing != "report" &&
+  context.active && context.engine == "plan" && context.verb == "read" && !["report", "project", "draft", "appeal"].contains(context.thing) &&
   ["user", "token"].contains(context.kind)
+};
+
+// Projects, their milestones and funds: whoever has a role in the organisation that leads them.
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.thing == "project" && context.verb == "read" &&
+  context.roles.containsAny(["steward", "operator", "analyst", "viewer", "auditor", "reporter", "approver"])
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.thing == "project" && context.verb == "create" &&
+  context.roles.contains("reporter")
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.thing == "project" && context.verb == "approve" &&
+  context.roles.contains("approver")
 };
 
 permit (principal, action, resource)
@@ -71,16 +91,18 @@ def migrations() -> Path:
 
 @hookimpl
 def services(house: House) -> Sequence[object]:
-    """`Plans`."""
-    return [Plans(house, MeasuredFacts(house), house.hooks.hook.systems)]
+    """`Plans`, `Projects`."""
+    plans = Plans(house, MeasuredFacts(house), house.hooks.hook.systems)
+    return [plans, Projects(house, plans.plan)]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1/plan`."""
+    from tulou.plan.projects.routes import routes as project_routes
     from tulou.plan.routes import routes as plan_routes
 
-    return plan_routes(house)
+    return [*plan_routes(house), *project_routes(house)]
 
 
 @hookimpl

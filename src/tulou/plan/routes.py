@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tulou.kernel.errors import Invalid, NotFound
-from tulou.kernel.http import API, body_json, body_model, checked, json_response, path_number, route
+from tulou.kernel.errors import NotFound
+from tulou.kernel.http import API, body_json, body_model, checked, json_response, moment_of, path_number, route
 from tulou.kernel.policy import Actor
 from tulou.plan.models import Decision, NewDefinition, NewReport
+from tulou.plan.projects.routes import attachment
 from tulou.plan.service import Plans
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ def routes(house: House) -> list[Route]:
 
     async def evidence(request: Request, actor: Actor) -> Response:
         name, content = await plans.evidence(actor, _report_id(request))
-        disposition = f"attachment; filename*=UTF-8''{quote(name)}"
-        headers = {"content-disposition": disposition, "cache-control": "private, no-store"}
-        return Response(content, 200, headers, "application/octet-stream")
+        return attachment(name, content)
 
     async def define(request: Request, actor: Actor) -> Response:
         new = await body_model(request, NewDefinition)
@@ -62,10 +59,10 @@ def routes(house: House) -> list[Route]:
         return json_response(await plans.measure(actor, request.query_params.get("target")), 201)
 
     async def score(request: Request, actor: Actor) -> Response:
-        return json_response(await plans.score(actor, _as_of(request)))
+        return json_response(await plans.score(actor, moment_of(request, "as_of")))
 
     async def file_score(request: Request, actor: Actor) -> Response:
-        return json_response(await plans.file_score(actor, _as_of(request)), 201)
+        return json_response(await plans.file_score(actor, moment_of(request, "as_of")), 201)
 
     return [
         route(house, "GET", f"{API}/plan/tasks", tasks),
@@ -92,19 +89,3 @@ def _report_id(request: Request) -> int:
     return path_number(request, "id", lambda text: NotFound(
         f"没有上报 {text}", f"there is no report {text}", field="report", value=text
     ))
-
-
-def _as_of(request: Request) -> dt.datetime | None:
-    text = request.query_params.get("as_of")
-    if not text:
-        return None
-    try:
-        at = dt.datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise Invalid(
-            "as_of 应为带时区的 RFC 3339 时间", "as_of must be an RFC 3339 time with its zone", field="as_of", value=text,
-            rule="RFC 3339",
-        )
-    return at.astimezone(dt.UTC)
