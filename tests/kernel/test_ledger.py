@@ -155,7 +155,7 @@ async def test_the_store_itself_refuses(ledger: Ledger, kernel: House) -> None:
         with pytest.raises(sa.exc.IntegrityError):
             await kernel.db.write(lambda c, made=made: [c.execute(statement) for statement in made])
         verdict = await kernel.db.read(verify)
-        assert verdict["ok"] and verdict["entries"] == 1, what
+        assert (verdict["ok"], verdict["entries"]) == (True, 1), what
     await kernel.db.write(lambda c: c.execute(accounts.update().where(accounts.c.no == cash).values(debit=6)))
     await kernel.db.write(lambda c: c.execute(turnover.delete().where(turnover.c.account == funds, turnover.c.span == "y")))
     assert (await kernel.db.read(verify))["wrong"] == [f"account {cash}", f"turnover {funds} y 2021"], "what is not kept by constraints is found"

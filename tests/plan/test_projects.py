@@ -23,7 +23,17 @@ from tulou.kernel.policy import Actor, system
 from tulou.kernel.sql import utcnow
 from tulou.plan.models import Decision
 from tulou.plan.projects import Projects, funds
-from tulou.plan.projects.models import SOURCES, Decisions, NewMilestone, NewMovement, NewProject, Reached, Undo, plan_milestones, plan_movements
+from tulou.plan.projects.models import (
+    SOURCES,
+    Decisions,
+    NewMilestone,
+    NewMovement,
+    NewProject,
+    Reached,
+    Undo,
+    plan_milestones,
+    plan_movements,
+)
 from tulou.plan.projects.service import today
 from tulou.plan.projects.table import lines
 
@@ -225,7 +235,7 @@ async def test_what_is_refused(projects: Projects, li: Actor) -> None:
 async def test_tables_of_many(projects: Projects, li: Actor, chen: Actor) -> None:
     register = "\ufefforg,code,task,title,starts,ends,lon,lat\n" + "\n".join(
         [f"{ORG},P{n},C1,机房 {n},2020-09-01,2022-06-30,119.{n},26.1" for n in range(3)]
-        + [f"{ORG},P9,Z1,无此任务,2020-09-01,2022-06-30,,", f"fujian.gxt,P1,N3,别家的,2020-09-01,2022-06-30,,", f"{ORG},P8,C1,缺列"]
+        + [f"{ORG},P9,Z1,无此任务,2020-09-01,2022-06-30,,", "fujian.gxt,P1,N3,别家的,2020-09-01,2022-06-30,,", f"{ORG},P8,C1,缺列"]
     )
     first = await projects.bring_in(li, lines("projects", register.encode()))
     assert [one.get("outcome") or one["error"]["field"] for one in first] == ["created"] * 3 + ["task", "action", "line"]

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.workflows import Workflows
+from tulou.plan.document import holder
+from tulou.plan.evaluation import Evaluations
+from tulou.plan.evaluation.formula import load
+from tulou.plan.evaluation.inputs import SUPERVISION
 from tulou.plan.facts import MeasuredFacts
 from tulou.plan.projects import Projects
+from tulou.plan.report import Reports
 from tulou.plan.service import Plans
 
 if TYPE_CHECKING:
@@ -71,8 +77,27 @@ when {
 
 permit (principal, action, resource)
 when {
-  context.active && context.engine == "plan" && ["definition", "measurement", "score"].contains(context.thing) &&
+  context.active && context.engine == "plan" && ["definition", "measurement", "score", "evaluation"].contains(context.thing) &&
   context.verb == "create" && context.roles.contains("steward")
+};
+
+// Evaluations are published to everyone; drafts and appeals are not.
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && ["draft", "appeal"].contains(context.thing) && context.verb == "read" &&
+  context.roles.containsAny(["reporter", "approver", "steward", "auditor"])
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && context.thing == "appeal" && context.verb == "create" &&
+  context.roles.contains("reporter")
+};
+
+permit (principal, action, resource)
+when {
+  context.active && context.engine == "plan" && ["evaluation", "appeal"].contains(context.thing) && context.verb == "approve" &&
+  context.roles.contains("approver")
 };
 """
 
@@ -91,18 +116,24 @@ def migrations() -> Path:
 
 @hookimpl
 def services(house: House) -> Sequence[object]:
-    """`Plans`, `Projects`."""
+    """`Plans`, `Projects`, `Evaluations`, `Reports`."""
     plans = Plans(house, MeasuredFacts(house), house.hooks.hook.systems)
-    return [plans, Projects(house, plans.plan)]
+    formulas = load(holder(house.packs))
+    workflow = house.service(Workflows).definitions.get(SUPERVISION)
+    projects = Projects(house, plans.plan)
+    evaluations = Evaluations(house, plans, formulas, workflow)
+    return [plans, projects, evaluations, Reports(house, plans, projects, evaluations)]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1/plan`."""
+    from tulou.plan.evaluation.routes import routes as evaluation_routes
     from tulou.plan.projects.routes import routes as project_routes
+    from tulou.plan.report.routes import routes as report_routes
     from tulou.plan.routes import routes as plan_routes
 
-    return [*plan_routes(house), *project_routes(house)]
+    return [*plan_routes(house), *project_routes(house), *evaluation_routes(house), *report_routes(house)]
 
 
 @hookimpl

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from tulou.kernel.sql import BigId, Json, UtcDateTime, metadata
-from tulou.plan.papers import Body, Paper, plan_evidence
+from tulou.plan.papers import Body, Paper
 from tulou.plan.queries import PLACES, Definition, Strict
 
 

@@ -163,7 +163,7 @@ class Plans:
 
     async def refresh_figures(self) -> dict[str, dict[str, int]]:
         """Count anew what `summary` shows, and keep it in `figures`."""
-        standings = await self.db.read(lambda c: self._standings(c, utcnow()))
+        standings = await self.db.read(lambda c: self.standings(c, utcnow()))
         states = [one.state for one in standings.values()]
         met = sum(
             one.value is not None and self.plan.targets[key].met(one.value) for key, one in standings.items()
@@ -180,7 +180,8 @@ class Plans:
             raise NotFound(f"没有目标 {target_id}", f"there is no target {target_id}", field="target", value=target_id)
         return target
 
-    def _standings(self, connection: sa.Connection, at: dt.datetime) -> dict[str, Standing]:
+    def standings(self, connection: sa.Connection, at: dt.datetime) -> dict[str, Standing]:
+        """What is known of every target at a moment."""
         return {key: _standing(connection, key, at) for key in self.plan.targets}
 
     def _document(self, connection: sa.Connection, target: Target, at: dt.datetime) -> dict[str, Any]:
@@ -411,7 +412,7 @@ class Plans:
         at = as_of or utcnow()
         if at > utcnow():
             raise Invalid("不能给将来打分", "as_of must not be in the future", field="as_of", value=moment(at), rule="<= now")
-        document = score_document(self.plan, await self.db.read(lambda c: self._standings(c, at)), at)
+        document = score_document(self.plan, await self.db.read(lambda c: self.standings(c, at)), at)
         return {**document, "digest": digest(document)}
 
     @operation("plan.score.create")

@@ -148,7 +148,7 @@ def open_account(
 def enter(connection: sa.Connection, actor: Actor, draft: Draft) -> Any:
     """Make the entry in the caller's transaction: its row. One that was made with the same key is answered again; `Conflict` where that
     says something else, or where an account would be overdrawn. Raises `Invalid` for postings that do not sum to zero."""
-    if draft.unit not in UNITS or len(draft.postings) < 2 or sum(draft.postings.values()) or not all(draft.postings.values()):
+    if draft.unit not in UNITS or len(draft.postings) < 2 or sum(draft.postings.values()) or 0 in draft.postings.values():
         raise Invalid(
             "一笔分录至少两个科目，金额不为零，借贷相等", "an entry has two accounts at least, no zero, and sums to zero", field="postings",
             value=sum(draft.postings.values()), rule="= 0",
@@ -307,8 +307,8 @@ class Ledger:
         after: str | None = None,
     ) -> dict[str, Any]:
         """Postings of an account between two moments, oldest first, each with the balance after it: `{account, opening, items, next}`."""
-        row = await self.db.read(lambda c: c.execute(sa.select(accounts).where(accounts.c.no == no)).first())
-        self.policy.require_seen(actor, READ, READ, row, no_such_account(no))
+        found = await self.db.read(lambda c: c.execute(sa.select(accounts).where(accounts.c.no == no)).first())
+        row = self.policy.require_seen(actor, READ, READ, found, no_such_account(no))
         last = from_cursor(after, 3)
         query = sa.select(postings.c.entry, postings.c.at, postings.c.amount, entries.c.text, entries.c.reverses).join(
             entries, entries.c.no == postings.c.entry

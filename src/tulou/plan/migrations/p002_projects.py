@@ -1,5 +1,7 @@
 """Projects, milestones, movements of their funds and quotas."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -11,7 +13,7 @@ branch_labels = None
 depends_on = "kernel_0004"
 
 
-def _paper() -> list[sa.Column]:
+def _paper() -> list[sa.Column[Any]]:
     return [
         sa.Column("evidence_text", sa.Text), sa.Column("evidence_name", sa.String(255)), sa.Column("evidence_sha256", sa.String(64)),
         sa.Column("submitted_by", sa.String(128)), sa.Column("submitted_name", sa.String(200)), sa.Column("submitted_at", UtcDateTime),

@@ -11,7 +11,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tulou.kernel.errors import NotFound
-from tulou.kernel.http import API, Handler, body_bytes, body_model, flag, json_response, limit_of, moment_of, path_number, route
+from tulou.kernel.http import (
+    API,
+    Handler,
+    body_bytes,
+    body_model,
+    flag,
+    json_response,
+    limit_of,
+    moment_of,
+    path_number,
+    route,
+)
 from tulou.kernel.policy import Actor
 from tulou.plan.models import Decision
 from tulou.plan.projects.models import Decisions, NewMilestone, NewMovement, NewProject, Reached, Undo

@@ -56,9 +56,13 @@ def no_such_movement(no: object) -> NotFound:
     return NotFound(f"没有变动 {no}", f"there is no movement {no}", field="movement", value=no)
 
 
-def today() -> dt.date:
-    """The day in Fujian."""
-    return utcnow().astimezone(FUJIAN).date()
+def today(at: dt.datetime | None = None) -> dt.date:
+    """The day in Fujian, now or at a moment."""
+    return (at or utcnow()).astimezone(FUJIAN).date()
+
+
+def _reached_by(day: dt.date) -> sa.ColumnElement[bool]:
+    return sa.and_(_milestones.state == "done", _milestones.done_on <= day)
 
 
 class Projects:
@@ -162,6 +166,18 @@ class Projects:
         projects are counted apart (`synthetic`) and in nothing else."""
         orgs = self.policy.require_any(actor, READ)
         return await self.db.read(lambda c: overview(c, within(_projects.org, orgs), at))
+
+    @operation(READ)
+    async def late(self, actor: Actor, at: dt.datetime | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """Milestones of projects that the actor may see, that are late as of the day of `at`, the oldest first, with `org`,
+        `project_title`. None of synthetic projects."""
+        orgs = self.policy.require_any(actor, READ)
+        day = today(at)
+        query = sa.select(plan_milestones, _projects.org, _projects.title.label("project_title")).join(plan_projects, _projects.no == _milestones.project).where(
+            *within(_projects.org, orgs), _projects.synthetic.is_(False), _milestones.due < day, sa.not_(_reached_by(day))
+        ).order_by(_milestones.due, _milestones.no).limit(limit)
+        rows = await self.db.read(lambda c: c.execute(query).all())
+        return [{**milestone_document(row), "org": row.org, "project_title": row.project_title} for row in rows]
 
     async def _seen(self, actor: Actor, no: int, action: str = READ) -> Any:
         row = await self.db.read(lambda c: _project(c, no))
@@ -438,10 +454,11 @@ def _find(connection: sa.Connection, org: str, code: str) -> Any:
     return connection.execute(sa.select(plan_projects).where(_projects.org == org, _projects.code == code)).first()
 
 
-def _counts(connection: sa.Connection, of: Any) -> dict[int, dict[str, int]]:
-    """By project: how many milestones there are, are done, and are late; and whether a final one is done (`finished`)."""
-    late = sa.case((sa.and_(_milestones.state != "done", _milestones.due < today()), 1), else_=0)
-    done = sa.case((_milestones.state == "done", 1), else_=0)
+def _counts(connection: sa.Connection, of: Any, at: dt.datetime | None) -> dict[int, dict[str, int]]:
+    """By project, as of a day: how many milestones there are, are done, and are late; and whether a final one is done (`finished`)."""
+    reached = _reached_by(today(at))
+    late = sa.case((sa.and_(sa.not_(reached), _milestones.due < today(at)), 1), else_=0)
+    done = sa.case((reached, 1), else_=0)
     rows = connection.execute(sa.select(
         _milestones.project, sa.func.count(), sa.func.sum(done), sa.func.sum(late), sa.func.max(sa.case((_milestones.final, done), else_=0)),
     ).where(_milestones.project.in_(of)).group_by(_milestones.project))
@@ -452,7 +469,7 @@ NO_MILESTONES = {"milestones": 0, "done": 0, "late": 0, "finished": 0}
 
 
 def _documents(connection: sa.Connection, rows: Sequence[Any], at: dt.datetime | None) -> list[dict[str, Any]]:
-    counts = _counts(connection, [row.no for row in rows])
+    counts = _counts(connection, [row.no for row in rows], at)
     by_subject: dict[str, list[Any]] = {}
     subjects = [funds.subject(row.no) for row in rows]
     for one in ledger.balances(connection, ledger.accounts.c.subject.in_(subjects), at):
@@ -467,7 +484,7 @@ def overview(connection: sa.Connection, visible: Sequence[Any], at: dt.datetime 
     """See `Projects.overview`."""
     rows = connection.execute(sa.select(_projects.no, _projects.task, _projects.synthetic).where(*visible)).all()
     real = {row.no: row.task for row in rows if not row.synthetic}
-    counts = _counts(connection, sa.select(_projects.no).where(*visible, _projects.synthetic.is_(False)))
+    counts = _counts(connection, sa.select(_projects.no).where(*visible, _projects.synthetic.is_(False)), at)
     by_task: dict[str, list[Any]] = {}
     for one in ledger.balances(connection, ledger.accounts.c.engine == funds.ENGINE, at):
         task = real.get(int(one.code.split("/")[1]))
@@ -481,7 +498,7 @@ def overview(connection: sa.Connection, visible: Sequence[Any], at: dt.datetime 
         }
     return {
         "projects": len(real), "synthetic": len(rows) - len(real),
-        **{name: sum(one[name] for one in tasks.values()) for name in NO_MILESTONES},  # type: ignore[misc]
+        **{name: sum(one[name] for one in tasks.values()) for name in NO_MILESTONES},
         "funds": funds.figures([one for some in by_task.values() for one in some]), "tasks": tasks,
     }
 
