@@ -21,7 +21,9 @@ from tulou.kernel.ledger import accounts as ledger_accounts
 from tulou.kernel.ledger.service import verify
 from tulou.kernel.policy import Actor, system
 from tulou.kernel.sql import utcnow
+from tulou.kernel.workflows import NewItem, Workflows
 from tulou.plan.models import Decision
+from tulou.plan.overview import Overviews
 from tulou.plan.projects import Projects, funds
 from tulou.plan.projects.models import (
     SOURCES,
@@ -295,3 +297,22 @@ async def test_the_movements_table_holds_a_second_person(projects: Projects, li:
             await projects.db.write(lambda c, wrong=wrong: c.execute(plan_movements.update().values(**wrong)))
     mine = await projects.db.read(lambda c: balances(c, ledger_accounts.c.subject == funds.subject(no)))
     assert len(mine) == 2
+
+
+async def test_a_task_and_the_whole_in_one_answer(projects: Projects, plan_house: House, li: Actor, chen: Actor, person: Person) -> None:
+    overviews, workflows = plan_house.service(Overviews), plan_house.service(Workflows)
+    no = (await projects.put(li, project()))["no"]
+    await projects.plan_milestone(li, no, NewMilestone(title="开工", due=today() - DAY))
+    steward = person("ma", ORG, "steward")
+    item = await workflows.create(steward, NewItem(workflow="supervision", org=ORG, title="督办", fields={"demand": "x", "task": "C1"}))
+    await workflows.create(steward, NewItem(workflow="supervision", org=ORG, title="别的任务", fields={"demand": "x", "task": "C2"}))
+    told = await overviews.task(li, "C1")
+    assert ([one["no"] for one in told["items"]], told["projects"]["projects"], told["projects"]["late"]) == ([item["no"]], 1, 1)
+    outsider = await overviews.task(person("he", "xiamen"), "C1")
+    assert (outsider["items"], outsider["projects"], outsider["title_en"]) == (None, None, told["title_en"])
+    with pytest.raises(NotFound):
+        await overviews.task(li, "Z9")
+    wall = await overviews.screen(li)
+    assert (len(wall["tasks"]), len(wall["targets"]), [one["title"] for one in wall["late_milestones"]], wall["late_items"]) == (25, 21, ["开工"], [])
+    hidden = await overviews.screen(person("he", "xiamen"))
+    assert (hidden["projects"], hidden["late_milestones"], hidden["late_items"]) == (None, None, None)

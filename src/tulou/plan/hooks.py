@@ -16,6 +16,7 @@ from tulou.plan.evaluation import Evaluations
 from tulou.plan.evaluation.formula import load
 from tulou.plan.evaluation.inputs import SUPERVISION
 from tulou.plan.facts import MeasuredFacts
+from tulou.plan.overview import Overviews
 from tulou.plan.projects import Projects
 from tulou.plan.report import Reports
 from tulou.plan.service import Plans
@@ -116,13 +117,13 @@ def migrations() -> Path:
 
 @hookimpl
 def services(house: House) -> Sequence[object]:
-    """`Plans`, `Projects`, `Evaluations`, `Reports`."""
+    """`Plans`, `Projects`, `Evaluations`, `Reports`, `Overviews`."""
     plans = Plans(house, MeasuredFacts(house), house.hooks.hook.systems)
     formulas = load(holder(house.packs))
     workflow = house.service(Workflows).definitions.get(SUPERVISION)
     projects = Projects(house, plans.plan)
     evaluations = Evaluations(house, plans, formulas, workflow)
-    return [plans, projects, evaluations, Reports(house, plans, projects, evaluations)]
+    return [plans, projects, evaluations, Reports(house, plans, projects, evaluations), Overviews(house, plans, projects)]
 
 
 @hookimpl

@@ -12,6 +12,7 @@ from tulou.kernel.errors import NotFound
 from tulou.kernel.http import API, body_json, body_model, checked, json_response, moment_of, path_number, route
 from tulou.kernel.policy import Actor
 from tulou.plan.models import Decision, NewDefinition, NewReport
+from tulou.plan.overview import Overviews
 from tulou.plan.projects.routes import attachment
 from tulou.plan.service import Plans
 
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
 
 def routes(house: House) -> list[Route]:
     """The routes of the plan."""
-    plans = house.service(Plans)
+    plans, overviews = house.service(Plans), house.service(Overviews)
 
     async def tasks(request: Request, actor: Actor) -> Response:
         return json_response(await plans.tasks(actor))
+
+    async def task(request: Request, actor: Actor) -> Response:
+        return json_response(await overviews.task(actor, request.path_params["id"]))
+
+    async def screen(_request: Request, actor: Actor) -> Response:
+        return json_response(await overviews.screen(actor))
 
     async def systems(request: Request, actor: Actor) -> Response:
         return json_response(await plans.systems(actor))
@@ -66,6 +73,8 @@ def routes(house: House) -> list[Route]:
 
     return [
         route(house, "GET", f"{API}/plan/tasks", tasks),
+        route(house, "GET", f"{API}/plan/tasks/{{id}}", task),
+        route(house, "GET", f"{API}/plan/screen", screen),
         route(house, "GET", f"{API}/plan/systems", systems),
         route(house, "GET", f"{API}/plan/targets", targets),
         route(house, "GET", f"{API}/plan/targets/{{id}}", target),

@@ -13,8 +13,8 @@ from pathlib import Path
 import orjson
 
 from tulou.kernel.errors import Unavailable
-from tulou.plan.report.content import Block, Document, Text
 from tulou.plan.report.content import Bars as BarsBlock
+from tulou.plan.report.content import Block, Document, Text
 
 CHINESE = (
     "Noto Sans CJK SC", "Source Han Sans SC", "Source Han Sans CN", "Noto Sans SC", "Microsoft YaHei", "PingFang SC", "WenQuanYi Micro Hei",
