@@ -15,9 +15,11 @@ import {
   HeartOutlined,
   InboxOutlined,
   KeyOutlined,
+  ProjectOutlined,
   SafetyCertificateOutlined,
   ScheduleOutlined,
   TeamOutlined,
+  TrophyOutlined,
 } from "@ant-design/icons";
 import type { ReactNode } from "react";
 import type { Dict } from "./i18n/zh.ts";
@@ -51,6 +53,8 @@ export const GROUPS: Group[] = [
       { path: "/plan/targets", key: "p", icon: <AimOutlined />, label: (t) => t.nav.targets, needs: ["plan.*.read"] },
       { path: "/items", key: "i", icon: <CarryOutOutlined />, label: (t) => t.nav.items, needs: ["workflow.item.read"] },
       { path: "/plan/tasks", key: "k", icon: <FlagOutlined />, label: (t) => t.nav.tasks, needs: ["plan.*.read"] },
+      { path: "/plan/projects", key: "w", icon: <ProjectOutlined />, label: (t) => t.nav.projects, needs: ["plan.project.read"] },
+      { path: "/plan/evaluations", key: "y", icon: <TrophyOutlined />, label: (t) => t.nav.evaluations, needs: ["plan.*.read"] },
     ],
   },
   {

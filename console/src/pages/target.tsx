@@ -74,7 +74,7 @@ export default function TargetPage() {
             <Fact name={text.plan.asOf}>{format.moment(data.as_of)}</Fact>
             {data.lead && <Fact name={text.plan.agencies}>{label(data.lead as never, "name")}</Fact>}
             <Fact name={text.plan.task}>
-              <Link to={`/plan/tasks#${data.task}`}>{data.task}</Link> · {data.systems.join(text.comma)}
+              <Link to={`/plan/tasks/${data.task}`}>{data.task}</Link> · {data.systems.join(text.comma)}
             </Fact>
             <Fact name={text.plan.why}>{label(data as never, "why")}</Fact>
           </dl>
