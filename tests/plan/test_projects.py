@@ -38,6 +38,7 @@ from tulou.plan.projects.models import (
 )
 from tulou.plan.projects.service import today
 from tulou.plan.projects.table import lines
+from tulou.plan.service import Plans
 
 Person = Callable[..., Actor]
 ORG = "fujian.szb"
@@ -316,3 +317,23 @@ async def test_a_task_and_the_whole_in_one_answer(projects: Projects, plan_house
     assert (len(wall["tasks"]), len(wall["targets"]), [one["title"] for one in wall["late_milestones"]], wall["late_items"]) == (25, 21, ["开工"], [])
     hidden = await overviews.screen(person("he", "xiamen"))
     assert (hidden["projects"], hidden["late_milestones"], hidden["late_items"]) == (None, None, None)
+
+
+async def test_a_target_counts_the_register(projects: Projects, plan_house: House, li: Actor, chen: Actor, admin: Actor) -> None:
+    """Finished projects are a reported figure: never measured, and never the synthetic ones."""
+    plans, target = plan_house.service(Plans), "5g-ai-projects"
+    assert await plans.measure(admin, target)
+    assert ((await plans.target(admin, target))["state"], (await plans.target(admin, target))["value"]) == ("no_data", None)
+    for code, synthetic, ends in (("A", False, True), ("B", False, False), ("S", True, True)):
+        no = (await projects.put(li, project(code, task="T1", target=target, synthetic=synthetic)))["no"]
+        mark = await projects.plan_milestone(li, no, NewMilestone(title="验收", due=today(), final=ends))
+        await projects.reached(li, mark["no"], Reached(done_on=today(), evidence_text="验收意见"))
+        assert (await plans.measure(admin, target))[0]["value"] == (0 if code == "A" else 1), "before a second person says so"
+        await projects.decide_milestone(chen, mark["no"], True, Decision())
+    assert [(row["value"], row["known"], row["reported"]) for row in await plans.measure(admin, target)] == [(1, 2, 1)]
+    now = await plans.target(admin, target)
+    assert (now["state"], now["value"], now["met"]) == ("reported", 1, False)
+    assert "第二人复核" in now["why_zh"]
+    assert "second person" in now["why_en"]
+    assert [value for _, value in now["trend"]][-1] == 1
+    assert (await plans.score(admin))["counts"]["reported"] == 1

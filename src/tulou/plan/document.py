@@ -187,6 +187,9 @@ def _check_references(pack: Pack, plan: Plan, organisations: set[str], models: M
         for system_id in target.systems:
             own = any(system.id == system_id for system in held.systems)
             _rule(pack, "targets", own, f"{at}.systems", system_id, f"a system of task {held.id}")
+        query = target.definition.query
+        if not isinstance(query, str) and query.projects is not None:
+            _rule(pack, "targets", query.projects.target == at, f"{at}.definition.query.projects", query.projects.target, "the target itself")
         for problem in target.definition.problems(models):
             _rule(pack, "targets", False, f"{at}.definition.{problem.field}", problem.value, problem.rule)
 

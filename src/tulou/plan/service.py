@@ -218,7 +218,7 @@ class Plans:
         """The trend, made anew only when what the target stands on has changed."""
         known = self._trends.get(target)
         if known is None or known[0] != (now.state, now.source):
-            known = self._trends[target] = ((now.state, now.source), _trend(connection, target, now.state, at))
+            known = self._trends[target] = ((now.state, now.source), _trend(connection, target, now.source, at))
         return known[1]
 
     # reports
@@ -493,12 +493,13 @@ def _standing(connection: sa.Connection, target: str, at: dt.datetime) -> Standi
     return standing(versions, [Measurement(*row) for row in last], [Report(*row) for row in reports], at)
 
 
-def _trend(connection: sa.Connection, target: str, state: str, at: dt.datetime) -> list[list[float | int | None]]:
+def _trend(connection: sa.Connection, target: str, source: str, at: dt.datetime) -> list[list[float | int | None]]:
     """Up to `TREND_POINTS` points `[ms, value]` over the whole history, oldest first, the newest among them:
-    measurements, or approved reports of a reported target."""
-    of = plan_reports.c if state == "reported" else plan_measurements.c
+    measurements, or approved reports of a target that stands on one."""
+    by_report = source.startswith("report:")
+    of = plan_reports.c if by_report else plan_measurements.c
     mine = [of.target == target, of.as_of <= at, of.value.is_not(None)]
-    if state == "reported":
+    if by_report:
         mine.append(_reports.state == "approved")
     count = connection.execute(sa.select(sa.func.count()).where(*mine)).scalar() or 0
     place = sa.func.row_number().over(order_by=(of.as_of.desc(), of.id.desc())).label("place")

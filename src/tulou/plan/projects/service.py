@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -34,6 +35,7 @@ from tulou.plan.projects.models import (
     plan_movements,
     plan_projects,
 )
+from tulou.plan.queries import Tally
 
 if TYPE_CHECKING:
     from tulou.kernel.house import House
@@ -501,6 +503,17 @@ def overview(connection: sa.Connection, visible: Sequence[Any], at: dt.datetime 
         **{name: sum(one[name] for one in tasks.values()) for name in NO_MILESTONES},
         "funds": funds.figures([one for some in by_task.values() for one in some]), "tasks": tasks,
     }
+
+
+def finished(connection: sa.Connection, target: str) -> Tally:
+    """See `queries.Facts.finished`."""
+    mine = sa.select(_projects.no).where(_projects.target == target, _projects.synthetic.is_(False))
+    known = connection.execute(sa.select(sa.func.count()).select_from(mine.subquery())).scalar_one()
+    done, newest = connection.execute(
+        sa.select(sa.func.count(sa.distinct(_milestones.project)), sa.func.max(_milestones.decided_at))
+        .where(_milestones.project.in_(mine), _milestones.final, _milestones.state == "done")
+    ).one()
+    return Tally(known, done, Decimal(done) if known else None, newest)
 
 
 def milestone_document(row: Any) -> dict[str, Any]:
