@@ -16,6 +16,7 @@ from tulou.plan.evaluation import Evaluations
 from tulou.plan.evaluation.formula import load
 from tulou.plan.evaluation.inputs import SUPERVISION
 from tulou.plan.facts import MeasuredFacts
+from tulou.plan.openings import Openings
 from tulou.plan.overview import Overviews
 from tulou.plan.projects import Projects
 from tulou.plan.report import Reports
@@ -35,7 +36,7 @@ POLICIES = """
 // The plan and its figures are open to everyone who is signed in; reports and their evidence are not.
 permit (principal, action, resource)
 when {
-  context.active && context.engine == "plan" && context.verb == "read" && !["report", "project", "draft", "appeal"].contains(context.thing) &&
+  context.active && context.engine == "plan" && context.verb == "read" && !["report", "project", "draft", "appeal", "application"].contains(context.thing) &&
   ["user", "token"].contains(context.kind)
 };
 
@@ -82,22 +83,22 @@ when {
   context.verb == "create" && context.roles.contains("steward")
 };
 
-// Evaluations are published to everyone; drafts and appeals are not.
+// Evaluations and openings are published to everyone; drafts, appeals and applications are not.
 permit (principal, action, resource)
 when {
-  context.active && context.engine == "plan" && ["draft", "appeal"].contains(context.thing) && context.verb == "read" &&
+  context.active && context.engine == "plan" && ["draft", "appeal", "application"].contains(context.thing) && context.verb == "read" &&
   context.roles.containsAny(["reporter", "approver", "steward", "auditor"])
 };
 
 permit (principal, action, resource)
 when {
-  context.active && context.engine == "plan" && context.thing == "appeal" && context.verb == "create" &&
+  context.active && context.engine == "plan" && ["appeal", "application", "opening"].contains(context.thing) && context.verb == "create" &&
   context.roles.contains("reporter")
 };
 
 permit (principal, action, resource)
 when {
-  context.active && context.engine == "plan" && ["evaluation", "appeal"].contains(context.thing) && context.verb == "approve" &&
+  context.active && context.engine == "plan" && ["evaluation", "appeal", "application"].contains(context.thing) && context.verb == "approve" &&
   context.roles.contains("approver")
 };
 """
@@ -117,24 +118,25 @@ def migrations() -> Path:
 
 @hookimpl
 def services(house: House) -> Sequence[object]:
-    """`Plans`, `Projects`, `Evaluations`, `Reports`, `Overviews`."""
+    """`Plans`, `Projects`, `Evaluations`, `Reports`, `Overviews`, `Openings`."""
     plans = Plans(house, MeasuredFacts(house), house.hooks.hook.systems)
     formulas = load(holder(house.packs))
     workflow = house.service(Workflows).definitions.get(SUPERVISION)
     projects = Projects(house, plans.plan)
     evaluations = Evaluations(house, plans, formulas, workflow)
-    return [plans, projects, evaluations, Reports(house, plans, projects, evaluations), Overviews(house, plans, projects)]
+    return [plans, projects, evaluations, Reports(house, plans, projects, evaluations), Overviews(house, plans, projects), Openings(house, plans.org)]
 
 
 @hookimpl
 def routes(house: House) -> Sequence[BaseRoute]:
     """`/api/v1/plan`."""
     from tulou.plan.evaluation.routes import routes as evaluation_routes
+    from tulou.plan.openings.routes import routes as opening_routes
     from tulou.plan.projects.routes import routes as project_routes
     from tulou.plan.report.routes import routes as report_routes
     from tulou.plan.routes import routes as plan_routes
 
-    return [*plan_routes(house), *project_routes(house), *evaluation_routes(house), *report_routes(house)]
+    return [*plan_routes(house), *project_routes(house), *evaluation_routes(house), *report_routes(house), *opening_routes(house)]
 
 
 @hookimpl
