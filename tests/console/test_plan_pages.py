@@ -3,6 +3,7 @@ the screen on a wall that loses the house and finds it again."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterator
 from typing import Any
@@ -34,7 +35,7 @@ def person(house: Tulou, name: str, display: str, *roles: str) -> httpx.Client:
 @pytest.fixture(scope="module")
 def second(house: Tulou) -> Iterator[httpx.Client]:
     """Another person than the administrator."""
-    with person(house, "wangwu", "王五", "approver", "reporter", "steward") as client:
+    with contextlib.closing(person(house, "wangwu", "王五", "approver", "reporter", "steward")) as client:
         yield client
 
 
@@ -147,8 +148,8 @@ def test_an_evaluation_its_appeal_and_a_new_version(page: Browser, made: int, se
     page.press("采纳", ".ant-modal")
     page.sees("提交人不能复核自己的材料")  # the administrator made the version
     page.shot("evaluation-own-paper")
-    third = person(house, "zhaoliu", "赵六", "approver")
-    assert third.post(f"/api/v1/plan/appeals/{appeal.json()['no']}/uphold", json={"note": "属实"}).json()["made"] == 2
+    with contextlib.closing(person(house, "zhaoliu", "赵六", "approver")) as third:
+        assert third.post(f"/api/v1/plan/appeals/{appeal.json()['no']}/uphold", json={"note": "属实"}).json()["made"] == 2
     page.open("/plan/evaluations")
     page.sees("经申诉更正")
     page.sees("产生第 2 版")

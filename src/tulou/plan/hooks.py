@@ -170,12 +170,38 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
     """The systems that this engine serves."""
     return {
         "G1": (
+            "works",
+            "25 项任务、牵头单位、21 个目标的口径、上报与第二人复核、可重算的计分；年度考评按公布的办法计算、可申诉、可重算；报告为 Word 和 PDF",
+            "25 tasks, lead agencies, definitions of 21 targets, reports with a second person, recomputable scores; an annual evaluation by a "
+            "published formula with appeal and recomputation; the report in Word and PDF",
+            "tests/plan/test_evaluation.py",
+        ),
+        "G2": (
             "partial",
-            "25 项任务、牵头单位、21 个目标的口径、上报与第二人复核、可重算的计分；申诉尚未做",
-            "25 tasks, lead agencies, definitions of 21 targets, reports with a second person, recomputable scores; "
-            "no appeal yet",
-            "tests/plan/test_service.py",
-        )
+            "杆塔、管道、机房、站址开放登记，由近及远查找，他方申请、权属方裁定，不重复出让；按人口估需求尚未做",
+            "towers, ducts, poles, rooms and sites are opened to others and found nearest first, applied for and decided on, no place given twice; "
+            "no demand by population yet",
+            "tests/plan/test_openings.py",
+        ),
+        "G3": (
+            "partial",
+            "项目用地、用能指标的获批与使用逐笔记入账簿；电力交易准入规则尚未做",
+            "quotas of land and energy of projects, granted and used, entry by entry in the ledger; no eligibility rules for the power market yet",
+            "tests/plan/test_projects.py",
+        ),
+        "G4": (
+            "works",
+            "应用场景征集：多人评分评审后裁定，双方可见；首用由入选的申请登记",
+            "scenarios are called for, reviewed with scores by several, decided; first uses are the applications that were accepted",
+            "tests/plan/test_openings.py",
+        ),
+        "G5": (
+            "works",
+            "项目资金按来源（预算、专项债、PPP、REITs、自有、贷款）计划、落实、到位、支出，每笔经第二人复核后记入复式账簿；里程碑附证据复核",
+            "funds of projects by source (budget, special bonds, PPP, REIT, own, loans), planned, committed, received and spent, each movement approved by a "
+            "second person and booked by double entry; milestones with evidence",
+            "tests/kernel/test_ledger.py",
+        ),
     }
 
 
