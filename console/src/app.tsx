@@ -19,6 +19,7 @@ const Target = lazy(() => import("./pages/target.tsx"));
 const Task = lazy(() => import("./pages/task.tsx"));
 const Projects = lazy(() => import("./pages/projects.tsx"));
 const Project = lazy(() => import("./pages/project.tsx"));
+const Openings = lazy(() => import("./pages/openings.tsx"));
 const Evaluations = lazy(() => import("./pages/evaluations.tsx"));
 const Screen = lazy(() => import("./pages/screen.tsx"));
 const Organisations = lazy(() => import("./pages/organisations.tsx"));
@@ -73,6 +74,7 @@ export function App() {
             <Route path="plan/tasks/:id" element={<Task />} />
             <Route path="plan/projects" element={<Projects />} />
             <Route path="plan/projects/:no" element={<Project />} />
+            <Route path="plan/openings" element={<Openings />} />
             <Route path="plan/evaluations" element={<Evaluations />} />
             <Route path="plan/targets" element={<Targets />} />
             <Route path="plan/targets/:id" element={<Target />} />

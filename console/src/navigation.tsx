@@ -18,6 +18,7 @@ import {
   ProjectOutlined,
   SafetyCertificateOutlined,
   ScheduleOutlined,
+  ShareAltOutlined,
   TeamOutlined,
   TrophyOutlined,
 } from "@ant-design/icons";
@@ -54,6 +55,7 @@ export const GROUPS: Group[] = [
       { path: "/items", key: "i", icon: <CarryOutOutlined />, label: (t) => t.nav.items, needs: ["workflow.item.read"] },
       { path: "/plan/tasks", key: "k", icon: <FlagOutlined />, label: (t) => t.nav.tasks, needs: ["plan.*.read"] },
       { path: "/plan/projects", key: "w", icon: <ProjectOutlined />, label: (t) => t.nav.projects, needs: ["plan.project.read"] },
+      { path: "/plan/openings", key: "h", icon: <ShareAltOutlined />, label: (t) => t.nav.openings, needs: ["plan.*.read"] },
       { path: "/plan/evaluations", key: "y", icon: <TrophyOutlined />, label: (t) => t.nav.evaluations, needs: ["plan.*.read"] },
     ],
   },
