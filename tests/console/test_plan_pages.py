@@ -101,8 +101,8 @@ def test_a_project_from_its_register_to_its_funds(page: Browser, made: int, seco
     page.find("[data-testid=funds] canvas")
     looks(page, "project")
     page.find("[data-testid=milestones] button").click()
-    page.fill("#evidence_text", "竣工验收备案表")
     page.fill("#done_on", f"{YEAR - 1}-11-20\n")
+    page.fill("#evidence_text", "竣工验收备案表")
     page.press("提交", ".ant-modal")
     page.sees("待审批")
     mine = page.all("[data-testid=milestones] .ant-btn-primary")
@@ -114,6 +114,7 @@ def test_a_project_from_its_register_to_its_funds(page: Browser, made: int, seco
     assert second.post(f"/api/v1/plan/milestones/{number}/approve", json={"note": ""}).json()["state"] == "done"
     page.open(f"/plan/projects/{made}")
     page.sees("逾期完成")
+    page.complaints()  # of the refusal
     page.open("/plan/tasks/C1")
     page.sees("东南大数据中心二期")
     looks(page, "task")
@@ -131,6 +132,7 @@ def test_an_evaluation_its_appeal_and_a_new_version(page: Browser, made: int, se
     page.press("公布", ".ant-modal")
     page.sees("提交人不能复核自己的材料")
     page.find(".ant-modal-close").click()
+    page.complaints()  # of the refusal
     assert second.post(f"/api/v1/plan/evaluations/{YEAR - 1}/1/publish").json()["state"] == "published"
     page.open("/plan/evaluations")
     page.sees("重算一致")
@@ -155,6 +157,25 @@ def test_an_evaluation_its_appeal_and_a_new_version(page: Browser, made: int, se
     page.sees("产生第 2 版")
     page.shot("evaluation-second-version")
     page.complaints()
+
+
+def test_what_is_open_to_others(page: Browser, second: httpx.Client) -> None:
+    page.open("/plan/openings")
+    page.sees("没有开放的设施或场景")
+    for title, lon in (("远杆", 119.5), ("近杆", 119.31)):
+        opened = second.post("/api/v1/plan/openings", json={"org": "fujian", "kind": "pole", "title": title, "lon": lon, "lat": 26.08, "places": 3})
+        assert opened.status_code == 201, opened.text
+    page.open("/plan/openings?near=119.3,26.08")
+    page.sees("近杆")
+    rows = page.until(lambda: [one.text for one in page.all("[data-testid=openings] tbody .link-cell")], "no rows")
+    assert rows == ["近杆", "远杆"]
+    page.press("近杆")
+    page.press("申请", "[data-testid=opening]")
+    page.pick("#org", "fuzhou")
+    page.fill("#evidence_text", "挂载交通摄像机")
+    page.press("提交", ".ant-modal")
+    page.sees("待裁定")
+    looks(page, "openings")
 
 
 def test_the_screen_on_the_wall(page: Browser, made: int, house: Tulou) -> None:

@@ -37,6 +37,7 @@ PAGES = (
     "edges",
     "items",
     "rollouts",
+    "screen",
 )
 """First parts of the addresses of pages (console/src/app.tsx); every one is answered with index.html."""
 

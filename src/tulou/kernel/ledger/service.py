@@ -387,8 +387,10 @@ class Ledger:
         if subject is not None:
             query = query.where(entries.c.subject == subject)
         found, more = await page(self.db, query, entries.c.no, limit, after, newest=True)
-        made = await self.db.read(lambda c: {row.no: _postings(c, row.no) for row in found})
-        return {"items": [entry_document(row, made[row.no]) for row in found], "next": more}
+        made: dict[int, list[Any]] = {}
+        for one in await self.db.read(lambda c: _postings(c, *(row.no for row in found))):
+            made.setdefault(one.entry, []).append(one)
+        return {"items": [entry_document(row, made.get(row.no, ())) for row in found], "next": more}
 
     @operation(SEE)
     async def entry(self, actor: Actor, no: int) -> dict[str, Any]:
@@ -448,10 +450,11 @@ def _by_hand(row: Any) -> None:
         )
 
 
-def _postings(connection: sa.Connection, no: int) -> Sequence[Any]:
-    query = sa.select(postings.c.account, postings.c.amount, accounts.c.code, accounts.c.label).join(
+def _postings(connection: sa.Connection, *numbers: int) -> Sequence[Any]:
+    """Of these entries, the debits first."""
+    query = sa.select(postings.c.entry, postings.c.account, postings.c.amount, accounts.c.code, accounts.c.label).join(
         accounts, accounts.c.no == postings.c.account
-    ).where(postings.c.entry == no).order_by(postings.c.amount.desc(), accounts.c.code)
+    ).where(postings.c.entry.in_(numbers)).order_by(postings.c.entry, postings.c.amount.desc(), accounts.c.code)
     return connection.execute(query).all()
 
 

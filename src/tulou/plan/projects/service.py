@@ -6,9 +6,8 @@ ledger and the audit are one transaction. What was approved is not changed: a wr
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -362,27 +361,21 @@ class Projects:
 
     # -- many at once
 
-    async def bring(self, actor: Actor, lines: Iterable[tuple[int, Callable[[], Any]]]) -> list[dict[str, Any]]:
+    @operation(WRITE)
+    async def bring_in(self, actor: Actor, lines: Sequence[tuple[int, Callable[[], Any]]]) -> list[dict[str, Any]]:
         """Put lines of an import, each a number and what reads it into a `NewProject`, or into an organisation and code of a project with
-        a `NewMilestone` or a `NewMovement`: for each its `line`, and `outcome` or `error`. Some hundreds are one transaction, so what
-        is asked for again after a lost answer is unchanged."""
+        a `NewMilestone` or a `NewMovement`: for each its `line`, and `outcome` or `error`. Each asks whether the actor may write in its own
+        organisation. Some hundreds are one transaction, so what is asked for again after a lost answer is unchanged."""
+        self.policy.require_any(actor, WRITE)
         answers: list[dict[str, Any]] = []
-        every = list(lines)
-        for start in range(0, len(every), TOGETHER):
-            some = every[start : start + TOGETHER]
+        for start in range(0, len(lines), TOGETHER):
+            some = lines[start : start + TOGETHER]
 
             def write(connection: sa.Connection, some: Sequence[tuple[int, Callable[[], Any]]] = some) -> list[dict[str, Any]]:
                 return [_line({"line": number}, connection, lambda read=read: self._bring(connection, actor, read())) for number, read in some]  # type: ignore[misc]
 
             answers += await self.db.write(write)
-            await asyncio.sleep(0)
         return answers
-
-    @operation(WRITE)
-    async def bring_in(self, actor: Actor, lines: list[tuple[int, Callable[[], Any]]]) -> list[dict[str, Any]]:
-        """See `bring`. Each line asks whether the actor may write in its own organisation."""
-        self.policy.require_any(actor, WRITE)
-        return await self.bring(actor, lines)
 
     def _bring(self, connection: sa.Connection, actor: Actor, read: Any) -> dict[str, Any]:
         if isinstance(read, NewProject):
