@@ -28,7 +28,7 @@ run: install ## start the house on this machine (set-up included)
 
 test: ## lint, then every test (set-up included)
 	@$(MAKE) --no-print-directory --jobs install-dev test-tools lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 install: $(VENV)/.installed $(STATIC) ## set up to run: virtual environment, pinned wheels, console
 
@@ -50,7 +50,7 @@ $(VENV)/.wheels: requirements.txt $(VENV)/.created
 
 $(VENV)/.wheels-dev: requirements-dev.txt $(VENV)/.wheels
 	@echo '安装锁定的开发依赖 / installing pinned wheels: requirements-dev.txt'
-	@$(PIP) $(LOCKED) -r requirements-dev.txt
+	@$(PIP) $(LOCKED) --no-compile -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.wheels

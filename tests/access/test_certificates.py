@@ -25,9 +25,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from tests.access.conftest import Estate, eventually
 from tulou.access.authenticate import SqlAuthenticator
+from tulou.access.certificates import USED, x509
 from tulou.access.certificates.service import FILE
 from tulou.access.certificates.tables import device_certificates
 from tulou.access.gateway import Gateway
+from tulou.access.models import devices
 from tulou.access.supervise import gateway_config, tcp_ping
 from tulou.kernel.bus import Child, free_port
 from tulou.kernel.house import House
@@ -342,6 +344,8 @@ async def test_a_revoked_certificate_of_an_outside_authority_stays_revoked_when_
 
 async def test_certificates_end_with_their_device(estate: Secure, lin: httpx.AsyncClient) -> None:
     device, made, files = await issued(estate, lin, "deleted-1")
+    known = sa.select(device_certificates.c.authority_no).where(device_certificates.c.fingerprint == made["fingerprint"])
+    authority = await estate.house.db.read(lambda c: c.execute(known).scalar_one())
     staying = await estate.staying(files)
     await lin.delete(f"/devices/{device['id']}")
     await staying.gone()
@@ -350,8 +354,16 @@ async def test_certificates_end_with_their_device(estate: Secure, lin: httpx.Asy
         device_certificates.c.fingerprint == made["fingerprint"]
     )
     assert await estate.house.db.read(lambda c: c.execute(count).scalar_one()) == 0
-    await estate.device(lin, "fuzhou", "deleted-1")
+    again = await estate.device(lin, "fuzhou", "deleted-1")
     assert (await estate.publish(files)).returncode != 0, "the house issued it to another device of that name"
+    number = sa.select(devices.c.entity_no).where(devices.c.id == again["id"])
+    late = {
+        "der": x509.from_pem(text(files[0])).der.hex(), "authority": authority,
+        "entity": await estate.house.db.read(lambda c: c.execute(number).scalar_one()),
+    }
+    assert await estate.house.bus.nc.request(USED, json.dumps(late).encode(), timeout=10)
+    assert await estate.house.db.read(lambda c: c.execute(count).scalar_one()) == 0, "its first use was told of after its end"
+    assert (await estate.publish(files)).returncode != 0
 
 
 async def test_what_expires_is_closed(estate: Secure, lin: httpx.AsyncClient) -> None:

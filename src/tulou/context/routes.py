@@ -60,6 +60,7 @@ from tulou.context.paging import DEFAULT_LIMIT, MAX_LIMIT, MAX_OFFSET, Cursor, c
 from tulou.context.registration_subscriptions import RegistrationSubscriptions
 from tulou.context.registrations import Registrations
 from tulou.context.remote_subscriptions import NOTIFIED, RemoteSubscriptions
+from tulou.context.rendering import Rendered
 from tulou.context.selection import Selection, Selector
 from tulou.context.service import HOUSE_CONTEXT, BatchResult, ContextService, Page, no_such_entity
 from tulou.context.snapshots import Snapshots
@@ -271,6 +272,7 @@ class Door:
         self.maps = house.service(EntityMaps)
         self.contexts = self.entities.contexts
         self.house_names = self.entities.names
+        self.rendered = Rendered()
         self._links: dict[bytes, tuple[bytes, bytes]] = {}
         self.origin = house.settings.public_url.rstrip("/").encode()
         self._core_link = (b"link", f'<{CORE_URL}>; rel="{LINK_REL}"; type="application/ld+json"'.encode())
@@ -631,7 +633,7 @@ class Door:
         if form.whole and media == JSON and b"prefer" not in ask.headers:
             context, spec = self.naming(context, spec, (row.text,))
             if '"expiresAt"' not in row.text:
-                body = row.text.encode() if context.identity else orjson.dumps(forms.write(row.document, context, form))
+                body = self.rendered.json(row, context, keep=ask.snapshot is None)
                 return Answer(200, body, [*_PLAIN, self.link_header(ask, spec)])
         document = row.alive()
         keep = form.keep
@@ -812,11 +814,8 @@ class Door:
         if form.whole and media == JSON and b"prefer" not in ask.headers:
             context, spec = self.naming(context, spec, (row.text for row in page.rows))
             if all('"expiresAt"' not in row.text for row in page.rows):
-                if context.identity:
-                    body = b"[" + b",".join(row.text.encode() for row in page.rows) + b"]"
-                else:
-                    body = orjson.dumps([forms.write(row.document, context, form) for row in page.rows])
-                return Answer(200, body, [*_PLAIN, self.link_header(ask, spec), *links])
+                body = b",".join([self.rendered.json(row, context, keep=ask.snapshot is None) for row in page.rows])
+                return Answer(200, b"[" + body + b"]", [*_PLAIN, self.link_header(ask, spec), *links])
         rows = [(row, row.alive()) for row in page.rows]
         items, context, spec = await self.written(ask, rows, context, spec, form, media)
         return self.list_answer(ask, items, media, spec, links)

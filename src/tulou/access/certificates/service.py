@@ -210,7 +210,8 @@ class Certificates:
         return orjson.dumps({name: made[name] for name in ("certificate", "authority_certificate", "not_after")})
 
     async def _used(self, asked: bytes) -> bytes:
-        """A certificate was used for the first time: it is known from now on, and what it replaces is revoked."""
+        """A certificate was used for the first time: one of an outside authority is known from now on, and what it replaces is
+        revoked. Not one whose device was deleted before this came: it would be the next device's of that name."""
         body = orjson.loads(asked)
         found = x509.from_der(bytes.fromhex(body["der"]))
         now = utcnow()
@@ -218,8 +219,13 @@ class Certificates:
         def write(connection: sa.Connection) -> str | None:
             row = connection.execute(sa.select(device_certificates).where(_of.fingerprint == found.fingerprint)).first()
             if row is None:
+                outside = sa.select(_by.no).where(_by.no == body["authority"], _by.status == ACTIVE, sa.not_(_by.own))
+                speaks = sa.select(devices.c.id).where(devices.c.entity_no == body["entity"]).with_for_update(read=True)
                 some = sa.select(sa.func.count()).select_from(device_certificates).where(_of.entity_no == body["entity"])
-                if connection.execute(some).scalar_one() < MOST_ROWS:
+                if (
+                    connection.execute(outside).first() and connection.execute(speaks).first()
+                    and connection.execute(some).scalar_one() < MOST_ROWS
+                ):
                     connection.execute(device_certificates.insert().values(
                         entity_no=body["entity"], authority_no=body["authority"], fingerprint=found.fingerprint,
                         subject=found.subject, serial=found.serial, der=found.der, not_before=found.not_before,

@@ -147,7 +147,7 @@ class DownlinkDoor:
             del self._targets[org]
 
     async def _all(self, query: str) -> Sequence[Any]:
-        return await self.db.read(lambda c: c.execute(sa.text(query)).tuples().all())
+        return await self.db.read(lambda c: c.execute(sa.text(query)).all())
 
     def _assign(self, org: str, wanted: dict[int, tuple[str, str]]) -> None:
         """These are the devices of a server now."""
