@@ -52,7 +52,7 @@ def made(house: Tulou, second: httpx.Client) -> int:
             assert answer.status_code == 201, answer.text
             numbers.append(answer.json()["no"])
         no = numbers[0]
-        for title, due in (("土建竣工", f"{YEAR - 1}-10-31"), ("设备到货", f"{YEAR}-01-05")):
+        for title, due in (("土建竣工", f"{YEAR - 1}-10-31"), ("设备到货", f"{YEAR - 1}-12-20")):
             assert admin.post(f"/api/v1/plan/projects/{no}/milestones", json={"title": title, "due": due}).status_code == 201
         moves = [
             paper("planned", 42_000_000_000, f"{YEAR - 1}-12-01", source="budget"), paper("planned", 30_000_000_000, f"{YEAR - 1}-12-15", source="special_bonds"),

@@ -116,9 +116,9 @@ export type Criterion = "targets" | "milestones" | "funds" | "items";
 export interface EvaluationRow {
   id: string;
   targets: { id: string; goal: number; value: number | null; state: TargetState }[];
-  milestones: { no: number; title: string; due: string; done_on: string | null }[];
-  funds: { project: number; title: string; planned: number; spent: number }[];
-  items: { no: number; title: string; late: boolean }[];
+  milestones: { no: number; project: number; due: string; done_on: string | null }[];
+  funds: { project: number; planned: number; spent: number }[];
+  items: { no: number; late: boolean }[];
   criteria: Record<Criterion, number | null>;
   score: number | null;
   grade: { zh: string; en: string } | null;

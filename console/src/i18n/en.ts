@@ -540,6 +540,8 @@ export const en: Dict = {
     rejectAppeal: "Reject",
     made: (version: number) => `made version ${version}`,
     newVersion: "The scores are computed again from the corrected inputs as a new version; this one is kept.",
+    project: (no: number) => `Project ${no}`,
+    item: (no: number) => `Item ${no}`,
     input: "Input",
     shouldBe: "Should be",
     more: "One more",

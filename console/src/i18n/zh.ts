@@ -537,6 +537,8 @@ export const zh = {
     rejectAppeal: "驳回",
     made: (version: number) => `产生第 ${version} 版`,
     newVersion: "采纳后按更正的依据重算，产生新版；原版保留。",
+    project: (no: number) => `项目 ${no}`,
+    item: (no: number) => `事项 ${no}`,
     input: "考评依据",
     shouldBe: "应为",
     more: "再加一项",

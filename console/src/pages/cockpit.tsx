@@ -1,4 +1,5 @@
 /** The cockpit: the province at a glance, live. */
+import { DesktopOutlined } from "@ant-design/icons";
 import { Empty, Select, Skeleton } from "antd";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { lazy, Suspense, useMemo, useState } from "react";
@@ -109,6 +110,7 @@ function MapPanel({ synthetic, onPick }: { synthetic: number; onPick(no: number)
   const outlines = useOutlines();
   const typeLabel = useTypeLabel();
   useModels();
+  const can = useCan();
   const webgl = useMemo(hasWebgl, []);
   const [types, setTypes] = useState<string[]>([]);
   const map = useQuery({
@@ -148,6 +150,11 @@ function MapPanel({ synthetic, onPick }: { synthetic: number; onPick(no: number)
         />
         <Legend />
         <span className="muted map-count">{map.data && text.cockpit.shown(format.integer(shown))}</span>
+        {can("plan.score.read") && (
+          <Link to="/screen" className="map-screen">
+            <DesktopOutlined aria-hidden /> {text.screen.open}
+          </Link>
+        )}
       </div>
       <div className="map-area">
         {map.error && <ProblemAlert error={map.error} retry={() => void map.refetch()} />}

@@ -6,8 +6,9 @@ import dayjs, { type Dayjs } from "dayjs";
 import { useState } from "react";
 import { Link, useSearchParams } from "react-router";
 import { get, post } from "../api/client.ts";
-import { useTasks, type Appeal, type Criterion, type Evaluation, type EvaluationHead, type EvaluationRow } from "../api/plan.ts";
+import { useTasks, type Appeal, type Criterion, type Evaluation, type EvaluationHead, type EvaluationRow, type Project } from "../api/plan.ts";
 import { changed } from "../api/search.ts";
+import type { Page } from "../api/types.ts";
 import { useOrgName } from "../components/org-select.tsx";
 import { Nothing, PageHead } from "../components/page.tsx";
 import { Decide, evidenceOf, FileField, Signatures } from "../components/paper.tsx";
@@ -246,7 +247,8 @@ function Inputs({ row }: { row: EvaluationRow }) {
         <ul>
           {row.milestones.map((one) => (
             <li key={one.no}>
-              {one.title}: {one.due} → {one.done_on ?? text.projects.lateTag}
+              <Link to={`/plan/projects/${one.project}`}>{text.evaluation.project(one.project)}</Link> · #{one.no}: {one.due} →{" "}
+              {one.done_on ?? text.projects.lateTag}
             </li>
           ))}
         </ul>
@@ -255,7 +257,7 @@ function Inputs({ row }: { row: EvaluationRow }) {
         <ul>
           {row.funds.map((one) => (
             <li key={one.project}>
-              {one.title}: {text.projects.of(format.money(one.spent), format.money(one.planned))}
+              <Link to={`/plan/projects/${one.project}`}>{text.evaluation.project(one.project)}</Link>: {text.projects.of(format.money(one.spent), format.money(one.planned))}
             </li>
           ))}
         </ul>
@@ -264,7 +266,7 @@ function Inputs({ row }: { row: EvaluationRow }) {
         <ul>
           {row.items.map((one) => (
             <li key={one.no}>
-              #{one.no} {one.title} {one.late && <Tag color="error">{text.projects.lateTag}</Tag>}
+              <Link to={`/items?view=open&item=${one.no}`}>{text.evaluation.item(one.no)}</Link> {one.late && <Tag color="error">{text.projects.lateTag}</Tag>}
             </li>
           ))}
         </ul>
@@ -379,6 +381,11 @@ function NewAppeal({ of, again, onClose }: { of: Evaluation; again(): Promise<un
   const orgName = useOrgName();
   const label = useLabel();
   const targets = useTargets();
+  const projects = useQuery({
+    queryKey: ["plan", "projects", "titles"],
+    queryFn: async ({ signal }) => (await get<Page<Project>>("/plan/projects", { limit: 1000 }, signal)).items,
+  });
+  const titles = new Map(projects.data?.map(({ no, title }) => [no, title]));
   const [form] = Form.useForm<AppealValues>();
   const [file, setFile] = useState<File | null>(null);
   const { error, busy, send } = useSending();
@@ -391,7 +398,8 @@ function NewAppeal({ of, again, onClose }: { of: Evaluation; again(): Promise<un
           FIELDS[criterion].map((field) => {
             const subject = String(part["id"] ?? (criterion === "funds" ? part["project"] : part["no"]));
             const target = targets.data?.find((one) => one.id === subject);
-            const name = (target ? label(target as never, "title") : (part["title"] as string | undefined)) ?? subject;
+            const project = part["project"] === undefined ? "" : `${titles.get(Number(part["project"])) ?? text.evaluation.project(Number(part["project"]))} `;
+            const name = target ? label(target as never, "title") : project + (criterion === "funds" ? "" : `#${subject}`);
             return {
               value: `${criterion}|${subject}|${field}`,
               label: `${text.evaluation.criteria[criterion]} · ${name} · ${text.evaluation.fields[field]}: ${String(part[field] ?? "—")}`,

@@ -1,6 +1,7 @@
 """The inputs of an evaluation, read from what the house holds: targets, milestones, funds and supervision items of a year.
 
-Law: what is read is a fact of the year up to a moment: the year's end, or now while it runs. Synthetic projects are never read.
+Law: what is read is a fact of the year up to a moment: the year's end, or now while it runs. Synthetic projects are never read. A document
+is published, so it holds numbers, days and sums, which make the score, and no titles or words of projects and items.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def _milestones(connection: sa.Connection, year: int, at: dt.datetime) -> list[d
     """Those that were due in the year, up to the day."""
     of, project = plan_milestones.c, plan_projects.c
     rows = connection.execute(
-        sa.select(of.no, of.project, of.title, of.due, of.state, of.done_on, project.org, project.task).join(plan_projects, project.no == of.project)
+        sa.select(of.no, of.project, of.due, of.state, of.done_on, project.org, project.task).join(plan_projects, project.no == of.project)
         .where(project.synthetic.is_(False), of.due >= dt.date(year, 1, 1), of.due <= min(dt.date(year, 12, 31), at.astimezone(FUJIAN).date()))
         .order_by(of.no)
     )
     return [{
-        "no": row.no, "project": row.project, "title": row.title, "due": row.due.isoformat(),
+        "no": row.no, "project": row.project, "due": row.due.isoformat(),
         "done_on": row.done_on.isoformat() if row.state == "done" else None, "org": row.org, "task": row.task,
     } for row in rows]
 
@@ -88,7 +89,7 @@ def _funds(connection: sa.Connection, at: dt.datetime) -> list[dict[str, Any]]:
     for row in rows:
         total = funds.figures(by_project.get(row.no, []))["total"]
         if total["planned"] or total["spent"]:
-            found.append({"project": row.no, "title": row.title, "planned": total["planned"], "spent": total["spent"], "org": row.org, "task": row.task})
+            found.append({"project": row.no, "planned": total["planned"], "spent": total["spent"], "org": row.org, "task": row.task})
     return found
 
 
@@ -106,7 +107,7 @@ def _items(connection: sa.Connection, year: int, at: dt.datetime, workflow: Work
     ):
         made.setdefault(step.item, []).append(step)
     return [{
-        "no": row.no, "title": row.title, "late": late(workflow, made[row.no], at), "org": row.org, "task": str(row.fields.get("task", "")),
+        "no": row.no, "late": late(workflow, made[row.no], at), "org": row.org, "task": str(row.fields.get("task", "")),
     } for row in rows if row.state != "withdrawn"]
 
 
