@@ -55,7 +55,7 @@ function Home() {
 
 export function App() {
   const { data, error, refetch } = useSessionQuery();
-  if (error) return <ProblemPage error={error} retry={() => void refetch()} />;
+  if (error && !data) return <ProblemPage error={error} retry={() => void refetch()} />;
   if (!data) return <Waiting />;
   if (!data.session) return <SignInPage anonymous={data.anonymous} />;
   if (data.session.user.must_change_password) return <SignInPage changing={data.session} />;

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -175,6 +176,9 @@ def test_what_is_open_to_others(page: Browser, second: httpx.Client) -> None:
     page.fill("#evidence_text", "挂载交通摄像机")
     page.press("提交", ".ant-modal")
     page.sees("待裁定")
+    page.shot("opening")
+    page.find(".ant-drawer-close").click()
+    page.until(lambda: not page.all(".ant-drawer-open"), "the drawer stays")
     looks(page, "openings")
 
 
@@ -188,6 +192,7 @@ def test_the_screen_on_the_wall(page: Browser, made: int, house: Tulou) -> None:
             page.sees("设备到货")
             page.until(lambda: page.all(".wall-map canvas"), "no map")
             page.until(lambda: not page.all(".waiting"), "still loading")
+            time.sleep(3)  # the map is drawn
             page.shot(f"screen-{width}")
             assert page.script("return document.documentElement.scrollHeight <= innerHeight && document.documentElement.scrollWidth <= innerWidth")
             cut = page.script(

@@ -95,6 +95,22 @@ export default function Evaluations() {
   );
 }
 
+/** A value of an input as people say it: funds are in fen. */
+function useSaid(): (criterion: Criterion, value: unknown) => string {
+  const { text } = useSettings();
+  const format = useFormat();
+  return (criterion, value) =>
+    value === null || value === undefined
+      ? "—"
+      : typeof value === "boolean"
+        ? value
+          ? text.yes
+          : text.no
+        : criterion === "funds"
+          ? format.money(Number(value))
+          : String(value);
+}
+
 interface VersionProps {
   head: EvaluationHead;
   again(): Promise<unknown>;
@@ -107,6 +123,7 @@ function Version({ head, again, appealing, onAppealed }: VersionProps) {
   const format = useFormat();
   const org = useOrgName();
   const label = useLabel();
+  const said = useSaid();
   const tasks = useTasks();
   const told = useQuery({
     queryKey: ["plan", "evaluation", head.year, head.version],
@@ -138,8 +155,7 @@ function Version({ head, again, appealing, onAppealed }: VersionProps) {
           <div>
             <dt>{text.evaluation.madeBy}</dt>
             <dd>
-              {head.made_name}
-              {head.published_name && ` / ${head.published_name}`}
+              {head.appeal === null ? [head.made_name, head.published_name].filter(Boolean).join(" / ") : text.evaluation.byAppeal(head.appeal, head.made_name)}
             </dd>
           </div>
           {head.state === "published" && (
@@ -162,7 +178,7 @@ function Version({ head, again, appealing, onAppealed }: VersionProps) {
             {document.adjustments.map((one, at) => (
               <li key={at}>
                 {text.evaluation.adjusted(one.appeal, org(one.org))} {text.evaluation.criteria[one.criterion]} {one.subject} · {text.evaluation.fields[one.field]}:{" "}
-                {String(one.was ?? "—")} → <strong>{String(one.is)}</strong>
+                {said(one.criterion, one.was)} → <strong>{said(one.criterion, one.is)}</strong>
               </li>
             ))}
           </ul>
@@ -278,6 +294,7 @@ function Inputs({ row }: { row: EvaluationRow }) {
 function Appeals({ appeals, again }: { appeals: Appeal[]; again(): Promise<unknown> }) {
   const { text } = useSettings();
   const org = useOrgName();
+  const said = useSaid();
   const can = useCan();
   const [deciding, setDeciding] = useState<{ of: Appeal; upheld: boolean } | null>(null);
   if (appeals.length === 0) return null;
@@ -297,7 +314,7 @@ function Appeals({ appeals, again }: { appeals: Appeal[]; again(): Promise<unkno
           <ul>
             {one.corrections.map((part, at) => (
               <li key={at}>
-                {text.evaluation.criteria[part.criterion]} {part.subject} · {text.evaluation.fields[part.field]} → {String(part.value)}
+                {text.evaluation.criteria[part.criterion]} {part.subject} · {text.evaluation.fields[part.field]} → {said(part.criterion, part.value)}
               </li>
             ))}
           </ul>

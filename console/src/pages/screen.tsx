@@ -15,7 +15,7 @@ import { useOrgName } from "../components/org-select.tsx";
 import { useFormat, useLabel } from "../format.ts";
 import { useOutlines } from "../map/outlines.ts";
 import { useCan } from "../session.tsx";
-import { useSettings } from "../settings.tsx";
+import { DarkSettings, useSettings } from "../settings.tsx";
 
 const WebglMap = lazy(() => import("../map/entity-map.tsx"));
 const SimpleMap = lazy(() => import("../map/entity-map-simple.tsx"));
@@ -40,6 +40,14 @@ function useClock(): number {
 }
 
 export default function Screen() {
+  return (
+    <DarkSettings>
+      <WallScreen />
+    </DarkSettings>
+  );
+}
+
+function WallScreen() {
   const { text } = useSettings();
   const format = useFormat();
   const can = useCan();
@@ -50,21 +58,14 @@ export default function Screen() {
     queryFn: ({ signal }) => get<Wall>("/plan/screen", undefined, signal),
     refetchInterval: EVERY,
     refetchIntervalInBackground: true,
+    networkMode: "always",
     retry: false,
   });
-  const away = wall.isError || overview.isError;
-  const since = Math.min(wall.dataUpdatedAt || now, overview.dataUpdatedAt || now);
+  const since = wall.dataUpdatedAt || now;
+  const away = wall.isError || now - since > 3 * EVERY;
   useEffect(() => {
     document.title = `${text.screen.title} · ${text.product}`;
   }, [text]);
-  useEffect(() => {
-    const root = document.documentElement;
-    const before = root.dataset["theme"];
-    root.dataset["theme"] = "dark";
-    return () => {
-      root.dataset["theme"] = before;
-    };
-  });
   const counters = overview.data?.counters;
   const data = wall.data;
   return (
@@ -196,7 +197,7 @@ function Targets({ data }: { data: Wall }) {
             <span className="wall-bar">
               <i style={{ width: `${100 * one.achievement}%`, background: TONE[one.state] }} />
             </span>
-            <span className="wall-value">{one.state === "no_data" ? words.no_data : `${(100 * one.achievement).toFixed(0)}%`}</span>
+            <span className={`wall-value${one.state === "no_data" ? " muted" : ""}`}>{one.state === "no_data" ? words.no_data : `${(100 * one.achievement).toFixed(0)}%`}</span>
           </li>
         ))}
       </ul>
@@ -205,6 +206,7 @@ function Targets({ data }: { data: Wall }) {
 }
 
 function Tasks({ data }: { data: Wall }) {
+  const { text } = useSettings();
   const label = useLabel();
   return (
     <ul className="wall-bars wall-task-bars">
@@ -216,9 +218,9 @@ function Tasks({ data }: { data: Wall }) {
           <span className="wall-bar">
             <i style={{ width: `${one.score ?? 0}%` }} />
           </span>
-          <span className={`wall-value${one.late ? " tone-alarm" : ""}`}>
+          <span className="wall-value">
+            {one.late > 0 && <span className="tone-alarm">{text.projects.late(one.late)} </span>}
             {one.score === null ? "—" : one.score.toFixed(0)}
-            {one.late > 0 && ` !${one.late}`}
           </span>
         </li>
       ))}

@@ -148,7 +148,7 @@ def open_account(
 def enter(connection: sa.Connection, actor: Actor, draft: Draft) -> Any:
     """Make the entry in the caller's transaction: its row. One that was made with the same key is answered again; `Conflict` where that
     says something else, or where an account would be overdrawn. Raises `Invalid` for postings that do not sum to zero."""
-    if draft.unit not in UNITS or len(draft.postings) < 2 or sum(draft.postings.values()) or 0 in draft.postings.values():
+    if draft.unit not in UNITS or len(draft.postings) < 2 or sum(draft.postings.values()) != 0 or 0 in draft.postings.values():
         raise Invalid(
             "一笔分录至少两个科目，金额不为零，借贷相等", "an entry has two accounts at least, no zero, and sums to zero", field="postings",
             value=sum(draft.postings.values()), rule="= 0",

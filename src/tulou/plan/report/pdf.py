@@ -38,7 +38,7 @@ def family(folder: str) -> str:
         import typst
     except ImportError:
         raise missing("typst") from None
-    own = set(typst.Fonts(False, False, [folder]).families()) if folder else set()
+    own: set[str] = set(typst.Fonts(False, False, [folder]).families()) if folder else set()
     found = own | set(typst.Fonts(True, False, []).families())
     for name in (*sorted(own), *CHINESE):
         if name in own or name in found:

@@ -125,7 +125,8 @@ def chart(block: Bars | Columns) -> str:
     """The chart part of a block: horizontal bars, or clustered columns, with their values as literals."""
     bars = isinstance(block, Bars)
     if isinstance(block, Bars):
-        names, series, top = [row[0] for row in block.rows], [(block.title, [row[1] for row in block.rows])], f'<c:max val="{block.most:g}"/><c:min val="0"/>'
+        names, top = [row[0] for row in block.rows], f'<c:max val="{block.most:g}"/><c:min val="0"/>'
+        series: list[tuple[str, Sequence[float]]] = [(block.title, [row[1] for row in block.rows])]
         tones: Sequence[str] = ("1B5E94",)
     else:
         names, series, top, tones = list(block.categories), list(block.series), "", TONES
