@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from tests.conftest import kernel_plugins
+from tests.kernel.conftest import Persons
 from tulou.kernel import audit
 from tulou.kernel.audit import audit_log
 from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound, TulouError
@@ -367,3 +368,30 @@ async def test_an_engine_books_with_its_own_change(kernel: House) -> None:
     with pytest.raises(TulouError):
         await kernel.db.write(lambda c: write(c, 5))
     assert await kernel.db.read(lambda c: c.execute(sa.select(sa.func.count()).select_from(accounts)).scalar_one()) == 0
+
+
+async def test_the_books_over_http(kernel: House, persons: Persons) -> None:
+    client = await persons.sign_in("lin", "xiamen", ("xiamen", "steward", True))
+    numbers = []
+    for code, kind in (("cash", "asset"), ("funds", "equity")):
+        body = {"org": "xiamen", "code": code, "kind": kind, "label": {"zh": "科目", "en": "account"}, "subject": "purchase"}
+        made = await client.post("/api/v1/ledger/accounts", json=body)
+        assert made.status_code == 201, made.text
+        numbers.append(made.json()["no"])
+    lines = [{"account": numbers[0], "amount": 700}, {"account": numbers[1], "amount": -700}]
+    new = {"org": "xiamen", "text": "拨款", "at": "2021-03-05T12:00:00+08:00", "postings": lines, "key": "once"}
+    entered = [(await client.post("/api/v1/ledger/entries", json=new)).json()["no"] for _ in range(2)]
+    assert entered[0] == entered[1]
+    undone = await client.post(f"/api/v1/ledger/entries/{entered[0]}/reverse", json={"text": "更正"})
+    assert (undone.status_code, undone.json()["reverses"]) == (201, entered[0])
+    then = (await client.get("/api/v1/ledger/accounts?subject=purchase&as_of=2022-01-01T00:00:00Z")).json()["items"]
+    assert [one["balance"] for one in then] == [700, 700]
+    told = (await client.get(f"/api/v1/ledger/accounts/{numbers[0]}/statement")).json()
+    assert [(one["amount"], one["balance"]) for one in told["items"]] == [(700, 700), (-700, 0)]
+    assert len((await client.get("/api/v1/ledger/entries?org=xiamen")).json()["items"]) == 2
+    for body, field in (({**new, "at": "2021-03-05"}, "at"), ({**new, "key": "other", "postings": lines[:1]}, "postings"),
+                        ({**new, "key": "other", "postings": [lines[0], {**lines[1], "amount": -1}]}, "postings")):
+        refused = await client.post("/api/v1/ledger/entries", json=body)
+        assert (refused.status_code, refused.json()["field"]) == (400, field)
+    assert (await client.get("/api/v1/ledger/entries/999")).status_code == 404
+    assert (await client.get("/api/v1/ledger/verify")).status_code == 403

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.plan.test_evaluation import YEAR, Evaluations, People, evaluations, people, published, year  # noqa: F401
+from tests.plan.test_routes import Client, client  # noqa: F401
 
 from tulou.kernel.errors import Invalid, Unavailable
 from tulou.kernel.house import House
@@ -22,6 +23,7 @@ from tulou.kernel.policy import Actor
 from tulou.plan.report import Reports
 from tulou.plan.report.content import Bars, Document, Table, Text
 from tulou.plan.report.pdf import family, pdf
+from tulou.plan.report.service import MEDIA
 from tulou.plan.report.word import chart, word
 
 pytestmark = pytest.mark.skipif(
@@ -124,3 +126,15 @@ def test_fonts_are_embedded_or_it_is_refused(tmp_path: Path, monkeypatch: pytest
         pdf(Document("zh", "闽", "截至", []), MADE)
     assert refused.value.field == "report_fonts"
     family.cache_clear()
+
+
+async def test_the_report_over_http(plan_house: House, client: Client) -> None:  # noqa: F811
+    reader = await client("wang", "viewer", org="xiamen")
+    got = await reader.get("/api/v1/plan/report?format=docx&language=en")
+    assert (got.status_code, got.headers["content-type"]) == (200, MEDIA["docx"])
+    assert "attachment; filename*=UTF-8" in got.headers["content-disposition"]
+    assert "three-year action plan" in texts(got.content)
+    assert (await reader.get("/api/v1/plan/report")).content.startswith(b"%PDF")
+    for query, field in (("format=odt", "format"), ("language=fr", "language"), ("year=99", "year"), ("as_of=2999-01-01T00:00:00Z", "as_of")):
+        refused = await reader.get(f"/api/v1/plan/report?{query}")
+        assert (refused.status_code, refused.json()["field"]) == (400, field)

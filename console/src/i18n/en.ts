@@ -426,7 +426,7 @@ export const en: Dict = {
   },
   projects: {
     title: "Projects",
-    note: "What is built for the plan's tasks: milestones, funds, quotas of land and energy",
+    note: "Milestones, funds, quotas of land and energy: reported, and approved by another person",
     name: "Project",
     org: "Lead organisation",
     code: "Code",
@@ -583,8 +583,8 @@ export const en: Dict = {
     tasks: "Tasks",
     late: "Late",
     nothingLate: "Nothing is late",
-    received: "Funds received",
-    spent: "Spent",
+    received: "Received (reported)",
+    spent: "Spent (reported)",
   },
   orgs: {
     title: "Organisations",

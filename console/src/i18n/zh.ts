@@ -424,7 +424,7 @@ export const zh = {
   },
   projects: {
     title: "项目",
-    note: "计划任务下的建设项目：里程碑、资金、用地与用能指标",
+    note: "里程碑、资金、用地与用能指标；均为上报数，经另一人复核",
     name: "项目",
     org: "牵头单位",
     code: "项目代码",
@@ -580,8 +580,8 @@ export const zh = {
     tasks: "任务进度",
     late: "逾期事项",
     nothingLate: "没有逾期事项",
-    received: "到位资金",
-    spent: "已支出",
+    received: "到位资金（上报）",
+    spent: "已支出（上报）",
   },
   orgs: {
     title: "组织",
