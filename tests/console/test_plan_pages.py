@@ -196,7 +196,8 @@ def test_the_screen_on_the_wall(page: Browser, made: int, house: Tulou) -> None:
             page.shot(f"screen-{width}")
             assert page.script("return document.documentElement.scrollHeight <= innerHeight && document.documentElement.scrollWidth <= innerWidth")
             cut = page.script(
-                "return [...document.querySelectorAll('.wall-bars, .wall-counters')].filter((e) => e.scrollHeight > e.clientHeight + 1).map((e) => e.className)"
+                "return [...document.querySelectorAll('.wall-bars')].filter((e) => e.lastElementChild.getBoundingClientRect().bottom"
+                " > e.parentElement.getBoundingClientRect().bottom).map((e) => e.className)"
             )
             assert cut == [], "bars that are not seen"
             small = page.script("return Math.min(...[...document.querySelectorAll('.wall-name, .wall-value')].map((e) => parseFloat(getComputedStyle(e).fontSize)))")
