@@ -26,6 +26,7 @@ from tulou.kernel import audit
 from tulou.kernel.audit import audit_log
 from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound, TulouError
 from tulou.kernel.house import House
+from tulou.kernel.http import cursor
 from tulou.kernel.ledger import Draft, Ledger, NewAccount, NewEntry, NewPosting, Reversal, balances, enter, open_account
 from tulou.kernel.ledger.service import as_of_query, verify
 from tulou.kernel.ledger.tables import accounts, entries, postings, turnover
@@ -393,5 +394,7 @@ async def test_the_books_over_http(kernel: House, persons: Persons) -> None:
                         ({**new, "key": "other", "postings": [lines[0], {**lines[1], "amount": -1}]}, "postings")):
         refused = await client.post("/api/v1/ledger/entries", json=body)
         assert (refused.status_code, refused.json()["field"]) == (400, field)
+    for after in ("x", cursor([1, 2, 3]), cursor(["2021-01-01T00:00:00+00:00", "a", 3])):
+        assert (await client.get(f"/api/v1/ledger/accounts/{numbers[0]}/statement?after={after}")).json()["field"] == "after"
     assert (await client.get("/api/v1/ledger/entries/999")).status_code == 404
     assert (await client.get("/api/v1/ledger/verify")).status_code == 403

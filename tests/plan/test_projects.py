@@ -226,8 +226,10 @@ async def test_what_is_refused(projects: Projects, li: Actor) -> None:
     no = (await projects.put(li, project()))["no"]
     assert (await projects.put(li, project()))["outcome"] == "unchanged"
     assert (await projects.put(li, project(title="改名")))["outcome"] == "changed"
-    with pytest.raises(Conflict):
-        await projects.put(li, project(task="C2"))
+    for frozen in ({"task": "C2"}, {"target": "racks-in-use"}, {"synthetic": True}):
+        with pytest.raises(Conflict) as kept:
+            await projects.put(li, project(**frozen))
+        assert kept.value.field == next(iter(frozen))
     with pytest.raises(Invalid):
         await projects.submit(li, no, money("received", 5, at=utcnow() + DAY))
     for bad in ({"fen": 0}, {"source": None}, {"use": "works"}, {"kind": "spent"}, {"quantity": "1", "unit": "mu"}):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import orjson
@@ -91,7 +91,7 @@ class Draft:
     subject: str = ""
     engine: str = ""
     key: str | None = None
-    reverses: int | None = field(default=None)
+    reverses: int | None = None
 
 
 class Balance(NamedTuple):
@@ -309,22 +309,21 @@ class Ledger:
         """Postings of an account between two moments, oldest first, each with the balance after it: `{account, opening, items, next}`."""
         found = await self.db.read(lambda c: c.execute(sa.select(accounts).where(accounts.c.no == no)).first())
         row = self.policy.require_seen(actor, READ, READ, found, no_such_account(no))
-        last = from_cursor(after, 3)
+        last = _place(after)
         query = sa.select(postings.c.entry, postings.c.at, postings.c.amount, entries.c.text, entries.c.reverses).join(
             entries, entries.c.no == postings.c.entry
         ).where(postings.c.account == no).order_by(postings.c.at, postings.c.entry).limit(limit + 1)
         if until is not None:
             query = query.where(postings.c.at <= until)
         if last:
-            moment = dt.datetime.fromisoformat(last[0])
-            query = query.where(sa.or_(postings.c.at > moment, sa.and_(postings.c.at == moment, postings.c.entry > last[1])))
+            query = query.where(sa.or_(postings.c.at > last[0], sa.and_(postings.c.at == last[0], postings.c.entry > last[1])))
         elif since is not None:
             query = query.where(postings.c.at >= since)
         before = since - dt.timedelta(microseconds=1) if since is not None else None
 
         def read(connection: sa.Connection) -> tuple[int, Sequence[Any]]:
             if last:
-                begins = int(last[2])
+                begins = last[2]
             else:
                 begins = 0 if before is None else balances(connection, accounts.c.no == no, before)[0].balance
             return begins, connection.execute(query).all()
@@ -440,6 +439,18 @@ def verify(connection: sa.Connection, chunk: int = 2000) -> dict[str, Any]:
     kept = {(row.account, row.span, row.period): [row.debit, row.credit] for row in connection.execute(sa.select(turnover))}
     wrong += [f"turnover {' '.join(map(str, key))}" for key in sorted(set(kept) | set(spans)) if kept.get(key) != spans.get(key)]
     return {"ok": not wrong, "entries": count, "accounts": len(found), "wrong": wrong[:100]}
+
+
+def _place(after: str | None) -> tuple[dt.datetime, int, int] | None:
+    """Where a statement goes on: the last posting's moment and entry, and the balance after it. Raises `Invalid` for what is no cursor."""
+    values = from_cursor(after, 3)
+    if values is None:
+        return None
+    try:
+        at = dt.datetime.fromisoformat(values[0]).astimezone(dt.UTC)
+        return at, int(values[1]), int(values[2])
+    except (TypeError, ValueError):
+        raise Invalid("after 不是有效的游标", "after is not a cursor of this list", field="after", value=after, rule="cursor") from None
 
 
 def _by_hand(row: Any) -> None:

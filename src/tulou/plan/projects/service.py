@@ -100,11 +100,11 @@ class Projects:
             changed = {name: str(value) for name, value in values.items() if getattr(row, name) != value}
             if not changed:
                 return row.no, "unchanged"
-            if "task" in changed or "synthetic" in changed:
-                raise Conflict(
-                    "任务和“合成”标记不能改", "neither the task nor the mark of a synthetic project is changed", field="task", value=new.task,
-                    rule=row.task,
-                )
+            for name in ("task", "target", "synthetic"):  # what a second person's word on a milestone counts to
+                if name in changed:
+                    raise Conflict(
+                        f"项目的 {name} 登记后不能改", f"the {name} of a project is not changed", field=name, value=changed[name], rule=str(getattr(row, name)),
+                    )
             connection.execute(plan_projects.update().where(_projects.no == row.no).values(**values))
             audit.record(connection, actor, WRITE, new.org, f"project {row.no}", changed)
             return row.no, "changed"
