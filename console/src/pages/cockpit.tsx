@@ -16,19 +16,12 @@ import { Sparkline } from "../components/sparkline.tsx";
 import { ThingDrawer } from "../components/thing-drawer.tsx";
 import { useFormat } from "../format.ts";
 import { useOutlines } from "../map/outlines.ts";
+import { hasWebgl } from "../map/webgl.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
 
 const WebglMap = lazy(() => import("../map/entity-map.tsx"));
 const SimpleMap = lazy(() => import("../map/entity-map-simple.tsx"));
-
-const hasWebgl = (): boolean => {
-  try {
-    return document.createElement("canvas").getContext("webgl2") !== null;
-  } catch {
-    return false;
-  }
-};
 
 export default function Cockpit() {
   const text = useText();

@@ -14,20 +14,13 @@ import { AlarmItem } from "../components/alarm-item.tsx";
 import { useOrgName } from "../components/org-select.tsx";
 import { useFormat, useLabel } from "../format.ts";
 import { useOutlines } from "../map/outlines.ts";
+import { hasWebgl } from "../map/webgl.ts";
 import { useCan } from "../session.tsx";
 import { DarkSettings, useSettings } from "../settings.tsx";
 
 const WebglMap = lazy(() => import("../map/entity-map.tsx"));
 const SimpleMap = lazy(() => import("../map/entity-map-simple.tsx"));
 const EVERY = 15_000;
-
-const hasWebgl = (): boolean => {
-  try {
-    return document.createElement("canvas").getContext("webgl2") !== null;
-  } catch {
-    return false;
-  }
-};
 
 /** The time now, every second. */
 function useClock(): number {

@@ -8,7 +8,6 @@ import { get } from "../api/client.ts";
 import type { Item } from "../api/items.ts";
 import { useWorkflows } from "../api/items.ts";
 import type { TaskDetail } from "../api/plan.ts";
-import type { Agency } from "../api/types.ts";
 import { useOrgName } from "../components/org-select.tsx";
 import { Nothing, PageHead } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
@@ -65,7 +64,7 @@ export default function TaskPage() {
       <section className="panel box gap-below">
         <p className="gap-below">{label(data as never, "summary")}</p>
         <p className="muted gap-below">
-          {text.plan.agencies}: {data.agencies.map((one) => (typeof one === "string" ? one : label(one as never as Agency as never, "name"))).join(text.comma)}
+          {text.plan.agencies}: {data.agencies.map((one) => (typeof one === "string" ? one : label(one as never, "name"))).join(text.comma)}
         </p>
         <dl className="big-facts">
           {facts.map(([name, value]) => (
