@@ -190,6 +190,7 @@ def test_the_screen_on_the_wall(page: Browser, made: int, house: Tulou) -> None:
             page.find("[data-testid=wall]")
             page.sees("任务进度")
             page.sees("设备到货")
+            page.sees("合成")  # things that do not exist are said to be so
             page.until(lambda: page.all(".wall-map canvas"), "no map")
             page.until(lambda: not page.all(".waiting"), "still loading")
             time.sleep(3)  # the map is drawn

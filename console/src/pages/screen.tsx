@@ -93,7 +93,14 @@ function WallScreen() {
           <h2>{text.plan.targets}</h2>
           {data && <Targets data={data} />}
         </section>
-        <section className="wall-panel wall-map">{can("access.thing.read") && <Map />}</section>
+        <section className="wall-panel wall-map">
+          {can("access.thing.read") && <Map />}
+          {overview.data !== undefined && overview.data.synthetic.entities > 0 && (
+            <p className="map-synthetic" role="note">
+              {text.synthetic.banner(format.integer(overview.data.synthetic.entities))}
+            </p>
+          )}
+        </section>
         <section className="wall-panel wall-tasks">
           <h2>{text.screen.tasks}</h2>
           {data && <Tasks data={data} />}

@@ -2,7 +2,8 @@
 
 Face: `ContextService` (operations on entities, `ensure_entities` of `NewEntity`s, `project`), `Update` (a last value for `project`),
 `current_values` and `current_observations` (what the documents hold), the tables `entities` and `removed` (deleted entities whose readings are still there), `Subscriptions`, `Temporal` (what an entity was, asked for by a `Span`), and
-`Neighbours` (what points to an entity and what looks at it), `terms_of`, `fitted`, `fresh_iris` (the IRIs of models' names), `haversine` (metres between places). They are imported when they are named: `batch_reader` needs none of them.
+`Neighbours` (what points to an entity and what looks at it), `terms_of`, `fitted`, `fresh_iris` (the IRIs of models' names), `haversine` (metres
+between places). They are imported when they are named: `batch_reader` needs none of them.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ POLICIES = """
 // The plan and its figures are open to everyone who is signed in; reports and their evidence are not.
 permit (principal, action, resource)
 when {
-  context.active && context.engine == "plan" && context.verb == "read" && !["report", "project", "draft", "appeal", "application"].contains(context.thing) &&
+  context.active && context.engine == "plan" && context.verb == "read" &&
+  !["report", "project", "draft", "appeal", "application"].contains(context.thing) &&
   ["user", "token"].contains(context.kind)
 };
 
@@ -124,7 +125,10 @@ def services(house: House) -> Sequence[object]:
     workflow = house.service(Workflows).definitions.get(SUPERVISION)
     projects = Projects(house, plans.plan)
     evaluations = Evaluations(house, plans, formulas, workflow)
-    return [plans, projects, evaluations, Reports(house, plans, projects, evaluations), Overviews(house, plans, projects), Openings(house, plans.org)]
+    return [
+        plans, projects, evaluations, Reports(house, plans, projects, evaluations), Overviews(house, plans, projects),
+        Openings(house, plans.org),
+    ]
 
 
 @hookimpl
@@ -198,8 +202,8 @@ def systems() -> Mapping[str, tuple[str, str, str, str]]:
         "G5": (
             "works",
             "项目资金按来源（预算、专项债、PPP、REITs、自有、贷款）计划、落实、到位、支出，每笔经第二人复核后记入复式账簿；里程碑附证据复核",
-            "funds of projects by source (budget, special bonds, PPP, REIT, own, loans), planned, committed, received and spent, each movement approved by a "
-            "second person and booked by double entry; milestones with evidence",
+            "funds of projects by source (budget, special bonds, PPP, REIT, own, loans), planned, committed, received and spent, each "
+            "movement approved by a second person and booked by double entry; milestones with evidence",
             "tests/kernel/test_ledger.py",
         ),
     }

@@ -220,7 +220,8 @@ def balances(connection: sa.Connection, which: sa.ColumnElement[bool], at: dt.da
 
 
 def as_of_query(numbers: Any, at: dt.datetime) -> sa.Select[Any]:
-    """Debits and credits of accounts (numbers, or a query of them) up to `at`: whole years, the year's whole months, the month's whole days, the day's postings."""
+    """Debits and credits of accounts (numbers, or a query of them) up to `at`: whole years, the year's whole months, the month's whole
+    days, the day's postings."""
     local = at.astimezone(FUJIAN)
     day = local.date().isoformat()
     midnight = dt.datetime.combine(local.date(), dt.time(), FUJIAN).astimezone(dt.UTC)

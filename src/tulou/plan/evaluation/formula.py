@@ -125,9 +125,10 @@ def _scored(formula: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any
 def _targets(_formula: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Decimal | None:
     if not rows:
         return None
-    total = sum(
-        (row["weight"] * achievement(None if row["value"] is None else Decimal(str(row["value"])), Decimal(str(row["goal"]))) for row in rows), Decimal(0)
-    )
+    total = Decimal(0)
+    for row in rows:
+        value = None if row["value"] is None else Decimal(str(row["value"]))
+        total += row["weight"] * achievement(value, Decimal(str(row["goal"])))
     return _round(total / sum(row["weight"] for row in rows), 6)
 
 
@@ -171,7 +172,8 @@ def corrected(document: Mapping[str, Any], org: str, appeal: int, corrections: S
             raise Invalid(f"{one.subject} 的值本来就是 {value}", f"{one.subject} says {value} already", field=f"corrections.{number_}.value", value=value,
                           rule="another value")
         made["adjustments"].append({
-            "appeal": appeal, "org": org, "criterion": one.criterion, "subject": one.subject, "field": one.field, "was": mine[one.field], "is": value,
+            "appeal": appeal, "org": org, "criterion": one.criterion, "subject": one.subject, "field": one.field,
+            "was": mine[one.field], "is": value,
         })
         for row in (*made["agencies"], *made["tasks"]):
             for part in row[one.criterion]:

@@ -98,11 +98,11 @@ def _items(connection: sa.Connection, year: int, at: dt.datetime, workflow: Work
     if workflow is None:
         return []
     first, last = bounds(year)
-    mine = sa.select(items).where(items.c.workflow == SUPERVISION, items.c.created_at >= first, items.c.created_at <= min(last, at)).order_by(items.c.no)
-    rows = connection.execute(mine).all()
+    mine = sa.and_(items.c.workflow == SUPERVISION, items.c.created_at >= first, items.c.created_at <= min(last, at))
+    rows = connection.execute(sa.select(items).where(mine).order_by(items.c.no)).all()
     made: dict[int, list[Any]] = {}
     for step in connection.execute(
-        sa.select(steps.c.item, steps.c.target, steps.c.at).where(steps.c.item.in_(mine.with_only_columns(items.c.no).order_by(None)), steps.c.at <= at)
+        sa.select(steps.c.item, steps.c.target, steps.c.at).join(items, items.c.no == steps.c.item).where(mine, steps.c.at <= at)
         .order_by(steps.c.item, steps.c.number)
     ):
         made.setdefault(step.item, []).append(step)

@@ -89,8 +89,8 @@ class Evaluations:
             raise no_such_evaluation(year, version or "")
         document = orjson.loads(row.document)
         return {
-            **_head(row), "document": document, "recomputes": digest(recomputed(document)) == row.digest, "appeals": [_appeal(one) for one in appeals],
-            "appeal_until": _until(row, document),
+            **_head(row), "document": document, "recomputes": digest(recomputed(document)) == row.digest,
+            "appeals": [_appeal(one) for one in appeals], "appeal_until": _until(row, document),
         }
 
     # -- making
@@ -196,11 +196,13 @@ class Evaluations:
             until = _until(row, document)
             if until is not None and self.now() >= until:
                 raise Conflict("申诉期已过", "the time for appeals is over", field="year", value=year, rule=f"< {until.isoformat()}")
-            if connection.execute(sa.select(_appeals.no).where(_appeals.year == year, _appeals.org == new.org, _appeals.state == "submitted")).first():
+            waiting = sa.select(_appeals.no).where(_appeals.year == year, _appeals.org == new.org, _appeals.state == "submitted")
+            if connection.execute(waiting).first():
                 raise Conflict("已有一份申诉待裁定", "an appeal of the agency waits for a decision", field="org", value=new.org, rule="one at a time")
             corrected(document, new.org, 0, new.corrections)
             made = connection.execute(plan_appeals.insert().values(
-                year=year, version=row.version, org=new.org, corrections=[one.model_dump(mode="json") for one in new.corrections], state="submitted",
+                year=year, version=row.version, org=new.org, state="submitted",
+                corrections=[one.model_dump(mode="json") for one in new.corrections],
                 evidence_text=new.evidence_text, evidence_name=new.evidence_name, evidence_sha256=keep(connection, content), submitted_by=person,
                 submitted_name=name_of(actor), submitted_at=self.now(),
             ).returning(plan_appeals)).one()
@@ -226,8 +228,10 @@ class Evaluations:
             audit.hold(connection)
             appeal = connection.execute(sa.select(plan_appeals).where(_appeals.no == no)).one()
             if appeal.state != "submitted":
-                raise Conflict(f"申诉已由 {appeal.decided_name} 裁定", f"the appeal was decided by {appeal.decided_name}", field="state", value=appeal.state,
-                               rule="submitted")
+                raise Conflict(
+                    f"申诉已由 {appeal.decided_name} 裁定", f"the appeal was decided by {appeal.decided_name}", field="state", value=appeal.state,
+                    rule="submitted",
+                )
             row = connection.execute(sa.select(plan_evaluations).where(_of.year == appeal.year, _of.state == "published")).one()
             first = connection.execute(sa.select(plan_evaluations).where(_of.year == appeal.year, _of.version == appeal.version)).one()
             not_own(person, appeal.submitted_by, first.made_by)

@@ -38,8 +38,8 @@ def routes(house: House) -> list[Route]:
             raise Invalid("near 应为 经度,纬度；within_km 应为 0 至 1000", "near is longitude,latitude; within_km is 0..1000", field="near",
                           value=query.get("near"), rule="longitude,latitude")
         found = await openings.find(
-            actor, kind=query.get("kind") or None, org=query.get("org") or None, near=None if near is None else (near[0], near[1]), within_m=within * 1000,
-            limit=limit_of(request, 100),
+            actor, kind=query.get("kind") or None, org=query.get("org") or None, near=None if near is None else (near[0], near[1]),
+            within_m=within * 1000, limit=limit_of(request, 100),
         )
         return json_response({"items": found})
 

@@ -178,7 +178,8 @@ class Openings:
         person = a_person(actor)
         not_own(person, app.submitted_by)
         if actor.org == app.org:
-            raise Conflict("不能评审本单位的申请", "nobody reviews an application of his own organisation", field="org", value=app.org, rule="another organisation")
+            raise Conflict("不能评审本单位的申请", "nobody reviews an application of his own organisation", field="org", value=app.org,
+                           rule="another organisation")
 
         def write(connection: sa.Connection) -> None:
             audit.hold(connection)
@@ -187,7 +188,8 @@ class Openings:
                 plan_reviews.c.application == application, plan_reviews.c.person == person
             )).first()
             if state != "submitted" or known is not None:
-                raise Conflict("已评审或已裁定", "it was reviewed or decided already", field="application", value=application, rule="once, before the decision")
+                raise Conflict("已评审或已裁定", "it was reviewed or decided already", field="application", value=application,
+                               rule="once, before the decision")
             connection.execute(plan_reviews.insert().values(
                 application=application, person=person, name=name_of(actor), score=new.score, text=new.text, at=utcnow()
             ))
@@ -214,8 +216,10 @@ class Openings:
                 raise Conflict("申请已裁定", "the application was decided", field="state", value=state, rule="submitted")
             count = connection.execute(sa.select(sa.func.count()).where(plan_reviews.c.application == application)).scalar_one()
             if count < opening.reviews:
-                raise Conflict(f"须有 {opening.reviews} 份评审，现有 {count} 份", f"{opening.reviews} reviews are needed, {count} are there", field="reviews",
-                               value=count, rule=f">= {opening.reviews}")
+                raise Conflict(
+                    f"须有 {opening.reviews} 份评审，现有 {count} 份", f"{opening.reviews} reviews are needed, {count} are there",
+                    field="reviews", value=count, rule=f">= {opening.reviews}",
+                )
             if accepted and _taken(connection, [opening.no]).get(opening.no, 0) >= opening.places:
                 raise Conflict("没有空位了", "no place is free", field="places", value=opening.places, rule="a free place")
             audit.record(connection, actor, JUDGE, opening.org, f"opening {opening.no}", {"application": application, "accepted": accepted})

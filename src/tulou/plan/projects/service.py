@@ -7,6 +7,7 @@ ledger and the audit are one transaction. What was approved is not changed: a wr
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,8 @@ class Projects:
             for name in ("task", "target", "synthetic"):  # what a second person's word on a milestone counts to
                 if name in changed:
                     raise Conflict(
-                        f"项目的 {name} 登记后不能改", f"the {name} of a project is not changed", field=name, value=changed[name], rule=str(getattr(row, name)),
+                        f"项目的 {name} 登记后不能改", f"the {name} of a project is not changed", field=name, value=changed[name],
+                        rule=str(getattr(row, name)),
                     )
             connection.execute(plan_projects.update().where(_projects.no == row.no).values(**values))
             audit.record(connection, actor, WRITE, new.org, f"project {row.no}", changed)
@@ -174,9 +176,12 @@ class Projects:
         `project_title`. None of synthetic projects."""
         orgs = self.policy.require_any(actor, READ)
         day = today(at)
-        query = sa.select(plan_milestones, _projects.org, _projects.title.label("project_title")).join(plan_projects, _projects.no == _milestones.project).where(
-            *within(_projects.org, orgs), _projects.synthetic.is_(False), _milestones.due < day, sa.not_(_reached_by(day))
-        ).order_by(_milestones.due, _milestones.no).limit(limit)
+        query = (
+            sa.select(plan_milestones, _projects.org, _projects.title.label("project_title"))
+            .join(plan_projects, _projects.no == _milestones.project)
+            .where(*within(_projects.org, orgs), _projects.synthetic.is_(False), _milestones.due < day, sa.not_(_reached_by(day)))
+            .order_by(_milestones.due, _milestones.no).limit(limit)
+        )
         rows = await self.db.read(lambda c: c.execute(query).all())
         return [{**milestone_document(row), "org": row.org, "project_title": row.project_title} for row in rows]
 
@@ -328,10 +333,10 @@ class Projects:
 
         def write(connection: sa.Connection) -> list[dict[str, Any]]:
             audit.hold(connection)
-            return [
-                _line({"no": no}, connection, lambda no=no: movement_document(self._decide(connection, actor, person, row, no, approved, decisions.note)))  # type: ignore[misc]
-                for no in sorted(set(decisions.papers))
-            ]
+            def decides(no: int) -> dict[str, Any]:
+                return movement_document(self._decide(connection, actor, person, row, no, approved, decisions.note))
+
+            return [_line({"no": no}, connection, functools.partial(decides, no)) for no in sorted(set(decisions.papers))]
 
         return await self.db.write(write)
 
@@ -372,12 +377,15 @@ class Projects:
             some = lines[start : start + TOGETHER]
 
             def write(connection: sa.Connection, some: Sequence[tuple[int, Callable[[], Any]]] = some) -> list[dict[str, Any]]:
-                return [_line({"line": number}, connection, lambda read=read: self._bring(connection, actor, read())) for number, read in some]  # type: ignore[misc]
+                return [
+                    _line({"line": number}, connection, functools.partial(self._bring, connection, actor, read)) for number, read in some
+                ]
 
             answers += await self.db.write(write)
         return answers
 
-    def _bring(self, connection: sa.Connection, actor: Actor, read: Any) -> dict[str, Any]:
+    def _bring(self, connection: sa.Connection, actor: Actor, reads: Callable[[], Any]) -> dict[str, Any]:
+        read = reads()
         if isinstance(read, NewProject):
             self._may_put(actor, read)
             no, outcome = self._put(connection, actor, read)
@@ -387,7 +395,8 @@ class Projects:
         project = _find(connection, org, code)
         if project is None:
             raise NotFound(f"没有项目 {org} {code}", f"there is no project {org} {code}", field="code", value=code, rule="a project's code")
-        made, outcome = self._milestone(connection, actor, project, new) if isinstance(new, NewMilestone) else self._submit(connection, actor, project, new)
+        enter = self._milestone if isinstance(new, NewMilestone) else self._submit
+        made, outcome = enter(connection, actor, project, new)
         return {"project": project.no, "no": made.no, "outcome": outcome}
 
 
@@ -489,7 +498,8 @@ def overview(connection: sa.Connection, visible: Sequence[Any], at: dt.datetime 
     for task in sorted(set(real.values())):
         mine = [counts.get(no, NO_MILESTONES) for no, own in real.items() if own == task]
         tasks[task] = {
-            "projects": len(mine), **{name: sum(one[name] for one in mine) for name in NO_MILESTONES}, "funds": funds.figures(by_task.get(task, [])),
+            "projects": len(mine), **{name: sum(one[name] for one in mine) for name in NO_MILESTONES},
+            "funds": funds.figures(by_task.get(task, [])),
         }
     return {
         "projects": len(real), "synthetic": len(rows) - len(real),

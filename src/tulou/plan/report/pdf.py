@@ -27,7 +27,8 @@ TEMPLATE = Path(__file__).with_name("report.typ")
 def missing(package: str) -> Unavailable:
     """What is said where a library of the extra is not installed."""
     return Unavailable(
-        f"未安装 {package}：pip install 'tulou[reports]'", f"{package} is not installed: pip install 'tulou[reports]'", field="format", rule="tulou[reports]"
+        f"未安装 {package}：pip install 'tulou[reports]'", f"{package} is not installed: pip install 'tulou[reports]'", field="format",
+        rule="tulou[reports]",
     )
 
 

@@ -29,7 +29,10 @@ def routes(house: House) -> list[Route]:
             raise Invalid("year 应为 2000 至 2100", "year must be 2000..2100", field="year", value=year, rule="2000..2100")
         for name, value, allowed in (("format", form, ("pdf", "docx")), ("language", language, ("zh", "en"))):
             if value not in allowed:
-                raise Invalid(f"{name} 应为 {' 或 '.join(allowed)}", f"{name} must be {' or '.join(allowed)}", field=name, value=value, rule=" | ".join(allowed))
+                raise Invalid(
+                    f"{name} 应为 {' 或 '.join(allowed)}", f"{name} must be {' or '.join(allowed)}", field=name, value=value,
+                    rule=" | ".join(allowed),
+                )
         name, content, media = await reports.make(
             actor, cast(Literal["pdf", "docx"], form), cast(Literal["zh", "en"], language), moment_of(request, "as_of"),
             int(year) if year else None,
