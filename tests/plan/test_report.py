@@ -39,6 +39,14 @@ async def reports(plan_house: House, evaluations: Evaluations, people: People, y
     return plan_house.service(Reports)
 
 
+@pytest.fixture(autouse=True)
+def chinese() -> None:
+    try:
+        family("")
+    except Unavailable:
+        pytest.skip("no font of this machine has Chinese")
+
+
 def texts(data: bytes) -> str:
     import docx
 
