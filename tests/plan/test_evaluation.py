@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.plan.test_projects import money, project
@@ -260,6 +260,7 @@ FORMULA = {
 }
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(ROW, min_size=1, max_size=3), st.randoms())
 def test_scores_are_between_0_and_100_and_do_not_depend_on_order(rows: list[dict[str, Any]], random: Any) -> None:
     document = recomputed({"formula": FORMULA, "agencies": rows, "tasks": []})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -266,6 +266,7 @@ async def test_tables_of_many(projects: Projects, li: Actor, chen: Actor) -> Non
             lines(what, text if isinstance(text, bytes) else text.encode())
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from(["planned", "committed", "received", "spent"]), st.sampled_from(SOURCES), st.integers(1, 10**12)), max_size=30))
 def test_sources_and_uses_agree(moves: list[tuple[str, str, int]]) -> None:
     """Whatever is booked: figures by source are its sums, and what was spent by source is what was spent by use."""
