@@ -59,7 +59,9 @@ class Formula(Strict):
 
 
 def load(pack: Pack) -> list[Formula]:
-    """The formulas of the plan's pack, by year. Raises `Invalid` naming file and place."""
+    """The formulas of the plan's pack, by year; none where it declares none. Raises `Invalid` naming file and place."""
+    if "evaluation" not in pack.data:
+        return []
     try:
         return sorted(TypeAdapter(list[Formula]).validate_python(pack.read("evaluation")), key=lambda one: one.from_year)
     except ValidationError as error:
