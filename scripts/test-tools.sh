@@ -12,7 +12,8 @@ declare -A untested=(
   [sip-tester]="GB/T 28181 的 SIPp 测试 / GB/T 28181 with SIPp"
   [tshark]="GB/T 28181 报文的 tshark 校验 / GB/T 28181 on the wire, read by tshark"
   [wrk]="HTTP 性能 / HTTP benchmarks"
-  [fonts-noto-cjk]="截图中的中文 / Chinese text in screenshots"
+  [fonts-noto-cjk]="截图和 PDF 报告中的中文 / Chinese text in screenshots and reports"
+  [poppler-utils]="PDF 报告的核对 / reading the PDF report from outside"
 )
 
 have() {
@@ -23,6 +24,7 @@ have() {
     chromium) command -v chromium >/dev/null || command -v google-chrome >/dev/null ;;
     sip-tester) command -v sipp >/dev/null ;;
     chromium-driver) command -v chromedriver >/dev/null ;;
+    poppler-utils) command -v pdftotext >/dev/null ;;
     fonts-noto-cjk) compgen -G '/usr/share/fonts/opentype/noto/NotoSansCJK*' >/dev/null ;;
     *) command -v "$1" >/dev/null ;;
   esac

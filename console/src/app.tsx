@@ -16,6 +16,12 @@ const Thing = lazy(() => import("./pages/thing.tsx"));
 const Tasks = lazy(() => import("./pages/tasks.tsx"));
 const Targets = lazy(() => import("./pages/targets.tsx"));
 const Target = lazy(() => import("./pages/target.tsx"));
+const Task = lazy(() => import("./pages/task.tsx"));
+const Projects = lazy(() => import("./pages/projects.tsx"));
+const Project = lazy(() => import("./pages/project.tsx"));
+const Openings = lazy(() => import("./pages/openings.tsx"));
+const Evaluations = lazy(() => import("./pages/evaluations.tsx"));
+const Screen = lazy(() => import("./pages/screen.tsx"));
 const Organisations = lazy(() => import("./pages/organisations.tsx"));
 const People = lazy(() => import("./pages/people.tsx"));
 const Tokens = lazy(() => import("./pages/tokens.tsx"));
@@ -51,7 +57,7 @@ function Home() {
 
 export function App() {
   const { data, error, refetch } = useSessionQuery();
-  if (error) return <ProblemPage error={error} retry={() => void refetch()} />;
+  if (error && !data) return <ProblemPage error={error} retry={() => void refetch()} />;
   if (!data) return <Waiting />;
   if (!data.session) return <SignInPage anonymous={data.anonymous} />;
   if (data.session.user.must_change_password) return <SignInPage changing={data.session} />;
@@ -59,6 +65,7 @@ export function App() {
     <SessionProvider session={data.session}>
       <Suspense fallback={<Waiting />}>
         <Routes>
+          <Route path="screen" element={<Screen />} />
           <Route element={<Shell />}>
             <Route index element={<Home />} />
             <Route path="things" element={<Things />} />
@@ -66,6 +73,11 @@ export function App() {
             <Route path="entities/*" element={<Entity />} />
             <Route path="plan" element={<Navigate to="/plan/targets" replace />} />
             <Route path="plan/tasks" element={<Tasks />} />
+            <Route path="plan/tasks/:id" element={<Task />} />
+            <Route path="plan/projects" element={<Projects />} />
+            <Route path="plan/projects/:no" element={<Project />} />
+            <Route path="plan/openings" element={<Openings />} />
+            <Route path="plan/evaluations" element={<Evaluations />} />
             <Route path="plan/targets" element={<Targets />} />
             <Route path="plan/targets/:id" element={<Target />} />
             <Route path="organisations" element={<Organisations />} />

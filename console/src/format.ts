@@ -12,6 +12,7 @@ function formats(language: Language) {
   const locale = language === "zh" ? "zh-CN" : "en-GB";
   const integer = new Intl.NumberFormat(locale, { maximumFractionDigits: 0 });
   const decimal = new Intl.NumberFormat(locale, { maximumFractionDigits: 3 });
+  const hundredths = new Intl.NumberFormat(locale, { maximumFractionDigits: 2 });
   const compact = new Intl.NumberFormat(locale, { notation: "compact", maximumFractionDigits: 2 });
   const parts = { timeZone: ZONE, year: "numeric", month: "2-digit", day: "2-digit" } as const;
   const clock = { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false } as const;
@@ -47,6 +48,21 @@ function formats(language: Language) {
       const date = valid(at);
       return date ? time.format(date) : "—";
     },
+    /** Fen as people say them: 万元 and 亿元, or millions and billions of yuan. */
+    money: (fen: number) => {
+      const yuan = fen / 100;
+      const size = Math.abs(yuan);
+      if (language === "zh")
+        return size >= 1e8 ? `${hundredths.format(yuan / 1e8)} 亿元` : size >= 1e4 ? `${hundredths.format(yuan / 1e4)} 万元` : `${hundredths.format(yuan)} 元`;
+      return size >= 1e9 ? `¥${hundredths.format(yuan / 1e9)} bn` : size >= 1e6 ? `¥${hundredths.format(yuan / 1e6)} m` : `¥${hundredths.format(yuan)}`;
+    },
+    /** Smallest parts of a quota's unit: land in m² or hectares, energy in tonnes of coal equivalent. */
+    parts: (n: number, unit: string) =>
+      unit === "tce"
+        ? `${decimal.format(n / 1000)} ${language === "zh" ? "吨标煤" : "tce"}`
+        : n >= 1_000_000
+          ? `${decimal.format(n / 1_000_000)} ${language === "zh" ? "公顷" : "ha"}`
+          : `${decimal.format(n / 100)} m²`,
     bytes: (n: number) =>
       n >= 2 ** 30 ? `${(n / 2 ** 30).toFixed(1)} GiB` : n >= 2 ** 20 ? `${(n / 2 ** 20).toFixed(1)} MiB` : `${(n / 1024).toFixed(0)} KiB`,
   };

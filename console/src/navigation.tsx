@@ -17,9 +17,12 @@ import {
   InboxOutlined,
   KeyOutlined,
   LineChartOutlined,
+  ProjectOutlined,
   SafetyCertificateOutlined,
   ScheduleOutlined,
+  ShareAltOutlined,
   TeamOutlined,
+  TrophyOutlined,
 } from "@ant-design/icons";
 import type { ReactNode } from "react";
 import type { DashboardEntry } from "./api/indicators.ts";
@@ -61,6 +64,9 @@ export const GROUPS: Group[] = [
       { path: "/plan/targets", key: "p", icon: <AimOutlined />, label: (t) => t.nav.targets, needs: ["plan.*.read"] },
       { path: "/items", key: "i", icon: <CarryOutOutlined />, label: (t) => t.nav.items, needs: ["workflow.item.read"] },
       { path: "/plan/tasks", key: "k", icon: <FlagOutlined />, label: (t) => t.nav.tasks, needs: ["plan.*.read"] },
+      { path: "/plan/projects", key: "w", icon: <ProjectOutlined />, label: (t) => t.nav.projects, needs: ["plan.project.read"] },
+      { path: "/plan/openings", key: "h", icon: <ShareAltOutlined />, label: (t) => t.nav.openings, needs: ["plan.*.read"] },
+      { path: "/plan/evaluations", key: "y", icon: <TrophyOutlined />, label: (t) => t.nav.evaluations, needs: ["plan.*.read"] },
     ],
   },
   {

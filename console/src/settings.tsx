@@ -77,6 +77,19 @@ export function SettingsProvider({ children }: { children: ReactNode }) {
   return <Context value={value}>{children}</Context>;
 }
 
+/** Dark within, whatever the reader has chosen: a wall is read in a dim room. */
+export function DarkSettings({ children }: { children: ReactNode }) {
+  const chosen = useSettings();
+  useEffect(() => {
+    document.documentElement.dataset["theme"] = "dark";
+    return () => {
+      document.documentElement.dataset["theme"] = chosen.dark ? "dark" : "light";
+    };
+  }, [chosen.dark]);
+  const value = useMemo(() => ({ ...chosen, dark: true }), [chosen]);
+  return <Context value={value}>{children}</Context>;
+}
+
 export function useSettings(): Settings {
   const settings = useContext(Context);
   if (!settings) throw new Error("useSettings outside SettingsProvider");

@@ -22,18 +22,20 @@ import sqlalchemy as sa
 
 from tests.conftest import kernel_plugins
 from tests.kernel.conftest import Persons
-from tulou.kernel import audit
+from tulou.kernel import audit, ledger
 from tulou.kernel.backup import Backup, restore, verify
 from tulou.kernel.bus import NatsServer, StreamSpec, free_port
 from tulou.kernel.errors import Conflict, Forbidden, Invalid
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.house import House
+from tulou.kernel.ledger.service import verify as verify_books
 from tulou.kernel.objects import Objects
 from tulou.kernel.packs.installing import install
 from tulou.kernel.packs.scaffold import write
 from tulou.kernel.plugins import read_packs
 from tulou.kernel.policy import Actor
 from tulou.kernel.settings import Settings
+from tulou.kernel.sql import utcnow
 
 
 def kernel_house(settings: Settings) -> House:
@@ -60,6 +62,15 @@ async def test_a_restored_home_has_the_same_rows_objects_and_chain(
 ) -> None:
     await persons.make("lin", "fuzhou", ("fuzhou", "admin", True))
     await asyncio.to_thread(put_pack, kernel, tmp_path)
+    books = [await kernel.db.write(lambda c, n=n: ledger.open_account(
+        c, org="fuzhou", code=f"a{n}", kind="asset", unit="CNY", label={"zh": "甲", "en": "a"}
+    )) for n in range(2)]
+
+    def enters(house: House, amount: int) -> Any:
+        draft = ledger.Draft("fuzhou", "CNY", utcnow(), "拨款", {books[0]: amount, books[1]: -amount})
+        return house.db.write(lambda c: ledger.enter(c, admin, draft).no)
+
+    first = await enters(kernel, 5)
     file = await backed_up(kernel, admin, tmp_path / "b.tar")
     url = request.getfixturevalue("new_postgres")() if kernel.settings.database_url else ""
     settings = Settings(home=tmp_path / "restored", database_url=url)
@@ -79,6 +90,10 @@ async def test_a_restored_home_has_the_same_rows_objects_and_chain(
         again = Persons(other, persons.connect, admin)
         assert await again.make("chen", "fuzhou") > 0
         await audit.note(other.db, admin, "test.thing.write", "fuzhou")
+        assert await enters(other, 7) > first, "numbers go on"
+        assert (await other.db.read(verify_books))["ok"], "what the store keeps beside entries is restored once"
+        with pytest.raises(sa.exc.IntegrityError):
+            await other.db.write(lambda c: c.execute(ledger.entries.delete()))
         assert (await other.db.read(audit.verify_chain)).ok
     finally:
         await other.stop()

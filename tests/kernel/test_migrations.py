@@ -14,7 +14,7 @@ from tulou.kernel.sql import metadata
 
 KERNEL_TABLES = {
     "organisations", "users", "role_bindings", "sessions", "tokens", "oidc_requests", "audit_log", "jobs", "job_lines",
-    "workflow_items", "workflow_steps", "workflow_due",
+    "workflow_items", "workflow_steps", "workflow_due", "ledger_accounts", "ledger_entries", "ledger_postings", "ledger_turnover",
 }
 
 
@@ -41,6 +41,8 @@ async def test_upgrading_again_changes_nothing(kernel: House) -> None:
 
 async def test_the_last_revisions_are_found_without_alembic(kernel: House) -> None:
     folders = sorted(set(plugins().hook.migrations()))
-    assert heads(folders) == set(ScriptDirectory.from_config(configuration(folders)).get_heads())
+    scripts = ScriptDirectory.from_config(configuration(folders))
+    needed = {str(one.dependencies) for one in scripts.walk_revisions() if one.dependencies}  # the store notes them with what needs them
+    assert heads(folders) == set(scripts.get_heads()) - needed
     mine = kernel.hooks.hook.migrations()
     assert {row[0] for row in await kernel.db.read(lambda c: c.execute(sa.text("SELECT version_num FROM alembic_version")).all())} == heads(mine)

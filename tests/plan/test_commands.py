@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def _commands() -> dict[str, click.Command]:
     assert isinstance(main, click.Group)
     context = click.Context(main)
-    found = {name: main.get_command(context, name) for name in ("plan", "user", "token")}
+    found = {name: main.get_command(context, name) for name in ("plan", "user", "token", "ledger")}
     return {name: command for name, command in found.items() if command is not None}
 
 
@@ -77,7 +77,22 @@ def test_the_plan_from_the_command_line(run: Run, tmp_path: Path) -> None:
     assert answer(run("plan", "score", "--as-of", score["as_of"]))["digest"] == score["digest"]
     assert sum(answer(run("plan", "systems"))["counts"].values()) == 121
 
-    for arguments in (["tasks"], ["targets"], ["targets", "5g-stations"], ["score"], ["systems"]):
+    table = tmp_path / "projects.csv"
+    lines = [f"{LEAD},N1-1,N1,5G 三期,2021-01-01,2022-12-31", f"{LEAD},N1-2,Z1,没有这项任务,2021-01-01,2022-12-31"]
+    table.write_text("\n".join(["org,code,task,title,starts,ends", *lines]), "utf-8")
+    brought = run("plan", "import", "projects", str(table), TULOU_TOKEN=li)
+    assert brought.exit_code == 1, "a line was refused"
+    assert json.loads(brought.stdout)["counts"] == {"created": 1, "changed": 0, "unchanged": 0, "error": 1}
+    assert "没有任务 Z1" in run("plan", "import", "projects", str(table), language="zh", TULOU_TOKEN=li).output
+    (found,) = answer(run("plan", "projects", "--task", "N1"))["items"]
+    assert found["title"] == "5G 三期"
+    assert answer(run("plan", "projects", str(found["no"])))["movements"] == []
+    assert run("plan", "evaluation", "2025", "--draft").exit_code == 1, "the machine's own key is nobody"
+    assert answer(run("plan", "evaluation")) == []
+    assert answer(run("ledger", "verify")) == {"ok": True, "entries": 0, "accounts": 0, "wrong": []}
+    assert answer(run("ledger", "accounts")) == answer(run("ledger", "entries")) == []
+
+    for arguments in (["tasks"], ["targets"], ["targets", "5g-stations"], ["score"], ["systems"], ["projects"]):
         for language, word in (("zh", "5G"), ("en", "5G")):
             shown = run("plan", *arguments, language=language)
             assert shown.exit_code == 0, shown.output

@@ -219,7 +219,7 @@ async def test_a_reading_becomes_the_target_s_number(world: World, admin: Actor)
         await world.says(site, "Site5G", "serviceState", state)
     await world.says(await world.thing("Site5G", synthetic=True), "Site5G", "serviceState", "in_service", origin=SYNTHETIC)
     await world.house.service(Directory).reload()
-    assert len(await plans.measure(admin)) == 8
+    assert len(await plans.measure(admin)) == 11
     targets = {one["id"]: one for one in await plans.targets(admin)}
     site = targets["5g-stations"]
     assert (site["state"], site["value"], site["met"]) == ("measured", 2, False)

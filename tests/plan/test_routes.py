@@ -105,7 +105,7 @@ async def test_a_report_with_a_file_goes_through_two_people(client: Client) -> N
 DEFINITION = {"definition": {"query": "none", "note_zh": "测不了", "note_en": "cannot be measured"}}
 REFUSALS = [
     ("POST", REPORTS, {**REPORT, "value": "many"}, 400, "value"),
-    ("POST", REPORTS, {"value": 1}, 400, "as_of"),
+    ("POST", REPORTS, {"value": 1, "evidence_text": "x"}, 400, "as_of"),
     ("POST", REPORTS, {**REPORT, "as_of": "2022-06-30"}, 400, "as_of"),
     ("POST", "/api/v1/plan/targets/castles/reports", REPORT, 404, "target"),
     ("GET", "/api/v1/plan/targets/castles", None, 404, "target"),

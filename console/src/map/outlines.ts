@@ -11,12 +11,3 @@ export function useOutlines() {
     gcTime: Infinity,
   });
 }
-
-/** Whether the browser draws with WebGL; where it does not, maps are drawn on a plain canvas. */
-export const hasWebgl = (): boolean => {
-  try {
-    return document.createElement("canvas").getContext("webgl2") !== null;
-  } catch {
-    return false;
-  }
-};

@@ -1,4 +1,5 @@
 /** The cockpit: the province at a glance, live. */
+import { DesktopOutlined } from "@ant-design/icons";
 import { Empty, Select, Skeleton } from "antd";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { lazy, Suspense, useMemo, useState } from "react";
@@ -14,7 +15,8 @@ import { Shares } from "../components/shares.tsx";
 import { Sparkline } from "../components/sparkline.tsx";
 import { ThingDrawer } from "../components/thing-drawer.tsx";
 import { useFormat } from "../format.ts";
-import { hasWebgl, useOutlines } from "../map/outlines.ts";
+import { useOutlines } from "../map/outlines.ts";
+import { hasWebgl } from "../map/webgl.ts";
 import { useCan } from "../session.tsx";
 import { useText } from "../settings.tsx";
 
@@ -101,6 +103,7 @@ function MapPanel({ synthetic, onPick }: { synthetic: number; onPick(no: number)
   const outlines = useOutlines();
   const typeLabel = useTypeLabel();
   useModels();
+  const can = useCan();
   const webgl = useMemo(hasWebgl, []);
   const [types, setTypes] = useState<string[]>([]);
   const map = useQuery({
@@ -140,6 +143,11 @@ function MapPanel({ synthetic, onPick }: { synthetic: number; onPick(no: number)
         />
         <Legend />
         <span className="muted map-count">{map.data && text.cockpit.shown(format.integer(shown))}</span>
+        {can("plan.score.read") && (
+          <Link to="/screen" className="map-screen">
+            <DesktopOutlined aria-hidden /> {text.screen.open}
+          </Link>
+        )}
       </div>
       <div className="map-area">
         {map.error && <ProblemAlert error={map.error} retry={() => void map.refetch()} />}

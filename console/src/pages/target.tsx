@@ -1,13 +1,14 @@
 /** One target: value, definitions, reports with a second person's decision, measurements. */
 import { ArrowLeftOutlined, CheckOutlined, CloseOutlined, PlusOutlined } from "@ant-design/icons";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { App, Button, DatePicker, Form, Input, InputNumber, Modal, Skeleton, Table, Tag, Upload, type TableColumnsType } from "antd";
+import { App, Button, DatePicker, Form, Input, InputNumber, Modal, Skeleton, Table, Tag, type TableColumnsType } from "antd";
 import type { Dayjs } from "dayjs";
 import { useEffect, useState } from "react";
 import { Link, useParams } from "react-router";
 import { get, path, post } from "../api/client.ts";
 import type { Report, TargetDetail } from "../api/types.ts";
 import { Nothing, PageHead } from "../components/page.tsx";
+import { evidenceOf, FileField } from "../components/paper.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { Sparkline } from "../components/sparkline.tsx";
 import { MetTag, TargetStateTag } from "../components/tags.tsx";
@@ -74,7 +75,7 @@ export default function TargetPage() {
             <Fact name={text.plan.asOf}>{format.moment(data.as_of)}</Fact>
             {data.lead && <Fact name={text.plan.agencies}>{label(data.lead as never, "name")}</Fact>}
             <Fact name={text.plan.task}>
-              <Link to={`/plan/tasks#${data.task}`}>{data.task}</Link> · {data.systems.join(text.comma)}
+              <Link to={`/plan/tasks/${data.task}`}>{data.task}</Link> · {data.systems.join(text.comma)}
             </Fact>
             <Fact name={text.plan.why}>{label(data as never, "why")}</Fact>
           </dl>
@@ -313,18 +314,6 @@ function Measurements({ rows }: { rows: TargetDetail["measurements"] }) {
   );
 }
 
-const MAX_FILE = 5 << 20;
-
-async function base64(file: Blob): Promise<string> {
-  const url = await new Promise<string>((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result as string);
-    reader.onerror = () => reject(reader.error ?? new Error("read"));
-    reader.readAsDataURL(file);
-  });
-  return url.slice(url.indexOf(",") + 1);
-}
-
 function ReportForm({ target, onClose }: { target: TargetDetail; onClose(): void }) {
   const text = useText();
   const unit = useUnit()(target);
@@ -345,7 +334,7 @@ function ReportForm({ target, onClose }: { target: TargetDetail; onClose(): void
         value: values.value,
         as_of: new Date(Math.min(end, Date.now() - 1000)).toISOString(),
         evidence_text: values.evidence_text,
-        ...(file ? { evidence_name: file.name, evidence_base64: await base64(file) } : {}),
+        ...(await evidenceOf(file)),
       });
       await client.invalidateQueries({ queryKey: ["plan"] });
       void message.success(text.plan.submitted);
@@ -383,17 +372,8 @@ function ReportForm({ target, onClose }: { target: TargetDetail; onClose(): void
         <Form.Item name="evidence_text" label={text.plan.evidence} rules={[{ required: true, whitespace: true }]}>
           <Input.TextArea rows={4} maxLength={20_000} placeholder={text.plan.evidenceHint} />
         </Form.Item>
-        <Form.Item label={text.plan.evidenceFile} validateStatus={file && file.size > MAX_FILE ? "error" : undefined}>
-          <Upload
-            maxCount={1}
-            beforeUpload={(chosen) => {
-              setFile(chosen);
-              return false;
-            }}
-            onRemove={() => setFile(null)}
-          >
-            <Button>{text.plan.chooseFile}</Button>
-          </Upload>
+        <Form.Item label={text.plan.evidenceFile}>
+          <FileField file={file} onChoose={setFile} />
         </Form.Item>
       </Form>
     </Modal>

@@ -1,24 +1,21 @@
 /** The plan's 25 tasks by section: agencies, targets, and systems with honest states. */
-import { Skeleton } from "antd";
-import { useQuery } from "@tanstack/react-query";
+import { FilePdfOutlined, FileWordOutlined } from "@ant-design/icons";
+import { Button, Skeleton, Space } from "antd";
 import { Link } from "react-router";
-import { get } from "../api/client.ts";
+import { useTasks } from "../api/plan.ts";
 import type { Agency, PlanTask, SystemState } from "../api/types.ts";
 import { PageHead } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { Shares } from "../components/shares.tsx";
 import { useLabel } from "../format.ts";
-import { useText } from "../settings.tsx";
+import { useSettings } from "../settings.tsx";
+import { reportAddress } from "./projects.tsx";
 import { useTargets } from "./targets.tsx";
 
 export default function Tasks() {
-  const text = useText();
+  const { text, language } = useSettings();
   const label = useLabel();
-  const tasks = useQuery({
-    queryKey: ["plan", "tasks"],
-    queryFn: ({ signal }) => get<PlanTask[]>("/plan/tasks", undefined, signal),
-    staleTime: 60_000,
-  });
+  const tasks = useTasks();
   const targets = useTargets();
   const sections = new Map<string, PlanTask[]>();
   for (const task of tasks.data ?? []) sections.set(task.section, [...(sections.get(task.section) ?? []), task]);
@@ -28,7 +25,16 @@ export default function Tasks() {
 
   return (
     <div className="page">
-      <PageHead title={text.plan.tasks} note={text.plan.subtitle} />
+      <PageHead title={text.plan.tasks} note={text.plan.subtitle}>
+        <Space.Compact>
+          <Button icon={<FilePdfOutlined />} href={reportAddress("pdf", language)}>
+            {text.evaluation.pdf}
+          </Button>
+          <Button icon={<FileWordOutlined />} href={reportAddress("docx", language)}>
+            {text.evaluation.word}
+          </Button>
+        </Space.Compact>
+      </PageHead>
       {tasks.error && <ProblemAlert error={tasks.error} retry={() => void tasks.refetch()} />}
       <section className="panel box" aria-label={text.plan.systems}>
         {tasks.data ? (
@@ -51,7 +57,9 @@ export default function Tasks() {
             <article key={task.id} className="panel task" id={task.id}>
               <div className="task-head">
                 <span className="mono muted">{task.id}</span>
-                <h3>{label(task as never, "title")}</h3>
+                <h3>
+                  <Link to={`/plan/tasks/${task.id}`}>{label(task as never, "title")}</Link>
+                </h3>
                 <span className="muted">{text.plan.systemsShort(task.systems.length)}</span>
               </div>
               {(task.summary_zh || task.summary_en) && <p className="task-summary">{label(task as never, "summary")}</p>}

@@ -39,6 +39,7 @@ PAGES = (
     "indicators",
     "items",
     "rollouts",
+    "screen",
 )
 """First parts of the addresses of pages (console/src/app.tsx); every one is answered with index.html."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tulou.indicators.dashboards import Dashboards
-from tulou.indicators.models import declared
+from tulou.indicators.models import SECTIONS, declared
 from tulou.indicators.service import Indicators
-from tulou.kernel import workflows
 from tulou.kernel.hookspecs import hookimpl
+from tulou.kernel.packs import Section
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -33,6 +33,12 @@ when {
 
 
 @hookimpl
+def sections() -> Mapping[str, Section]:
+    """`indicators`, `dashboards`."""
+    return SECTIONS
+
+
+@hookimpl
 def policies() -> str:
     """Who may read definitions, pages and values."""
     return POLICIES
@@ -41,7 +47,7 @@ def policies() -> str:
 @hookimpl
 def services(house: House) -> Sequence[object]:
     """`Indicators`, `Dashboards`."""
-    indicators = Indicators(house, declared(house.packs, workflows.declared(house.packs)))
+    indicators = Indicators(house, declared(house.packs))
     return [indicators, Dashboards(house, indicators)]
 
 

@@ -1,4 +1,4 @@
-"""What a pack declares: indicators (`data: {indicators: ...}`), dashboards and layers (`data: {dashboards: ...}`).
+"""What a pack declares: the sections `indicators` and `dashboards` (with layers).
 
 Law: pure and checked when it is read. A definition says in words and in terms what is computed; whatever refers to a type, a
 property, an indicator, a layer or a workflow that is not there is an error with file and place.
@@ -6,14 +6,15 @@ property, an indicator, a layer or a workflow that is not there is an error with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from tulou.kernel.errors import Invalid
-from tulou.kernel.packs import Bound, Model, Name, Pack, Packs, Strict, Text, broken, refused
+from tulou.kernel.packs import Bound, Model, Name, Pack, Packs, Section, Strict, Text, broken
 from tulou.kernel.readings import OVER_READINGS
+from tulou.kernel.workflows import declared as declared_workflows
 
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Reference = Annotated[str, Field(pattern=r"^([a-z][a-z0-9_-]{0,62}/)?[a-z][a-z0-9_]{0,62}$")]
@@ -21,7 +22,6 @@ Reference = Annotated[str, Field(pattern=r"^([a-z][a-z0-9_-]{0,62}/)?[a-z][a-z0-
 
 Statistic = Literal["mean", "min", "max", "sum", "count", "last", "above", "below", "percentile", "capture"]
 Area = Literal["province", "city", "county"]
-Read = TypeVar("Read")
 
 ORIGINS: Mapping[str, int] = {"measured": 0, "reported": 1, "estimated": 2, "synthetic": 3}
 """Origins of readings by name (docs/architecture.md). What is synthetic counts where the asker says so, never by declaration."""
@@ -220,7 +220,7 @@ class Items(Strict):
 Widget = Annotated[Tile | Chart | Ranking | Map | Things | Alarms | Items, Field(discriminator="kind")]
 
 
-class Section(Strict):
+class Part(Strict):
     """Widgets under a heading."""
 
     title: Text | None = None
@@ -232,11 +232,11 @@ class Dashboard(Strict):
 
     title: Text
     note: Words | None = None
-    sections: list[Section] = Field(min_length=1, max_length=20)
+    sections: list[Part] = Field(min_length=1, max_length=20)
 
 
 class Pages(Strict):
-    """The file of a pack that `dashboards` names."""
+    """The section `dashboards` of a pack."""
 
     layers: dict[Id, Layer] = Field(default_factory=dict, max_length=100)
     dashboards: dict[Id, Dashboard] = Field(default_factory=dict, max_length=50)
@@ -328,37 +328,32 @@ def _resolved(widget: Widget, pack: str) -> Widget:
     return widget.model_copy(update={"layer": full(pack, widget.layer)}) if isinstance(widget, Map) else widget
 
 
-INDICATORS: TypeAdapter[dict[str, Indicator]] = TypeAdapter(dict[Id, Indicator])
-"""The file of a pack that `indicators` names."""
-
-
-def declared(packs: Packs, workflows: Collection[str]) -> Catalogue:
-    """What the packs declare, with full references. Raises `Invalid` naming file, place and rule."""
+def declared(packs: Packs) -> Catalogue:
+    """What the packs declare, with full references."""
     found = Catalogue({}, {}, {})
-    for pack in packs.packs.values():
-        own = _read(pack, "indicators", INDICATORS.validate_python)
-        _refuse(pack, "indicators", (
-            problem._replace(place=(name, *problem.place)) for name, one in own.items() for problem in one.problems(packs.own)
-        ))
-        found.indicators.update({f"{pack.name}/{name}": one for name, one in own.items()})
-    for pack in packs.packs.values():
-        pages = _read(pack, "dashboards", Pages.model_validate)
-        _refuse(pack, "dashboards", pages.problems(pack.name, found, packs.own, workflows))
-        pages = pages.resolved(pack.name, found.indicators)
-        found.layers.update({f"{pack.name}/{name}": layer for name, layer in pages.layers.items()})
-        found.dashboards.update({f"{pack.name}/{name}": page for name, page in pages.dashboards.items()})
+    for pack, indicators in packs.section("indicators"):
+        found.indicators.update({f"{pack.name}/{name}": one for name, one in indicators.items()})
+    for pack, pages in packs.section("dashboards"):
+        full_ = pages.resolved(pack.name, found.indicators)
+        found.layers.update({f"{pack.name}/{name}": layer for name, layer in full_.layers.items()})
+        found.dashboards.update({f"{pack.name}/{name}": page for name, page in full_.dashboards.items()})
     return found
 
 
-def _read(pack: Pack, name: str, check: Callable[[Any], Read]) -> Read:
-    """A part of a pack's declarations, empty where it has none."""
-    try:
-        return check((pack.read(name) if name in pack.data else None) or {})
-    except ValidationError as error:
-        raise refused(pack.folder / pack.data[name], error) from None
+def check_indicators(indicators: Mapping[str, Indicator], _pack: Pack, packs: Packs) -> Iterator[PydanticCustomError]:
+    """What is wrong with the section `indicators` of a pack, among those before it."""
+    for name, one in indicators.items():
+        for problem in one.problems(packs.own):
+            yield broken("declared", problem.zh, problem.en, (name, *problem.place))
 
 
-def _refuse(pack: Pack, name: str, problems: Iterator[Problem]) -> None:
-    for place, value, zh, en in problems:
-        path, at = pack.folder / pack.data[name], ".".join(map(str, place))
-        raise Invalid(f"{path} 的 {at}：{zh}", f"{path}: {at}: {en}", field=at, value=value, rule="declared")
+def check_pages(pages: Pages, pack: Pack, packs: Packs) -> Iterator[PydanticCustomError]:
+    """What is wrong with the section `dashboards` of a pack, among those before it."""
+    known = declared(packs)
+    known.indicators.update({f"{pack.name}/{name}": one for name, one in (pack.section("indicators") or {}).items()})
+    workflows = {*declared_workflows(packs), *(pack.section("workflows") or ())}
+    for problem in pages.problems(pack.name, known, packs.own, workflows):
+        yield broken("declared", problem.zh, problem.en, problem.place)
+
+
+SECTIONS = {"indicators": Section(dict[Id, Indicator], check_indicators), "dashboards": Section(Pages, check_pages)}

@@ -99,11 +99,17 @@ def entry(
     return Entry(who[:128], action, org, subject, outcome, text)
 
 
+def hold(connection: sa.Connection) -> None:
+    """Keep the chain for this transaction, as its first row does. What locks rows of its own before it writes to the chain begins with
+    this, so that no two processes wait for each other."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+
+
 def chain(connection: sa.Connection, entries: Sequence[Entry]) -> int:
     """Append rows inside the caller's transaction, all of this moment; returns the last one's sequence number."""
     remote = connection.dialect.name == "postgresql"
-    if remote:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+    hold(connection)
     head = connection.execute(_head).first()
     seq, prev = (head.seq, head.hash) if head else (0, GENESIS)
     at = utcnow()

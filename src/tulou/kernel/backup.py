@@ -456,15 +456,22 @@ def _restore_sql(settings: Settings, manifest: dict[str, Any], house: House) -> 
                 command.upgrade(config, revision)
         with db.engine.begin() as connection:
             driver: Any = connection.connection.driver_connection
+            triggers: list[str] = []
             while True:
                 try:
                     name, file = yield
                 except GeneratorExit:
                     break
                 table = name.split(".", 1)[1].removesuffix(".copy")
+                # What triggers keep beside a row is in the backup itself.
+                connection.execute(sa.text(f'ALTER TABLE "{table}" DISABLE TRIGGER USER'))
                 with driver.cursor() as cursor, cursor.copy(_copy(table, "FROM STDIN")) as copy:
                     while data := file.read(CHUNK):
                         copy.write(data)
+                triggers.append(table)
+            connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))  # a table with checks still to come cannot be altered
+            for table in triggers:
+                connection.execute(sa.text(f'ALTER TABLE "{table}" ENABLE TRIGGER USER'))
             _advance_sequences(connection)
         upgrade(db, house.hooks.hook.migrations())
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -159,6 +160,22 @@ def flag(request: Request, name: str) -> bool | None:
     if raw not in ("0", "1", "true", "false"):
         raise Invalid(f"{name} 应为 0 或 1", f"{name} must be 0 or 1", field=name, value=raw, rule="boolean")
     return raw in ("1", "true")
+
+
+def moment_of(request: Request, name: str) -> dt.datetime | None:
+    """A moment among the parameters, None when absent. Raises `Invalid` for anything but RFC 3339 with its zone."""
+    text = request.query_params.get(name)
+    if not text:
+        return None
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise Invalid(
+            f"{name} 应为带时区的 RFC 3339 时间", f"{name} must be an RFC 3339 time with its zone", field=name, value=text, rule="RFC 3339",
+        )
+    return at.astimezone(dt.UTC)
 
 
 def cursor(values: list[Any]) -> str:

@@ -33,6 +33,7 @@ PLUGINS = (
     "tulou.kernel.jobs",
     "tulou.kernel.workflows",
     "tulou.kernel.packs.hooks",
+    "tulou.kernel.ledger",
     "tulou.kernel.system",
     "tulou.context.hooks",
     "tulou.access.hooks",

@@ -104,6 +104,9 @@ class Settings:
         True, "保留经 NGSI-LD 写入的历史（设备读数总是保留）",
         "keep what is written of entities over NGSI-LD as history (readings of devices always are)",
     )
+    report_fonts: str = _entry(
+        "", "报告（PDF）所用中文字体的目录；空为本机字体", "folder of fonts with Chinese for reports in PDF; empty: those of the machine"
+    )
     session_hours: int = _entry(12, "会话时长（小时）", "length of a sign-in session in hours")
     jobs_parallel: int = _entry(2, "同时运行的任务数", "jobs that run at the same time in a worker")
     jobs_per_org: int = _entry(2, "每个组织同时运行的任务数", "jobs of one organisation that run at the same time")

@@ -172,6 +172,101 @@ def systems(session: Any, write: Path | None) -> None:
     session.output(answer["counts"])
 
 
+@plan.command()
+@click.option("--task", help="任务编号 / task")
+@click.option("--org")
+@click.option("--late", is_flag=True, help="只看有逾期里程碑的 / only with late milestones")
+@click.argument("project", type=int, required=False)
+@click.pass_obj
+def projects(session: Any, task: str | None, org: str | None, late: bool, project: int | None) -> None:
+    """项目；给出编号则看一个。Projects, or one of them. Money in fen."""
+    if project is not None:
+        answer = session.call("GET", f"{API}/plan/projects/{project}")
+        if session.json:
+            session.output(answer)
+            return
+        session.output(answer, ["no", "org", "code", "task", "title", "starts", "ends", "synthetic"])
+        session.output(answer["milestones"], ["no", "title", "due", "state", "done_on", "late", "submitted_name", "decided_name"])
+        session.output(answer["funds"]["sources"], ["source", "planned", "committed", "received", "spent"])
+        session.output(answer["movements"], ["no", "at", "kind", "source", "use", "resource", "amount", "unit", "state", "entry"])
+        return
+    answer = session.call("GET", f"{API}/plan/projects", params={"task": task, "org": org, "late": 1 if late else None, "limit": 1000})
+    if session.json:
+        session.output(answer)
+        return
+    rows = [{**one, **one["funds"]["total"]} for one in answer["items"]]
+    session.output(rows, ["no", "org", "code", "task", "title", "milestones", "done", "late", "planned", "received", "spent"])
+
+
+@plan.command("import")
+@click.argument("what", type=click.Choice(["projects", "milestones", "movements"]))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_token
+@click.pass_obj
+def import_command(session: Any, what: str, file: Path, token: str | None) -> None:
+    """导入 CSV 表；有错的行逐行说明，退出码为 1。Bring a CSV table; lines with errors are told, and the exit code is 1."""
+    headers = {"authorization": f"Bearer {token}"} if token else None
+    response = session.request("POST", f"{API}/plan/import/{what}", content=file.read_bytes(), headers=headers)
+    if response.status_code >= 400:
+        session.fail(response)
+    answer = orjson.loads(response.content)
+    bad = [line for line in answer["lines"] if "error" in line]
+    if session.json:
+        session.output(answer)
+    else:
+        session.output(answer["counts"])
+        rows = [{"line": one["line"], "error": session.text(one["error"]["detail_zh"], one["error"]["detail_en"])} for one in bad]
+        if rows:
+            session.output(rows, ["line", "error"])
+    if bad:
+        raise SystemExit(1)
+
+
+@plan.command()
+@click.argument("year", type=int, required=False)
+@click.option("--draft", is_flag=True, help="起草 / make a draft")
+@click.option("--publish", type=int, metavar="VERSION", help="公布（须为第二人）/ publish; by a second person")
+@click.option("--finish", type=int, metavar="VERSION", help="终审 / make final")
+@_token
+@click.pass_obj
+def evaluation(session: Any, year: int | None, draft: bool, publish: int | None, finish: int | None, token: str | None) -> None:
+    """年度考评：查看、起草、公布、终审。The annual evaluation: look, draft, publish, make final."""
+    base = f"{API}/plan/evaluations"
+    if year is None:
+        session.output(session.call("GET", base)["items"], ["year", "version", "state", "score", "method", "digest", "made_name", "published_name"])
+        return
+    if draft:
+        session.output(_ask(session, "POST", base, token, {"year": year}))
+        return
+    for verb, version in (("publish", publish), ("finish", finish)):
+        if version is not None:
+            session.output(_ask(session, "POST", f"{base}/{year}/{version}/{verb}", token, {}))
+            return
+    answer = session.call("GET", f"{base}/{year}")
+    if session.json:
+        session.output(answer)
+        return
+    rows = [{"agency": row["id"], **row["criteria"], "score": row["score"]} for row in answer["document"]["agencies"]]
+    session.output(rows, ["agency", "targets", "milestones", "funds", "items", "score"])
+    session.output({key: answer[key] for key in ("year", "version", "state", "digest", "recomputes", "appeal_until")})
+
+
+@plan.command("write-report")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--language", type=click.Choice(["zh", "en"]), default="zh", show_default=True)
+@click.option("--year", type=int, help="年度 / of a year")
+@click.option("--as-of", help="截至时间 / as of (RFC 3339)")
+@click.pass_obj
+def report_file(session: Any, file: Path, language: str, year: int | None, as_of: str | None) -> None:
+    """生成报告，按扩展名为 Word（.docx）或 PDF。Write the report, in Word (.docx) or PDF by the file's name."""
+    form = file.suffix.lstrip(".").lower()
+    response = session.request("GET", f"{API}/plan/report", params={"format": form, "language": language, "year": year, "as_of": as_of})
+    if response.status_code >= 400:
+        session.fail(response)
+    file.write_bytes(response.content)
+    session.output({"file": str(file), "bytes": len(response.content)})
+
+
 def systems_page() -> str:
     """`docs/systems.md` from the house's own plugins and packs; needs no running house."""
     from tulou.kernel.plugins import plugins, read_packs

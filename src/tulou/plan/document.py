@@ -128,8 +128,8 @@ class Plan(BaseModel):
         return target.deadline or self.head.ends
 
 
-def load_plan(packs: Packs) -> Plan:
-    """The plan of the one pack that has a data file `plan`. Raises `Invalid` naming file, place and rule."""
+def holder(packs: Packs) -> Pack:
+    """The one pack that has a data file `plan`."""
     holders = [pack for pack in packs.packs.values() if "plan" in pack.data]
     if len(holders) != 1:
         names = ", ".join(pack.name for pack in holders) or "none"
@@ -137,7 +137,12 @@ def load_plan(packs: Packs) -> Plan:
             f"应当恰好有一个包提供计划，现有：{names}", f"exactly one pack must hold the plan, found: {names}",
             field="packs", value=names, rule="exactly one",
         )
-    pack = holders[0]
+    return holders[0]
+
+
+def load_plan(packs: Packs) -> Plan:
+    """The plan of the house. Raises `Invalid` naming file, place and rule."""
+    pack = holder(packs)
     head = _read(pack, "plan", TypeAdapter(Head))
     tasks: dict[str, Task] = {}
     sections: dict[str, str] = {}
@@ -182,6 +187,9 @@ def _check_references(pack: Pack, plan: Plan, organisations: set[str], models: M
         for system_id in target.systems:
             own = any(system.id == system_id for system in held.systems)
             _rule(pack, "targets", own, f"{at}.systems", system_id, f"a system of task {held.id}")
+        query = target.definition.query
+        if not isinstance(query, str) and query.projects is not None:
+            _rule(pack, "targets", query.projects.target == at, f"{at}.definition.query.projects", query.projects.target, "the target itself")
         for problem in target.definition.problems(models):
             _rule(pack, "targets", False, f"{at}.definition.{problem.field}", problem.value, problem.rule)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tulou.access import Directory
 from tulou.kernel.errors import Unavailable
 from tulou.kernel.readings.schema import quote
+from tulou.plan.projects.service import finished
 from tulou.plan.queries import EVERY, Condition, Count, Selection, Sum, Tally
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class MeasuredFacts:
             newest = max(newest, int(span.newest[counts].max(initial=0)))
             parts += [span.part[row] for row in np.flatnonzero(counts).tolist()]
         return Tally(len(real), reported, _value(selection, parts) if reported else None, _time(newest))
+
+    async def finished(self, target: str) -> Tally:
+        """See `queries.Facts`."""
+        return await self.house.db.read(lambda c: finished(c, target))
 
     @staticmethod
     def _real(directory: Directory, selection: Selection) -> NDArray[np.int64]:

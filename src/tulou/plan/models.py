@@ -11,9 +11,10 @@ from decimal import Decimal
 from typing import Annotated
 
 import sqlalchemy as sa
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from tulou.kernel.sql import BigId, Json, UtcDateTime, metadata
+from tulou.plan.papers import Body, Paper
 from tulou.plan.queries import PLACES, Definition, Strict
 
 
@@ -57,14 +58,6 @@ plan_measurements = sa.Table(
     sa.Index("ix_plan_measurements_target_as_of", "target", "as_of"),
 )
 """`value` is null when no real thing of the kind was registered; `known` and `reported` say what it was made of."""
-
-plan_evidence = sa.Table(
-    "plan_evidence", metadata,
-    sa.Column("sha256", sa.String(64), primary_key=True),
-    sa.Column("size", sa.BigInteger, nullable=False),
-    sa.Column("content", sa.LargeBinary, nullable=False),
-)
-"""Evidence files by digest: committed with the report that brings them, or not at all."""
 
 plan_reports = sa.Table(
     "plan_reports", metadata,
@@ -113,23 +106,15 @@ def _six_places(value: Decimal) -> Decimal:
 Value = Annotated[Decimal, Field(ge=0, lt=Decimal(10) ** 18), AfterValidator(_six_places)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class NewReport(_Body):
-    """A figure that the lead agency reports. `value` is in the target's unit; evidence in words is always needed, a
-    file (`evidence_name`, `evidence_base64`) may be added."""
+class NewReport(Paper):
+    """A figure that the lead agency reports. `value` is in the target's unit."""
 
     value: Value
     as_of: AwareDatetime
-    evidence_text: Annotated[str, Field(min_length=1, max_length=20_000, pattern=r"\S")]
-    evidence_name: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\\\x00-\x1f]+$")] | None = None
-    evidence_base64: str | None = None
 
 
-class Decision(_Body):
-    """What the second person says about a report."""
+class Decision(Body):
+    """What the second person says about a paper."""
 
     note: str = Field("", max_length=4000)
 

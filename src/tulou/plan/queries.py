@@ -83,17 +83,25 @@ class Share(Strict):
     whole: Count
 
 
+class Register(Strict):
+    """The projects of the register that count to a target and are finished: a final milestone is done, as somebody else than who reported
+    it said. Such a figure is reported, not measured."""
+
+    target: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)
+
+
 class Query(Strict):
-    """Exactly one of `count`, `sum`, `share`."""
+    """Exactly one of `count`, `sum`, `share`, `projects`."""
 
     count: Count | None = None
     sum: Sum | None = None
     share: Share | None = None
+    projects: Register | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Query:
-        if sum(part is not None for part in (self.count, self.sum, self.share)) != 1:
-            raise ValueError("exactly one of count, sum, share")
+        if sum(part is not None for part in (self.count, self.sum, self.share, self.projects)) != 1:
+            raise ValueError("exactly one of count, sum, share, projects")
         return self
 
 
@@ -117,6 +125,11 @@ class Definition(Strict):
         """Whether the house can measure it."""
         return self.query != "none"
 
+    @property
+    def from_register(self) -> bool:
+        """Whether it counts what people registered, and not what devices measured."""
+        return not isinstance(self.query, str) and self.query.projects is not None
+
     def document(self) -> dict[str, Any]:
         """The definition as JSON types, defaults left out: what is stored and shown."""
         document: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
@@ -128,6 +141,8 @@ class Definition(Strict):
             return self.query
         if self.query.share is not None:
             return f"100 * ({_sentence(self.query.share.part)}) / ({_sentence(self.query.share.whole)})"
+        if self.query.projects is not None:
+            return f"count of finished projects of the register for {self.query.projects.target}"
         return _sentence(self.query.count or self.query.sum)
 
     def digest(self) -> str:
@@ -204,6 +219,10 @@ class Facts(Protocol):
         """Count or sum as of `at`. Synthetic and estimated readings never count."""
         ...
 
+    async def finished(self, target: str) -> Tally:
+        """The projects of the register that count to the target (`known`), and those of them that are finished. None that is synthetic."""
+        ...
+
 
 class Outcome(NamedTuple):
     """The result of a definition: a value in the target's unit or None, and what it was made of."""
@@ -219,6 +238,9 @@ async def evaluate(definition: Definition, facts: Facts, at: dt.datetime) -> Out
     registered: nothing measured is not the same as zero."""
     if isinstance(definition.query, str):
         return None
+    if definition.query.projects is not None:
+        tally = await facts.finished(definition.query.projects.target)
+        return Outcome(tally.value, tally.known, tally.reported, tally.newest)
     one = definition.query.count or definition.query.sum
     if one is not None:
         tally = await facts.tally(one, at)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tulou.kernel.errors import Invalid, NotFound
-from tulou.kernel.http import API, body_json, body_model, checked, json_response, path_number, route
+from tulou.kernel.errors import NotFound
+from tulou.kernel.http import API, body_json, body_model, checked, json_response, moment_of, path_number, route
 from tulou.kernel.policy import Actor
 from tulou.plan.models import Decision, NewDefinition, NewReport
+from tulou.plan.overview import Overviews
+from tulou.plan.projects.routes import attachment
 from tulou.plan.service import Plans
 
 if TYPE_CHECKING:
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
 def routes(house: House) -> list[Route]:
     """The routes of the plan."""
-    plans = house.service(Plans)
+    plans, overviews = house.service(Plans), house.service(Overviews)
 
     async def tasks(request: Request, actor: Actor) -> Response:
         return json_response(await plans.tasks(actor))
+
+    async def task(request: Request, actor: Actor) -> Response:
+        return json_response(await overviews.task(actor, request.path_params["id"]))
+
+    async def screen(_request: Request, actor: Actor) -> Response:
+        return json_response(await overviews.screen(actor))
 
     async def systems(request: Request, actor: Actor) -> Response:
         return json_response(await plans.systems(actor))
@@ -50,9 +56,7 @@ def routes(house: House) -> list[Route]:
 
     async def evidence(request: Request, actor: Actor) -> Response:
         name, content = await plans.evidence(actor, _report_id(request))
-        disposition = f"attachment; filename*=UTF-8''{quote(name)}"
-        headers = {"content-disposition": disposition, "cache-control": "private, no-store"}
-        return Response(content, 200, headers, "application/octet-stream")
+        return attachment(name, content)
 
     async def define(request: Request, actor: Actor) -> Response:
         new = await body_model(request, NewDefinition)
@@ -62,13 +66,15 @@ def routes(house: House) -> list[Route]:
         return json_response(await plans.measure(actor, request.query_params.get("target")), 201)
 
     async def score(request: Request, actor: Actor) -> Response:
-        return json_response(await plans.score(actor, _as_of(request)))
+        return json_response(await plans.score(actor, moment_of(request, "as_of")))
 
     async def file_score(request: Request, actor: Actor) -> Response:
-        return json_response(await plans.file_score(actor, _as_of(request)), 201)
+        return json_response(await plans.file_score(actor, moment_of(request, "as_of")), 201)
 
     return [
         route(house, "GET", f"{API}/plan/tasks", tasks),
+        route(house, "GET", f"{API}/plan/tasks/{{id}}", task),
+        route(house, "GET", f"{API}/plan/screen", screen),
         route(house, "GET", f"{API}/plan/systems", systems),
         route(house, "GET", f"{API}/plan/targets", targets),
         route(house, "GET", f"{API}/plan/targets/{{id}}", target),
@@ -92,19 +98,3 @@ def _report_id(request: Request) -> int:
     return path_number(request, "id", lambda text: NotFound(
         f"没有上报 {text}", f"there is no report {text}", field="report", value=text
     ))
-
-
-def _as_of(request: Request) -> dt.datetime | None:
-    text = request.query_params.get("as_of")
-    if not text:
-        return None
-    try:
-        at = dt.datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise Invalid(
-            "as_of 应为带时区的 RFC 3339 时间", "as_of must be an RFC 3339 time with its zone", field="as_of", value=text,
-            rule="RFC 3339",
-        )
-    return at.astimezone(dt.UTC)

@@ -93,7 +93,8 @@ def standing(
         (m for m in measurements if m.version == version and m.as_of <= at), key=lambda m: (m.as_of, m.id), default=None
     )
     if last is not None and last.value is not None and at - last.as_of <= STALE:
-        return Standing("measured", last.value, last.as_of, version, f"measurement:{last.id}", *_measured(last, report))
+        state: State = "reported" if current is not None and current.definition.from_register else "measured"
+        return Standing(state, last.value, last.as_of, version, f"measurement:{last.id}", *_measured(last, report, state))
     why_zh, why_en = _unmeasured(current, last)
     if report is not None:
         return Standing(
@@ -107,7 +108,13 @@ def standing(
     )
 
 
-def _measured(last: Measurement, report: Report | None) -> tuple[str, str]:
+def _measured(last: Measurement, report: Report | None, state: State) -> tuple[str, str]:
+    if state == "reported":
+        return (
+            f"上报值：项目登记簿中计入本目标的非合成项目 {last.known} 个，其中 {last.reported} 个已完工（完工里程碑附证据上报，经第二人复核；口径第 {last.version} 版）。",
+            f"Reported: of {last.known} real projects that the register counts to this target, {last.reported} are finished (the final milestone reported"
+            f" with evidence, approved by a second person; definition {last.version}).",
+        )
     zh = f"实测值：非合成的同类事物 {last.known} 个，其中 {last.reported} 个按时报送实测数据（口径第 {last.version} 版）。"
     en = (
         f"Measured: {last.known} real things of the kind are registered, of which {last.reported} sent measured readings"
@@ -127,6 +134,8 @@ def _unmeasured(current: DefinitionVersion | None, last: Measurement | None) -> 
     if last is None:
         return "还没有按现行口径测量过。", "Nothing has been measured by the present definition yet."
     if last.value is None:
+        if current.definition.from_register:
+            return "登记簿里还没有计入本目标的项目。", "The register has no project that counts to this target yet."
         return (
             "本系统里没有登记任何非合成的同类事物，无可测量；合成数据不计入。",
             "No real thing of the kind is registered in the house, so there is nothing to measure; synthetic data never counts.",

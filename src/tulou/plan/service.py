@@ -6,17 +6,14 @@ and decided by people, and never by the same one; the store refuses it too.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 
 from tulou.kernel import audit
-from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from tulou.kernel.errors import Conflict, Invalid, NotFound
 from tulou.kernel.policy import Actor, operation, system
 from tulou.kernel.sql import utcnow
 from tulou.plan.document import Plan, Target, load_plan
@@ -25,11 +22,11 @@ from tulou.plan.models import (
     NewReport,
     moment,
     plan_definitions,
-    plan_evidence,
     plan_measurements,
     plan_reports,
     plan_scores,
 )
+from tulou.plan.papers import a_person, file_kept, file_of, keep, name_of, not_own, person_of
 from tulou.plan.queries import Definition, Facts, canonical, digest, evaluate
 from tulou.plan.scores import (
     DefinitionVersion,
@@ -46,8 +43,6 @@ from tulou.plan.systems import Declaration, SystemState, collect, counts
 if TYPE_CHECKING:
     from tulou.kernel.house import House
 
-MAX_EVIDENCE = 5 << 20
-"""Bytes of an evidence file."""
 KEEP_UNCHANGED = dt.timedelta(minutes=10)
 """An unchanged measurement is stored again only after this long."""
 TREND_POINTS = 60
@@ -136,7 +131,7 @@ class Plans:
         def read(connection: sa.Connection) -> dict[str, Any]:
             reports = sa.select(*_report_columns()).where(_reports.target == target.id)
             if not every:
-                reports = reports.where(_reports.submitted_by == _person(actor))
+                reports = reports.where(_reports.submitted_by == person_of(actor))
             rows = connection.execute(reports.order_by(_reports.id.desc()).limit(200)).all()
             last = _measured(connection, target.id, 200, now)
             return {
@@ -168,7 +163,7 @@ class Plans:
 
     async def refresh_figures(self) -> dict[str, dict[str, int]]:
         """Count anew what `summary` shows, and keep it in `figures`."""
-        standings = await self.db.read(lambda c: self._standings(c, utcnow()))
+        standings = await self.db.read(lambda c: self.standings(c, utcnow()))
         states = [one.state for one in standings.values()]
         met = sum(
             one.value is not None and self.plan.targets[key].met(one.value) for key, one in standings.items()
@@ -185,7 +180,8 @@ class Plans:
             raise NotFound(f"没有目标 {target_id}", f"there is no target {target_id}", field="target", value=target_id)
         return target
 
-    def _standings(self, connection: sa.Connection, at: dt.datetime) -> dict[str, Standing]:
+    def standings(self, connection: sa.Connection, at: dt.datetime) -> dict[str, Standing]:
+        """What is known of every target at a moment."""
         return {key: _standing(connection, key, at) for key in self.plan.targets}
 
     def _document(self, connection: sa.Connection, target: Target, at: dt.datetime) -> dict[str, Any]:
@@ -222,7 +218,7 @@ class Plans:
         """The trend, made anew only when what the target stands on has changed."""
         known = self._trends.get(target)
         if known is None or known[0] != (now.state, now.source):
-            known = self._trends[target] = ((now.state, now.source), _trend(connection, target, now.state, at))
+            known = self._trends[target] = ((now.state, now.source), _trend(connection, target, now.source, at))
         return known[1]
 
     # reports
@@ -232,26 +228,22 @@ class Plans:
         """Report a figure with evidence, for somebody else to approve. By a reporter of the lead agency."""
         target = self._target(target_id)
         self.policy.require(actor, "plan.report.create", target.lead)
-        person = _a_person(actor)
+        person = a_person(actor)
         now = utcnow()
         if report.as_of > now:
             raise Invalid(
                 "截至时间不能在将来", "as_of must not be in the future", field="as_of", value=report.as_of.isoformat(),
                 rule="<= now",
             )
-        content = _evidence(report)
-        sha256 = hashlib.sha256(content).hexdigest() if content is not None else None
+        content = file_of(report)
 
         def write(connection: sa.Connection) -> dict[str, Any]:
-            if content is not None and sha256 is not None:
-                there = sa.select(plan_evidence.c.sha256).where(plan_evidence.c.sha256 == sha256)
-                if connection.execute(there).first() is None:
-                    connection.execute(plan_evidence.insert().values(sha256=sha256, size=len(content), content=content))
+            sha256 = keep(connection, content)
             key = connection.execute(
                 plan_reports.insert().values(
                     target=target.id, org=target.lead, value=report.value, as_of=report.as_of,
                     evidence_text=report.evidence_text, evidence_name=report.evidence_name, evidence_sha256=sha256,
-                    state="submitted", submitted_by=person, submitted_name=_name(actor), submitted_at=now,
+                    state="submitted", submitted_by=person, submitted_name=name_of(actor), submitted_at=now,
                 )
             ).inserted_primary_key
             assert key is not None
@@ -279,18 +271,14 @@ class Plans:
     ) -> dict[str, Any]:
         row = await self._row(actor, report_id)
         self.policy.require(actor, "plan.report.approve", row.org)
-        person = _a_person(actor)
-        if person == row.submitted_by:
-            raise Forbidden(
-                "上报人不能复核自己的上报", "who submitted a report does not decide on it", field="decided_by",
-                value=person, rule="second person",
-            )
+        person = a_person(actor)
+        not_own(person, row.submitted_by)
 
         def write(connection: sa.Connection) -> dict[str, Any]:
             mine = _reports.id == report_id, _reports.state == "submitted", _reports.submitted_by != person
             done = connection.execute(
                 plan_reports.update().where(*mine).values(
-                    state=state, decided_by=person, decided_name=_name(actor), decided_at=utcnow(), note=note
+                    state=state, decided_by=person, decided_name=name_of(actor), decided_at=utcnow(), note=note
                 )
             )
             fresh = _report(connection, report_id)
@@ -310,17 +298,13 @@ class Plans:
     async def evidence(self, actor: Actor, report_id: int) -> tuple[str, bytes]:
         """The evidence file of a report: its name and content. Raises `NotFound` if it has none."""
         row = await self._row(actor, report_id)
-        query = sa.select(plan_evidence.c.content).where(plan_evidence.c.sha256 == row.evidence_sha256)
-        found = await self.db.read(lambda c: c.execute(query).first())
-        if found is None:
-            raise NotFound("这份上报没有附件", "the report has no file", field="evidence", value=report_id)
-        return row.evidence_name or f"report-{report_id}", bytes(found.content)
+        return await self.db.read(lambda c: file_kept(c, row, f"report-{report_id}"))
 
     async def _row(self, actor: Actor, report_id: int) -> Any:
         """The report, if the actor may see it; else `NotFound`, as if there were none."""
         row = await self.db.read(lambda c: _report(c, report_id))
         may = row is not None and self.policy.allows(actor, "plan.report.read", row.org)
-        mine = row is not None and row.submitted_by == _person(actor)
+        mine = row is not None and row.submitted_by == person_of(actor)
         if row is None or not (may or mine):
             self.policy.require(actor, "plan.target.read", self.org)
             raise NotFound(f"没有上报 {report_id}", f"there is no report {report_id}", field="report", value=report_id)
@@ -428,7 +412,7 @@ class Plans:
         at = as_of or utcnow()
         if at > utcnow():
             raise Invalid("不能给将来打分", "as_of must not be in the future", field="as_of", value=moment(at), rule="<= now")
-        document = score_document(self.plan, await self.db.read(lambda c: self._standings(c, at)), at)
+        document = score_document(self.plan, await self.db.read(lambda c: self.standings(c, at)), at)
         return {**document, "digest": digest(document)}
 
     @operation("plan.score.create")
@@ -453,44 +437,6 @@ class Plans:
         return scored
 
 
-def _person(actor: Actor) -> str:
-    return actor.person or actor.id
-
-
-def _name(actor: Actor) -> str:
-    """The person's name; a token has a name of its own."""
-    return actor.name if actor.kind == "user" else actor.person.removeprefix("user:")
-
-
-def _a_person(actor: Actor) -> str:
-    """The person behind the actor; the house itself and devices cannot vouch for a figure."""
-    if not actor.person:
-        raise Forbidden(
-            "上报和复核须由具名的人办理", "reports are submitted and decided by named people", field="actor",
-            value=actor.id, rule="a person",
-        )
-    return actor.person
-
-
-def _evidence(report: NewReport) -> bytes | None:
-    if report.evidence_base64 is None:
-        return None
-    if report.evidence_name is None:
-        raise Invalid("附件须有文件名", "a file needs a name", field="evidence_name", rule="with evidence_base64")
-    try:
-        content = base64.b64decode(report.evidence_base64, validate=True)
-    except binascii.Error:
-        raise Invalid(
-            "附件不是有效的 Base64", "evidence_base64 is not Base64", field="evidence_base64", rule="RFC 4648"
-        ) from None
-    if len(content) > MAX_EVIDENCE:
-        raise TooLarge(
-            f"附件超过 {MAX_EVIDENCE} 字节", f"the file exceeds {MAX_EVIDENCE} bytes", field="evidence_base64",
-            value=len(content), rule=f"<= {MAX_EVIDENCE}",
-        )
-    return content
-
-
 def _versions(connection: sa.Connection, target: str) -> list[DefinitionVersion]:
     rows = connection.execute(
         sa.select(plan_definitions).where(_definitions.target == target).order_by(_definitions.version)
@@ -509,7 +455,7 @@ def _add_version(
     connection.execute(
         plan_definitions.insert().values(
             target=target, version=version, document=definition.document(), digest=definition.digest(),
-            source=source, since=utcnow(), by=_person(actor),
+            source=source, since=utcnow(), by=person_of(actor),
         )
     )
     return version
@@ -547,12 +493,13 @@ def _standing(connection: sa.Connection, target: str, at: dt.datetime) -> Standi
     return standing(versions, [Measurement(*row) for row in last], [Report(*row) for row in reports], at)
 
 
-def _trend(connection: sa.Connection, target: str, state: str, at: dt.datetime) -> list[list[float | int | None]]:
+def _trend(connection: sa.Connection, target: str, source: str, at: dt.datetime) -> list[list[float | int | None]]:
     """Up to `TREND_POINTS` points `[ms, value]` over the whole history, oldest first, the newest among them:
-    measurements, or approved reports of a reported target."""
-    of = plan_reports.c if state == "reported" else plan_measurements.c
+    measurements, or approved reports of a target that stands on one."""
+    by_report = source.startswith("report:")
+    of = plan_reports.c if by_report else plan_measurements.c
     mine = [of.target == target, of.as_of <= at, of.value.is_not(None)]
-    if state == "reported":
+    if by_report:
         mine.append(_reports.state == "approved")
     count = connection.execute(sa.select(sa.func.count()).where(*mine)).scalar() or 0
     place = sa.func.row_number().over(order_by=(of.as_of.desc(), of.id.desc())).label("place")

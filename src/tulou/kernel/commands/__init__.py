@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def commands() -> Sequence[click.Command]:
-    """`tulou audit | backup | config | doctor | jobs | org | pack | restore | status | token | user`."""
+    """`tulou audit | backup | config | doctor | jobs | ledger | org | pack | restore | status | token | user`."""
     from tulou.kernel.commands.audit import audit_commands
     from tulou.kernel.commands.jobs import job_commands
+    from tulou.kernel.commands.ledger import ledger_commands
     from tulou.kernel.commands.organisations import org, token, user
     from tulou.kernel.commands.packs import pack_commands
     from tulou.kernel.commands.system import (
@@ -31,5 +32,6 @@ def commands() -> Sequence[click.Command]:
     )
 
     return [
-        org, user, token, audit_commands, job_commands, pack_commands, status_command, doctor_command, config_group, backup_command, restore_command,
+        org, user, token, audit_commands, job_commands, ledger_commands, pack_commands, status_command, doctor_command, config_group,
+        backup_command, restore_command,
     ]

@@ -1,0 +1,97 @@
+/** Papers: what one person submits with evidence and another decides. */
+import { Button, Input, Modal, Upload } from "antd";
+import { useState, type ReactNode } from "react";
+import type { Paper } from "../api/plan.ts";
+import { useFormat } from "../format.ts";
+import { useText } from "../settings.tsx";
+import { ProblemAlert, useSending } from "./problem.tsx";
+
+const MAX_FILE = 5 << 20;
+
+/** A chosen file as the API takes it. */
+export async function evidenceOf(file: File | null): Promise<{ evidence_name?: string; evidence_base64?: string }> {
+  if (!file) return {};
+  const url = await new Promise<string>((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result as string);
+    reader.onerror = () => reject(reader.error ?? new Error("read"));
+    reader.readAsDataURL(file);
+  });
+  return { evidence_name: file.name, evidence_base64: url.slice(url.indexOf(",") + 1) };
+}
+
+export function FileField({ file, onChoose }: { file: File | null; onChoose(file: File | null): void }) {
+  const text = useText();
+  return (
+    <>
+      <Upload
+        maxCount={1}
+        beforeUpload={(chosen) => {
+          onChoose(chosen);
+          return false;
+        }}
+        onRemove={() => onChoose(null)}
+      >
+        <Button>{text.plan.chooseFile}</Button>
+      </Upload>
+      {file && file.size > MAX_FILE && <span className="tone-alarm">{text.plan.evidenceFile}</span>}
+    </>
+  );
+}
+
+/** Who submitted and who decided. */
+export function Signatures({ paper }: { paper: Paper }) {
+  const text = useText();
+  const format = useFormat();
+  return (
+    <>
+      {paper.submitted_name && (
+        <div title={format.moment(paper.submitted_at)}>
+          {text.plan.submittedBy} {paper.submitted_name}
+        </div>
+      )}
+      {paper.decided_name && (
+        <div title={format.moment(paper.decided_at)}>
+          {text.plan.decidedBy} {paper.decided_name}
+        </div>
+      )}
+      {paper.note && <div className="muted">{paper.note}</div>}
+    </>
+  );
+}
+
+interface DecideProps {
+  title: string;
+  danger?: boolean;
+  /** A refusal says why. */
+  needsNote?: boolean;
+  children?: ReactNode;
+  onDecide(note: string): Promise<unknown>;
+  onClose(): void;
+}
+
+/** A dialog in which the second person decides. */
+export function Decide({ title, danger = false, needsNote = false, children, onDecide, onClose }: DecideProps) {
+  const text = useText();
+  const [note, setNote] = useState("");
+  const { error, busy, send } = useSending();
+  return (
+    <Modal
+      open
+      title={title}
+      okText={title}
+      okButtonProps={{ danger, disabled: needsNote && !note.trim() }}
+      confirmLoading={busy}
+      onCancel={onClose}
+      onOk={() => send(onDecide(note), onClose)}
+    >
+      {error !== null && (
+        <div className="gap-below">
+          <ProblemAlert error={error} />
+        </div>
+      )}
+      {children && <div className="gap-below">{children}</div>}
+      <Input.TextArea rows={3} value={note} maxLength={4000} placeholder={text.plan.note} aria-label={text.plan.note} onChange={(event) => setNote(event.target.value)} />
+    </Modal>
+  );
+}
