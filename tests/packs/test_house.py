@@ -150,7 +150,7 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
         lin = await after.person("lin3", "fuzhou", "operator")
         assert paths(after.app) == bare
         assert (await lin.get("http://house/ngsi-ld/contexts/tulou.jsonld")).text == context
-        for path in ("/packs", "/rules", "/workflows", "/types"):
+        for path in ("/packs", "/rules", "/workflows", "/models"):
             told = await lin.get(path)
             assert told.status_code == 200, path
             for word in ("field", "FieldDevice", "scorched", "mend"):

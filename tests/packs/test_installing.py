@@ -153,10 +153,13 @@ def test_the_same_version_has_the_same_files(home: Path, make: Make) -> None:
 
 
 def test_what_was_changed_after_it_was_installed_is_left_out(home: Path, make: Make) -> None:
-    made, _ = put(home, make("field"))
+    folder = make("field")
+    made, _ = put(home, folder)
     (folder_of(home, made) / "README.md").write_text("changed", "utf-8")
     (out,) = started(home).left_out
     assert (out.name, out.problems[0].rule) == ("field", "digest")
+    put(home, folder)
+    assert started(home).left_out == []
     (home / "packs/installed.json").write_text("{", "utf-8")
     (out,) = started(home).left_out
     assert out.problems[0].file == "installed.json"

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.packs.conftest import HOUSE, Make, with_folders
+from tulou.kernel.errors import Invalid
 from tulou.kernel.packs import LeftOut, Packs, Problem
 from tulou.kernel.packs.models import within_range
 from tulou.kernel.packs.scaffold import PACK
@@ -252,3 +253,11 @@ def test_what_the_schema_refuses_is_refused(make: Make, change: dict[str, Any]) 
     assert list(JUDGE.iter_errors(said_by(folder, whole=False)))
     packs = with_folders(folder)
     assert [type(one) for one in packs.left_out] == [LeftOut]
+
+
+def test_a_broken_pack_of_the_house_s_own_stops_it(make: Make, tmp_path: Path) -> None:
+    packs = with_folders(make("field", label={"zh": "甲"}, bogus=1))
+    packs.whole(tmp_path / "elsewhere")
+    with pytest.raises(Invalid, match=r"pack\.yaml:\d+:\d+: label\.en: .*\(and 1 more\)") as caught:
+        packs.whole(tmp_path)
+    assert "还有 1 处" in caught.value.zh

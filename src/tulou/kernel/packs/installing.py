@@ -81,16 +81,19 @@ def take_installed(packs: Packs, home: Path) -> None:
         return
     for one in there:
         folder = folder_of(home, one)
-        try:
-            changed = not folder.is_dir() or signing.digest(folder) != one.digest
-        except (OSError, TulouError):
-            changed = True
-        if changed:
+        if not _whole(folder, one):
             zh, en = "安装之后文件被改动，请重新安装", "its files were changed after it was installed; install it again"
             packs.leave_out(LeftOut(one.name, one.version, folder, [Problem(FILE, 1, 1, "", "digest", zh, en)]))
         else:
             folders.append(folder)
     packs.add(folders)
+
+
+def _whole(folder: Path, one: Installed) -> bool:
+    try:
+        return folder.is_dir() and signing.digest(folder) == one.digest
+    except (OSError, TulouError):
+        return False
 
 
 def install(
@@ -112,7 +115,8 @@ def install(
         there = {one.name: one for one in installed(settings.home)}
         old = there.get(pack.name)
         made = Installed(pack.name, pack.version, signing.digest(new), signer, f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ}")
-        if old is not None and (old.version, old.digest, old.signer) == (made.version, made.digest, made.signer):
+        same = old is not None and (old.version, old.digest, old.signer) == (made.version, made.digest, made.signer)
+        if old is not None and same and _whole(folder_of(settings.home, old), old):
             return old, []
         _fits(base, settings.home, there, made.name, new, force)
         effects = [] if old is None else effects_of(_models(folder_of(settings.home, old), base), pack.models)
