@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := install --quiet --require-hashes --only-binary :all: --no-deps
 STATIC := src/tulou/console/static/index.html
 PYTEST_ARGS ?=
-BENCHES ?= ingest readings ngsild things sensorthings
+BENCHES ?= ingest readings ngsild things sensorthings indicators
 
 export PIP_ROOT_USER_ACTION := ignore
 export ETSI_SUITE
