@@ -29,6 +29,9 @@ from tulou.kernel.errors import Conflict, Forbidden, Invalid
 from tulou.kernel.hookspecs import hookimpl
 from tulou.kernel.house import House
 from tulou.kernel.objects import Objects
+from tulou.kernel.packs.installing import install
+from tulou.kernel.packs.scaffold import write
+from tulou.kernel.plugins import read_packs
 from tulou.kernel.policy import Actor
 from tulou.kernel.settings import Settings
 
@@ -41,6 +44,11 @@ def quiet(_step: str, _done: int, _total: int) -> None:
     pass
 
 
+def put_pack(house: House, folder: Path) -> None:
+    (write("field", folder) / "pack.yaml").write_text("name: field\nversion: '1'\nlabel: {zh: 田间, en: Field}\n", "utf-8")
+    install(house.settings, folder / "field", read_packs(house.hooks), lambda _name: {})
+
+
 async def backed_up(house: House, admin: Actor, path: Path) -> Path:
     await Objects(house.settings).put("fuzhou/报告.pdf", b"evidence")
     await house.service(Backup).write(path, quiet)
@@ -51,6 +59,7 @@ async def test_a_restored_home_has_the_same_rows_objects_and_chain(
     kernel: House, persons: Persons, admin: Actor, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     await persons.make("lin", "fuzhou", ("fuzhou", "admin", True))
+    await asyncio.to_thread(put_pack, kernel, tmp_path)
     file = await backed_up(kernel, admin, tmp_path / "b.tar")
     url = request.getfixturevalue("new_postgres")() if kernel.settings.database_url else ""
     settings = Settings(home=tmp_path / "restored", database_url=url)
@@ -64,6 +73,7 @@ async def test_a_restored_home_has_the_same_rows_objects_and_chain(
             return {t.name: sorted(map(repr, connection.execute(sa.select(t)))) for t in found.sorted_tables}
 
         assert await other.db.read(rows) == await kernel.db.read(rows)
+        assert "field" in other.packs.packs
         assert (await other.db.read(audit.verify_chain)).ok
         assert await Objects(settings).get("fuzhou/报告.pdf") == b"evidence"
         again = Persons(other, persons.connect, admin)

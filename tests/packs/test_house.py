@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from tests.access.conftest import Estate, eventually
@@ -18,6 +23,7 @@ from tulou.access.rules.service import Rules
 from tulou.app import Front
 from tulou.cli import main
 from tulou.kernel import plugins as kernel_plugins
+from tulou.kernel.audit import audit_log
 from tulou.kernel.bus import free_port
 from tulou.kernel.house import House
 from tulou.kernel.packs.register import PackRegister
@@ -116,6 +122,9 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
     async def entity(client: httpx.AsyncClient, id: str) -> httpx.Response:
         return await client.get(f"http://house/ngsi-ld/v1/entities/{id}", params={"options": "keyValues"}, headers={"NGSILD-Tenant": "fuzhou"})
 
+    async def says(client: httpx.AsyncClient, id: str, value: float) -> bool:
+        return bool((await entity(client, id)).json().get("temperature") == value)
+
     async with Estate.opened(House(settings(home))) as estate:
         lin = await estate.person("lin2", "fuzhou", "operator")
         made = await estate.device(lin, "fuzhou", "f-1", type="FieldDevice")
@@ -128,15 +137,20 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
         await eventually(raised)
         assert (await lin.get("/packs/field")).json()["models"][0]["entities"] == 1
         assert "FieldDevice" in (await lin.get("http://house/ngsi-ld/contexts/tulou.jsonld")).text
-        assert (await entity(lin, made["id"])).json()["temperature"] == 95
-    gone = answer(home, "pack", "remove", "field")
+        await eventually(lambda: says(lin, made["entity_id"], 95))
+    removed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "tulou", "--json", "pack", "remove", "field"], env={**os.environ, "TULOU_HOME": str(home)},
+        capture_output=True, text=True,
+    )
+    assert removed.returncode == 0, removed.stdout + removed.stderr
+    gone = json.loads(removed.stdout)
     assert gone["entities"] == {"FieldDevice": 1}
 
     async with Estate.opened(House(settings(home))) as after:
         lin = await after.person("lin3", "fuzhou", "operator")
         assert paths(after.app) == bare
         assert (await lin.get("http://house/ngsi-ld/contexts/tulou.jsonld")).text == context
-        for path in ("/packs", "/rules", "/workflows", "/types"):
+        for path in ("/packs", "/rules", "/workflows", "/models"):
             told = await lin.get(path)
             assert told.status_code == 200, path
             for word in ("field", "FieldDevice", "scorched", "mend"):
@@ -144,15 +158,15 @@ async def test_a_pack_that_is_removed_leaves_no_trace(tmp_path: Path, make: Make
         assert (await lin.get("/packs/field")).status_code == 404
         assert not [rule for rule in after.house.service(Rules).declared if rule.type == "FieldDevice"]
         assert (await lin.post("/devices", json={"org": "fuzhou", "type": "FieldDevice", "name": "x"})).status_code == 400
-        kept = (await entity(lin, made["id"])).json()  # it stays, as data under no model
+        rows = await after.house.db.read(lambda c: c.execute(
+            sa.select(audit_log.c.subject, audit_log.c.detail).where(audit_log.c.action == "packs.pack.manage").order_by(audit_log.c.seq)).all())
+        assert [(subject, json.loads(detail)["change"]) for subject, detail in rows] == [("pack:field", "installed"), ("pack:field", "removed")]
+        kept = (await entity(lin, made["entity_id"])).json()  # it stays, as data under no model
         assert (kept["type"], kept["temperature"]) == ("FieldDevice", 95)
         device = after.client()
         assert (await device.post(f"/{made['token']}/telemetry", json={"temperature": 999, "anything": 1})).status_code == 200
 
-        async def stored() -> bool:
-            return (await entity(lin, made["id"])).json().get("temperature") == 999
-
-        await eventually(stored)
+        await eventually(lambda: says(lin, made["entity_id"], 999))
 
 
 def test_the_command_says_every_problem(tmp_path: Path, make: Make) -> None:

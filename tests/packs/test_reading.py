@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.packs.conftest import HOUSE, Make, with_folders
+from tulou.kernel.errors import Invalid
 from tulou.kernel.packs import LeftOut, Packs, Problem
 from tulou.kernel.packs.models import within_range
 from tulou.kernel.packs.scaffold import PACK
@@ -87,7 +88,7 @@ def test_every_problem_is_said_with_its_line_column_and_place(tmp_path: Path) ->
     (GOOD + "data: {a: ../secret.yaml}\n", LAST, 11, "inside the pack"),
     (GOOD + "data: {a: none.yaml}\n", LAST, 11, "file"),
     (b"\xff\xfe\x00", 1, 1, "UTF-8"), ("- a\n", 1, 1, "object"), ("", 1, 1, "object"), ("a: " + "[" * 100_000, 1, 67, "<= 64"),
-    ("a: " + "- " * 100_000, 1, 1, None), ("\n".join(" " * n + "a:" for n in range(400)), 65, 65, "<= 64"),
+    ("a: " + "- " * 100_000, 1, None, None), ("\n".join(" " * n + "a:" for n in range(400)), 65, 65, "<= 64"),
     ("a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [" + ",".join([f"*{chr(97 + n)}"] * 10) + "]\n" for n in range(8)),
      None, None, "<= 500000"),
     ("a: &a [*a]\n", 1, 4, "<= 64"), ("x" * (9 << 20), 1, 1, "<= 8388608"), ("? [a, b]\n: 1\n", 1, 3, "text"), ("<<: {a: 1}\n", 1, 1, "no tags"),
@@ -95,8 +96,9 @@ def test_every_problem_is_said_with_its_line_column_and_place(tmp_path: Path) ->
 def test_what_is_no_yaml_of_a_pack(tmp_path: Path, text: str | bytes, line: int | None, column: int | None, rule: str | None) -> None:
     _, problems = read(tmp_path / "field", text)
     first = problems[0]
-    assert (line is None or first.line == line) and (rule is None or first.rule == rule), problems
-    assert column is None or column == first.column or rule is None, problems
+    assert line in (None, first.line), problems
+    assert column in (None, first.column), problems
+    assert rule in (None, first.rule), problems
 
 
 def test_a_section_stands_in_the_pack_or_in_a_file(tmp_path: Path, make: Make) -> None:
@@ -183,7 +185,8 @@ def judged(folder: Path, text: str) -> None:
     for one in problems:
         assert one.line >= 1
         assert one.column >= 1
-        assert one.text("zh") and one.text("en")
+        assert one.text("zh")
+        assert one.text("en")
         assert json.dumps([one.value, one.rule, one.place]) is not None
 
 
@@ -250,3 +253,11 @@ def test_what_the_schema_refuses_is_refused(make: Make, change: dict[str, Any]) 
     assert list(JUDGE.iter_errors(said_by(folder, whole=False)))
     packs = with_folders(folder)
     assert [type(one) for one in packs.left_out] == [LeftOut]
+
+
+def test_a_broken_pack_of_the_house_s_own_stops_it(make: Make, tmp_path: Path) -> None:
+    packs = with_folders(make("field", label={"zh": "甲"}, bogus=1))
+    packs.whole(tmp_path / "elsewhere")
+    with pytest.raises(Invalid, match=r"pack\.yaml:\d+:\d+: label\.en: .*\(and 1 more\)") as caught:
+        packs.whole(tmp_path)
+    assert "还有 1 处" in caught.value.zh

@@ -11,6 +11,7 @@ Secrets of the settings are not in a backup; password hashes and token digests a
     sql/tulou.db             SQLite, by its online backup; or sql/<table>.copy, PostgreSQL's COPY of one snapshot
     readings/<table>.parquet every table of the readings store
     objects/<key>            every object
+    packs/<path>             the packs that are installed in the home
     manifest.json
 """
 
@@ -51,6 +52,7 @@ from tulou.kernel.errors import Conflict, Invalid, NotFound, TulouError, Unavail
 from tulou.kernel.http import API, json_response, route
 from tulou.kernel.migrate import configuration, upgrade
 from tulou.kernel.objects import Objects
+from tulou.kernel.packs.installing import locked
 from tulou.kernel.policy import ROOT, Actor, operation
 from tulou.kernel.readings.schema import DAYS, TABLES, ddl
 from tulou.kernel.settings import SECRET, Settings
@@ -194,6 +196,7 @@ class Backup:
                         await self.house.readings.dump(table.name, file)
                         await asyncio.to_thread(tar.add_path, f"readings/{table.name}.parquet", file)
             await asyncio.to_thread(self._add_objects, tar, progress)
+            await asyncio.to_thread(self._add_packs, tar)
             verdict = await self.house.db.read(lambda c: c.execute(audit._head).first())
             manifest["audit"] = {"seq": verdict.seq, "hash": verdict.hash} if verdict else None
             await asyncio.to_thread(tar.close, manifest)
@@ -212,6 +215,16 @@ class Backup:
                 progress("objects", n, len(found))
             with contextlib.suppress(NotFound), store.open(key) as file:
                 tar.add(f"objects/{key}", file)
+
+    def _add_packs(self, tar: _Tar) -> None:
+        home = self.house.settings.home
+        if (home / "packs").is_dir():
+            with locked(home) as root:
+                for path in sorted(root.rglob("[!.]*")):
+                    name = path.relative_to(root).as_posix()
+                    if path.is_file() and not name.startswith("."):
+                        with path.open("rb") as file:
+                            tar.add(f"packs/{name}", file)
 
 
 def _streams(house: House) -> list[StreamSpec]:
@@ -328,7 +341,7 @@ def verify(path: Path, progress: Progress = lambda *_: None) -> dict[str, Any]:
 
 def _safe(name: str) -> bool:
     return not name.startswith("/") and ".." not in name.split("/") and bool(
-        re.match(r"^(manifest\.json|settings\.json|(streams|sql|readings|objects)/.+)$", name)
+        re.match(r"^(manifest\.json|settings\.json|(streams|sql|readings|objects|packs)/.+)$", name)
     )
 
 
@@ -393,8 +406,8 @@ def _restore_members(
             sql.send((name, file))
         elif folder == "readings":
             readings.send((name, file))
-        elif folder == "streams":
-            _copy_out(file, settings.home / "streams" / name)
+        elif folder in ("streams", "packs"):
+            _copy_out(file, settings.home / folder / name)
     sql.close()
     readings.close()
     return secrets

@@ -52,8 +52,7 @@ def check_command(obj: Any, pack: str) -> None:
         if obj.json:
             obj.output({"ok": not problems, "problems": [_document(problem) for problem in problems]})
         elif found is not None and not problems:
-            parts = [f"{len(found.models)} models", *(f"{name}" for name in found.sections)]
-            click.echo(obj.text(f"{found.name} {found.version} 没有错误", f"{found.name} {found.version} has no errors") + f" ({', '.join(parts)})")
+            click.echo(obj.text(f"{found.name} {found.version} 没有错误", f"{found.name} {found.version} has no errors"))
         if problems:
             _print(obj, problems, Path(pack))
             sys.exit(1)

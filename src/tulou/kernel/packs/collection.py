@@ -7,7 +7,7 @@ engines that own its sections, or because something of it is already there (a na
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,14 @@ class Pack(Declaration):
     def problem(self, section: str, error: PydanticCustomError) -> Problem:
         """Where in its files something that `broken` made is; the section may be a plain key."""
         document, at = self._places.get(section, (self._documents[""], (section,)))
+        if document.node is None:
+            document = read_document(self._folder, document.file)
         return document.broken(error, at)
+
+    def forget_places(self) -> None:
+        """Keep values, and not where they stand: that is read again when somebody asks."""
+        self._documents = {name: replace(document, node=None) for name, document in self._documents.items()}
+        self._places = {name: (replace(document, node=None), at) for name, (document, at) in self._places.items()}
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,7 @@ class Packs:
                     self.leave_out(LeftOut(pack.name, pack.version, pack.folder, problems))
                 else:
                     self._take(pack)
+                    pack.forget_places()
             waiting = later
 
     def section(self, name: str) -> Iterator[tuple[Pack, Any]]:
@@ -304,11 +312,3 @@ def refused(path: Path, error: ValidationError, within: str = "") -> Invalid:
     """The first rule that the value of a data file of a pack breaks; `within` is the key that holds it."""
     document = read_document(path.parent, path.name)
     return problems_first(document.problems(error, [within] if within else []), path.parent)
-
-
-def load_yaml(path: Path) -> Any:
-    """Parse a YAML file. Raises `Invalid` with file, line and column."""
-    try:
-        return read_document(path.parent, path.name).value
-    except Unreadable as error:
-        raise problems_first(error.problems, path.parent) from None

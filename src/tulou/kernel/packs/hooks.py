@@ -36,6 +36,12 @@ def services(house: House) -> Sequence[object]:
 
 
 @hookimpl
+async def started(house: House) -> None:
+    if "api" in house.roles:
+        await house.service(PackRegister).record_changes()
+
+
+@hookimpl
 def checks(house: House) -> Sequence[Check]:
     from tulou.kernel.house import Check
 

@@ -102,7 +102,7 @@ def install(
     version, or orphans what is stored, or other packs are left out then. Raises `Invalid` and `Conflict`; `Unreadable` with every
     problem of the pack.
     """
-    with _locked(settings.home) as root, tempfile.TemporaryDirectory(prefix=".new-", dir=root) as temporary:
+    with locked(settings.home) as root, tempfile.TemporaryDirectory(prefix=".new-", dir=root) as temporary:
         new = Path(temporary) / "pack"
         unpack(source, new)
         signer = must_trust(settings, new)
@@ -137,7 +137,7 @@ def remove(
 ) -> tuple[Installed, list[str], Mapping[str, int]]:
     """Remove an installed pack; returns what it was, the types that nobody declares then, and how many entities each of them has. Raises
     `Invalid` for one that is not installed, `Conflict` while others require it (with `force` they are left out)."""
-    with _locked(settings.home) as root:
+    with locked(settings.home) as root:
         there = {one.name: one for one in installed(settings.home)}
         if name not in there:
             own = name in base.packs
@@ -166,6 +166,9 @@ def with_pack(settings: Settings, base: Packs, folder: Path) -> tuple[Packs, Pac
     for pack in base.packs.values():
         if pack.folder.resolve() == folder.resolve():
             return base, pack, []
+    for out in base.left_out:
+        if out.folder.resolve() == folder.resolve():
+            return base, None, out.problems
     there = {one.name: folder_of(settings.home, one) for one in installed(settings.home)}
     packs = _together(base, {**there, name_of(folder)[0]: folder})
     found = next((pack for pack in packs.packs.values() if pack.folder == folder), None)
@@ -342,7 +345,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(home: Path) -> Iterator[Path]:
+def locked(home: Path) -> Iterator[Path]:
     """The folder of a home's packs, to one who changes it at a time."""
     root = home / "packs"
     if not home.is_dir():

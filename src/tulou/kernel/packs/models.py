@@ -190,7 +190,7 @@ class Declaration(Strict):
     provenance: list[Provenance] = Field(default_factory=list, max_length=200)
     models: dict[Name, Model] = Field(default_factory=dict)
     organisations: list[OrganisationSeed] = Field(default_factory=list)
-    data: dict[str, Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=dict)
+    data: dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(min_length=1, max_length=200)]] = Field(default_factory=dict)
 
 
 _KINDS: dict[str, TypeAdapter[Any]] = {

@@ -53,10 +53,11 @@ class Problem:
         parts = [f"{where}:{self.line}:{self.column}", *([self.place] if self.place else []), self.zh if language == "zh" else self.en]
         return ": ".join(parts)
 
-    def error(self, folder: Path) -> Invalid:
-        """The problem as an error of the house."""
+    def error(self, folder: Path, more: int = 0) -> Invalid:
+        """The problem as an error of the house; `more`: how many there are beside it."""
+        zh, en = (f"（还有 {more} 处）", f" (and {more} more)") if more else ("", "")
         return Invalid(
-            self.text("zh", str(folder)), self.text("en", str(folder)), field=self.place, value=self.value, rule=self.rule,
+            self.text("zh", str(folder)) + zh, self.text("en", str(folder)) + en, field=self.place, value=self.value, rule=self.rule,
         )
 
 
@@ -236,8 +237,4 @@ _SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "bool", "nu
 def problems_first(problems: Iterable[Problem], folder: Path) -> Invalid:
     """The first problem as an error, with how many more there are."""
     first, *more = problems
-    error = first.error(folder)
-    if more:
-        error.zh += f"（还有 {len(more)} 处）"
-        error.en += f" (and {len(more)} more)"
-    return error
+    return first.error(folder, len(more))

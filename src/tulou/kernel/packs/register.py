@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 import tulou
-from tulou.kernel.errors import NotFound
+from tulou.kernel import audit
+from tulou.kernel.errors import Invalid, NotFound
 from tulou.kernel.packs.collection import LeftOut, Pack, Packs
-from tulou.kernel.packs.installing import folder_of, installed
+from tulou.kernel.packs.installing import Installed, folder_of, installed
 from tulou.kernel.packs.proving import grade, proof_of
 from tulou.kernel.packs.reading import Problem
 from tulou.kernel.packs.schema import schema
 from tulou.kernel.packs.signing import digest
-from tulou.kernel.policy import ROOT, Actor, operation
+from tulou.kernel.policy import ROOT, Actor, operation, system
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from tulou.kernel.house import House
 
-READ = "packs.pack.read"
+READ, MANAGE = "packs.pack.read", "packs.pack.manage"
+STARTED = "started.json"
+"""What was installed at the last start."""
 
 
 class PackRegister:
@@ -36,7 +42,7 @@ class PackRegister:
     async def find(self, actor: Actor) -> dict[str, Any]:
         """Every pack with its state and grade, those that are left out last: `{items}`."""
         self.policy.require(actor, READ, ROOT)
-        return {"items": await self.house.db.read(lambda _: rows(self.house.packs, self.house.settings.home, self.signers))}
+        return {"items": await asyncio.to_thread(rows, self.house.packs, self.house.settings.home, self.signers)}
 
     @operation(READ)
     async def get(self, actor: Actor, name: str) -> dict[str, Any]:
@@ -60,11 +66,37 @@ class PackRegister:
         return schema(self.house.packs.known)
 
 
+    async def record_changes(self) -> None:
+        """Put what was installed and removed since the last start into the audit. Where a start ends in between, it is there twice."""
+        home = self.house.settings.home
+        try:
+            now = {one.name: one for one in installed(home)}
+        except Invalid:
+            return  # said by the packs that are left out
+        kept = home / "packs" / STARTED
+        try:
+            before = {name: Installed(**row) for name, row in orjson.loads(kept.read_bytes()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            before = {}
+        changed = [name for name in sorted(now.keys() | before.keys()) if now.get(name) != before.get(name)]
+        if not changed:
+            return
+
+        def write(connection: sa.Connection) -> None:
+            for name in changed:
+                one = now.get(name)
+                detail = {"change": "removed"} if one is None else {"change": "installed", **one._asdict()}
+                audit.record(connection, system("packs"), MANAGE, ROOT, f"pack:{name}", detail)
+
+        await self.house.db.write(write)
+        kept.write_bytes(orjson.dumps({name: one._asdict() for name, one in now.items()}))
+
+
 def signers(home: Path) -> dict[Path, str]:
     """Who signed the packs that are installed, by folder."""
     try:
         return {folder_of(home, one): one.signer for one in installed(home)}
-    except Exception:
+    except Invalid:
         return {}
 
 
