@@ -128,11 +128,14 @@ async def counts(house: House) -> dict[str, int]:
 
 OWN = "what belongs to one's own organisation"
 PUBLISHED = "the plan, its targets and their numbers are published to everyone who is signed in"
+DECLARED = "what packs count, and titles of their pages: no figure"
 NOT_SECRET: dict[str, str] = {
     "tulou.kernel.organisations.service.Organisations.search": OWN,
     "tulou.kernel.organisations.service.Organisations.apply": "who belongs to an organisation may apply for another",
     "tulou.kernel.organisations.service.People.search": OWN,
     "tulou.kernel.organisations.credentials.Credentials.session": "oneself",
+    "tulou.indicators.dashboards.Dashboards.find": DECLARED,
+    "tulou.indicators.service.Indicators.find": DECLARED,
     "tulou.plan.service.Plans.tasks": PUBLISHED,
     "tulou.plan.service.Plans.targets": PUBLISHED,
     "tulou.plan.service.Plans.target": PUBLISHED,

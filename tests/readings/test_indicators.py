@@ -112,7 +112,7 @@ async def test_statistics_are_those_of_the_readings(readings: Readings) -> None:
 async def test_statistics_follow_what_is_recovered_amended_and_deleted(readings: Readings) -> None:
     given = some(2)
     await store(readings, given)
-    air = [reading for reading, of in given if of == OF[1]]
+    air = [reading for reading, of in given if of == OF[1]][:12]
     rows, frames = columns([(*reading[:2], reading[2] + HOUR // 8, reading[3]) for reading in air])
     known = await readings.stored(rows.entity, rows.ts)
     assert len(known.entity) == 0
@@ -121,7 +121,7 @@ async def test_statistics_follow_what_is_recovered_amended_and_deleted(readings:
               zip(rows.entity.tolist(), rows.property.tolist(), rows.ts.tolist(), rows.value.tolist(), strict=True)]
     await agrees(readings, given)
 
-    gone = [(reading, of) for reading, of in given if of == OF[1]][::3]
+    gone = [(reading, of) for reading, of in given if of == OF[1]][::20]
     moments = await readings.stored_at([(reading[0], reading[2]) for reading, _ in gone])
     taken = [m for m in moments if (m.entity, m.property, m.ts) in {reading[:3] for reading, _ in gone}]
     assert len(taken) == len(gone)
