@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+
 from tests.access.conftest import Estate, eventually
 from tests.access.test_field import Station
 from tests.access.test_hj212 import EXAMPLE, MN, frame
-
 from tulou.kernel.bus import free_port
 from tulou.kernel.house import House
 from tulou.kernel.readings import day_of, start_of
