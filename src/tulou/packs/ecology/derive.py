@@ -261,7 +261,7 @@ class Deriver:
             touches = await self.db.read(lambda c: c.execute(sa.select(pending.c.touches)).scalar())
             if touches is None:
                 return
-            fresh = [Reading(*(np.nan if part is None else part for part in row)) for row in touches.get("fresh", [])]
+            fresh = [Reading._make([np.nan if part is None else part for part in row]) for row in touches.get("fresh", [])]
             there = {identity(r): r for r in await self.house.readings.stored_at([(r.entity, r.ts) for r in fresh])} if fresh else {}
             missing = [r for r in fresh if identity(r) not in there or content(there[identity(r)]) != content(r)]
             await self.amender.amend(touches, [there[key] for r in missing if (key := identity(r)) in there], missing)

@@ -63,7 +63,8 @@ def test_a_class_of_water_and_its_main_pollutants() -> None:
         {name: np.full((1, 24), value) for name, value in values.items()}, np.full((1, 24), np.nan), np.array([False]), np.array([3600.0]))
     assert int(found.overall[0]) == 5
     ((item, multiple),) = found.main[0]
-    assert (item, multiple) == ("CODMn", pytest.approx(1.2))
+    assert item == "CODMn"
+    assert multiple == pytest.approx(1.2)
 
 
 @pytest.mark.outside(source="GB 3096-2008, table 1: zone 2 has 60 dB(A) by day and 50 by night")
