@@ -43,7 +43,7 @@ at once."""
 
 KERNEL = (
     "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.packs.hooks",
-    "tulou.kernel.ledger", "tulou.kernel.system", "tulou.packs.hooks",
+    "tulou.kernel.ledger", "tulou.kernel.system", "tests.engine_sections", "tulou.packs.hooks",
 )
 
 

@@ -22,7 +22,7 @@ from tulou.kernel.settings import Settings
 
 KERNEL = (
     "tulou.kernel.organisations.hooks", "tulou.kernel.audit", "tulou.kernel.jobs", "tulou.kernel.workflows", "tulou.kernel.system",
-    "tulou.context.hooks", "tulou.packs.hooks",
+    "tulou.context.hooks", "tests.engine_sections", "tulou.packs.hooks",
 )
 XIAMEN, FUZHOU = "xiamen", "fuzhou"
 

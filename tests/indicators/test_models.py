@@ -27,7 +27,7 @@ def catalogue(tmp_path: Path, indicators: Any = None, dashboards: Any = None) ->
     folder = tmp_path / "more"
     folder.mkdir(exist_ok=True)
     for name, body in (("indicators", indicators), ("dashboards", dashboards)):
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(body, allow_unicode=True))
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(body or {}, allow_unicode=True))
     (folder / "pack.yaml").write_text(yaml.safe_dump({
         "name": "more", "version": "1", "label": LABEL, "indicators": "indicators.yaml", "dashboards": "dashboards.yaml",
     }))

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from tests.access.conftest import Estate, eventually
 from tests.kernel.conftest import Connect, Persons, connect, persons  # noqa: F401
-from tests.packs.conftest import Make
+from tests.packs.conftest import HOUSE, Make
 from tulou.access.rules.service import Rules
 from tulou.app import Front
 from tulou.cli import main
@@ -84,7 +84,7 @@ async def test_a_house_with_broken_packs_starts_and_says_why(
         assert "pack needs is left out" in caplog.text
         found = (await house.service(PackRegister).find(admin))["items"]
         assert {one["name"]: one["state"] for one in found} == {
-            "base": "works", "plan": "works", "good": "works", **{one.name: "left_out" for one in house.packs.left_out}}
+            **dict.fromkeys(HOUSE.packs, "works"), "good": "works", **{one.name: "left_out" for one in house.packs.left_out}}
         shown = await house.service(PackRegister).get(admin, "term")
         assert [(one["file"], one["place"]) for one in shown["problems"]] == [("pack.yaml", "models.A.properties.temperature")]
         assert "mend" in {one["name"] for one in await house.service(Workflows).workflows(admin)}
@@ -95,7 +95,7 @@ async def test_a_house_with_broken_packs_starts_and_says_why(
 async def test_packs_over_http(persons: Persons, connect: Connect) -> None:  # noqa: F811
     li = await persons.sign_in("li", "xiamen", ("xiamen", "viewer", False))
     packs = (await li.get("/api/v1/packs")).json()["items"]
-    assert [(one["name"], one["state"], one["source"]) for one in packs] == [("base", "works", "house"), ("plan", "works", "house")]
+    assert [(one["name"], one["state"], one["source"]) for one in packs] == [(name, "works", "house") for name in HOUSE.packs]
     base = (await li.get("/api/v1/packs/base")).json()
     assert {"type": "Device", "label": {"zh": "通用设备", "en": "Device"}, "properties": 3, "entities": 0} in base["models"]
     assert base["missing"]
@@ -180,7 +180,7 @@ def test_the_command_says_every_problem(tmp_path: Path, make: Make) -> None:
     assert f"{folder}/pack.yaml:" in plain.output
     assert "bogus: 没有此项" in plain.output
     assert tulou(home, "pack", "install", str(folder)).exit_code == 1
-    assert {one["name"] for one in answer(home, "pack", "list")} == {"base", "plan"}
+    assert {one["name"] for one in answer(home, "pack", "list")} == set(HOUSE.packs)
     assert tulou(home, "pack", "check", "no-such-pack").exit_code == 1
     assert tulou(home, "pack", "new", "No Name", "--within", str(tmp_path)).exit_code == 1
     assert tulou(home, "pack", "new", "field", "--within", str(tmp_path)).exit_code == 1
