@@ -131,6 +131,8 @@ NOT_SECRET: dict[str, str] = {
     "tulou.kernel.organisations.service.Organisations.apply": "who belongs to an organisation may apply for another",
     "tulou.kernel.organisations.service.People.search": OWN,
     "tulou.kernel.organisations.credentials.Credentials.session": "oneself",
+    "tulou.kernel.packs.register.PackRegister.find": "what fields the house serves is open to everyone who is signed in",
+    "tulou.kernel.packs.register.PackRegister.schema": "what a pack may say is published",
     "tulou.plan.service.Plans.tasks": PUBLISHED,
     "tulou.plan.service.Plans.targets": PUBLISHED,
     "tulou.plan.service.Plans.target": PUBLISHED,
