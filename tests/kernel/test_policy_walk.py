@@ -136,6 +136,8 @@ NOT_SECRET: dict[str, str] = {
     "tulou.kernel.organisations.credentials.Credentials.session": "oneself",
     "tulou.indicators.dashboards.Dashboards.find": DECLARED,
     "tulou.indicators.service.Indicators.find": DECLARED,
+    "tulou.kernel.packs.register.PackRegister.find": "what fields the house serves is open to everyone who is signed in",
+    "tulou.kernel.packs.register.PackRegister.schema": "what a pack may say is published",
     "tulou.plan.service.Plans.tasks": PUBLISHED,
     "tulou.plan.service.Plans.targets": PUBLISHED,
     "tulou.plan.service.Plans.target": PUBLISHED,

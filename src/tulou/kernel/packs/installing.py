@@ -63,7 +63,8 @@ def installed(home: Path) -> list[Installed]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise Invalid(f"{path} 不能读：{error}", f"{path} cannot be read: {error}", field=RECORD, rule="JSON") from None
+        why = type(error).__name__  # without the path: everyone who is signed in may read this
+        raise Invalid(f"{RECORD} 不能读：{why}", f"{RECORD} cannot be read: {why}", field=RECORD, rule="JSON") from None
 
 
 def folder_of(home: Path, one: Installed) -> Path:

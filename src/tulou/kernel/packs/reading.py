@@ -151,7 +151,8 @@ def read_document(folder: Path, file: str) -> Document:
     except UnicodeDecodeError as error:
         raise bad(f"第 {error.start} 字节起不是 UTF-8", f"byte {error.start} is not UTF-8", "UTF-8") from None
     except (OSError, ValueError) as error:
-        raise bad(f"文件不能读：{error}", f"the file cannot be read: {error}", "file") from None
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise bad(f"文件不能读：{why}", f"the file cannot be read: {why}", "file") from None
     try:
         # libyaml's composer calls itself, and a file that is deep enough ends the process
         if text.count("[") + text.count("{") > _OPENERS or re.search(r"^[-?: ]{200,}", text, re.M):
