@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import importlib.util
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -116,6 +117,12 @@ def test_a_project_from_its_register_to_its_funds(page: Browser, made: int, seco
     page.open(f"/plan/projects/{made}")
     page.sees("逾期完成")
     page.complaints()  # of the refusal
+    page.open("/plan/tasks")
+    page.find("h3")
+    page.press("报告（Word）")
+    if importlib.util.find_spec("docx") is None:
+        page.sees("未安装 python-docx")  # said on the page itself
+        page.complaints()
     page.open("/plan/tasks/C1")
     page.sees("东南大数据中心二期")
     looks(page, "task")

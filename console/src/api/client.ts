@@ -105,3 +105,20 @@ export const put = <T>(endpoint: string, body?: unknown): Promise<T> =>
 export const patch = <T>(endpoint: string, body?: unknown): Promise<T> =>
   request<T>("PATCH", path(endpoint), body);
 export const del = <T>(endpoint: string): Promise<T> => request<T>("DELETE", path(endpoint));
+
+/** Ask for a file and keep it under the name that the house gives it. */
+export async function saveFile(endpoint: string, query: Query): Promise<void> {
+  const response = await fetch(path(endpoint, query), { credentials: "same-origin" }).catch(() => {
+    throw new Problem(OFFLINE, {
+      detail_zh: "无法连接到土楼服务，请检查网络或服务是否在运行。",
+      detail_en: "The house cannot be reached: check the network, or whether it is running.",
+    });
+  });
+  if (!response.ok) throw new Problem(response.status, (await response.json().catch(() => ({}))) as ProblemBody);
+  const name = /filename\*=UTF-8''([^;]+)/.exec(response.headers.get("Content-Disposition") ?? "")?.[1];
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = name ? decodeURIComponent(name) : "";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

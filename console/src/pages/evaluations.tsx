@@ -1,7 +1,6 @@
 /** The annual evaluation: agencies and tasks with what their scores are made of, versions, appeals, and the report. */
-import { FilePdfOutlined, FileWordOutlined } from "@ant-design/icons";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Alert, Button, DatePicker, Form, Input, InputNumber, Modal, Select, Skeleton, Space, Switch, Table, Tag, type TableColumnsType } from "antd";
+import { Alert, Button, DatePicker, Form, Input, InputNumber, Modal, Select, Skeleton, Switch, Table, Tag, type TableColumnsType } from "antd";
 import dayjs, { type Dayjs } from "dayjs";
 import { useState } from "react";
 import { Link, useSearchParams } from "react-router";
@@ -13,10 +12,10 @@ import { useOrgName } from "../components/org-select.tsx";
 import { Nothing, PageHead } from "../components/page.tsx";
 import { Decide, evidenceOf, FileField, Signatures } from "../components/paper.tsx";
 import { ProblemAlert, useSending } from "../components/problem.tsx";
+import { ReportButtons } from "../components/report-buttons.tsx";
 import { useFormat, useLabel } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
 import { useSettings } from "../settings.tsx";
-import { reportAddress } from "./projects.tsx";
 import { useTargets } from "./targets.tsx";
 
 const CRITERIA: Criterion[] = ["targets", "milestones", "funds", "items"];
@@ -24,7 +23,7 @@ const FIELDS: Record<Criterion, string[]> = { targets: ["value"], milestones: ["
 const STATES = { draft: "processing", dropped: "default", published: "warning", superseded: "default", final: "success" } as const;
 
 export default function Evaluations() {
-  const { text, language } = useSettings();
+  const { text } = useSettings();
   const can = useCan();
   const client = useQueryClient();
   const [params, setParams] = useSearchParams();
@@ -39,16 +38,7 @@ export default function Evaluations() {
   return (
     <div className="page">
       <PageHead title={text.evaluation.title} note={text.evaluation.note}>
-        {head && (
-          <Space.Compact>
-            <Button icon={<FilePdfOutlined />} href={reportAddress("pdf", language, head.year)}>
-              {text.evaluation.pdf}
-            </Button>
-            <Button icon={<FileWordOutlined />} href={reportAddress("docx", language, head.year)}>
-              {text.evaluation.word}
-            </Button>
-          </Space.Compact>
-        )}
+        {head && <ReportButtons year={head.year} />}
         {can("plan.evaluation.create") && (
           <Button type="primary" onClick={() => setDialog("draft")}>
             {text.evaluation.make}

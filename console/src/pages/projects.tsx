@@ -5,7 +5,7 @@ import { Alert, Button, DatePicker, Form, Input, InputNumber, Modal, Select, Swi
 import type { Dayjs } from "dayjs";
 import { useState } from "react";
 import { useNavigate, useSearchParams } from "react-router";
-import { get, path, post, upload, type ProblemBody } from "../api/client.ts";
+import { get, post, upload, type ProblemBody } from "../api/client.ts";
 import { useTasks, type Project, type ProjectsTogether } from "../api/plan.ts";
 import { changed } from "../api/search.ts";
 import { OrgSelect } from "../components/org-select.tsx";
@@ -253,7 +253,3 @@ function Import({ onClose }: { onClose(): void }) {
     </Modal>
   );
 }
-
-/** Where the report is made. */
-export const reportAddress = (format: "pdf" | "docx", language: string, year?: number): string =>
-  path("/plan/report", { format, language, year });

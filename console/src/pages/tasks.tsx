@@ -1,19 +1,18 @@
 /** The plan's 25 tasks by section: agencies, targets, and systems with honest states. */
-import { FilePdfOutlined, FileWordOutlined } from "@ant-design/icons";
-import { Button, Skeleton, Space } from "antd";
+import { Skeleton } from "antd";
 import { Link } from "react-router";
 import { useTasks } from "../api/plan.ts";
 import type { Agency, PlanTask, SystemState } from "../api/types.ts";
 import { PageHead } from "../components/page.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
+import { ReportButtons } from "../components/report-buttons.tsx";
 import { Shares } from "../components/shares.tsx";
 import { useLabel } from "../format.ts";
-import { useSettings } from "../settings.tsx";
-import { reportAddress } from "./projects.tsx";
+import { useText } from "../settings.tsx";
 import { useTargets } from "./targets.tsx";
 
 export default function Tasks() {
-  const { text, language } = useSettings();
+  const text = useText();
   const label = useLabel();
   const tasks = useTasks();
   const targets = useTargets();
@@ -26,14 +25,7 @@ export default function Tasks() {
   return (
     <div className="page">
       <PageHead title={text.plan.tasks} note={text.plan.subtitle}>
-        <Space.Compact>
-          <Button icon={<FilePdfOutlined />} href={reportAddress("pdf", language)}>
-            {text.evaluation.pdf}
-          </Button>
-          <Button icon={<FileWordOutlined />} href={reportAddress("docx", language)}>
-            {text.evaluation.word}
-          </Button>
-        </Space.Compact>
+        <ReportButtons />
       </PageHead>
       {tasks.error && <ProblemAlert error={tasks.error} retry={() => void tasks.refetch()} />}
       <section className="panel box" aria-label={text.plan.systems}>

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from tulou.kernel import audit
 from tulou.kernel.errors import Conflict, Forbidden, Invalid, NotFound
+from tulou.kernel.organisations.models import organisations
 from tulou.kernel.policy import EVERYWHERE, Actor, Orgs, operation
 from tulou.kernel.sql import utcnow, within
 from tulou.kernel.workflows import Workflow
@@ -123,8 +124,6 @@ class Evaluations:
 
     @staticmethod
     def _organisations(connection: sa.Connection) -> list[str]:
-        from tulou.kernel.organisations.models import organisations
-
         return [row.id for row in connection.execute(sa.select(organisations.c.id))]
 
     def _insert(self, connection: sa.Connection, actor: Actor, person: str, document: dict[str, Any], version: int, more: dict[str, Any]) -> Any:
