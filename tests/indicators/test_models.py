@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tulou.indicators.models import Catalogue, Indicator, Level, declared
 from tulou.kernel.errors import Invalid
 from tulou.kernel.packs import Packs
+from tulou.kernel.plugins import plugins, read_packs
 from tulou.packs.hooks import packs as folders
 
-ALL = Packs(folders())
+ALL = read_packs(plugins())
+WORKFLOWS = ["supervision", "ecology_entry"]
 LABEL = {"zh": "名", "en": "name"}
 MEAN: dict[str, Any] = {
     "label": LABEL, "definition": LABEL, "unit": "µg/m³", "owner": "fujian", "types": ["AirQualityStation"], "property": "pm25", "statistic": "mean",
@@ -32,7 +34,7 @@ def catalogue(tmp_path: Path, indicators: Any = None, dashboards: Any = None) ->
     (folder / "pack.yaml").write_text(yaml.safe_dump({
         "name": "more", "version": "1", "label": LABEL, "data": {"indicators": "indicators.yaml", "dashboards": "dashboards.yaml"},
     }))
-    return declared(Packs([*folders(), folder]), ["supervision"])
+    return declared(Packs([*folders(), folder], ALL.known), WORKFLOWS)
 
 
 def page(*widgets: dict[str, Any], **layers: Any) -> dict[str, Any]:
@@ -40,10 +42,10 @@ def page(*widgets: dict[str, Any], **layers: Any) -> dict[str, Any]:
 
 
 def test_the_packs_that_ship_are_sound() -> None:
-    found = declared(ALL, ["supervision"])
+    found = declared(ALL, WORKFLOWS)
     assert found.indicators
     for key, one in found.indicators.items():
-        assert key.startswith("environment/")
+        assert key.startswith(("ecology/", "environment/"))
         assert any(seed.id == one.owner for pack in ALL.packs.values() for seed in pack.organisations), key
         assert one.label.zh != one.label.en
 
@@ -55,12 +57,12 @@ def test_references_are_made_full(tmp_path: Path) -> None:
     widgets = found.dashboards["more/page"].sections[0].widgets
     assert [getattr(widget, "indicator", getattr(widget, "layer", "")) for widget in widgets] == ["more/mine", "environment/no2_mean", "more/here"]
     assert found.layers["more/here"].types == ["AirQualityStation"]
-    assert catalogue(tmp_path).dashboards.keys() == {"environment/overview"}  # empty files declare nothing
+    assert catalogue(tmp_path).dashboards.keys() == {"ecology/assessment", "environment/overview"}  # empty files declare nothing
 
 
 @pytest.mark.parametrize(("change", "place", "rule"), [
     ({"types": ["NoSuch"]}, "mine.types.0", "there is no type NoSuch"),
-    ({"property": "pm1"}, "mine.property", "there is no property of AirQualityStation pm1"),
+    ({"types": ["WeatherStation"], "property": "pm1"}, "mine.property", "there is no property of WeatherStation pm1"),
     ({"types": ["Manhole"], "property": "coverOpen", "unit": ""}, "mine.property", "is no number"),
     ({"unit": "mg/m³"}, "mine.unit", "the unit of pm25 of AirQualityStation is µg/m³"),
     ({"statistic": "median"}, "mine.statistic", "Input should be"),
@@ -90,7 +92,7 @@ def test_a_mistake_in_an_indicator_is_named(tmp_path: Path, change: dict[str, An
     (page({"kind": "things", "type": "NoSuch"}), "dashboards.page.sections.0.widgets.0.type", "there is no type NoSuch"),
     (page({"kind": "alarms", "types": ["Manhole", "NoSuch"]}), "dashboards.page.sections.0.widgets.0.types.1", "there is no type NoSuch"),
     (page({"kind": "bar", "indicator": "mine", "by": "area", "area": "city"}), "dashboards.page.sections.0.widgets.0.area", "not offered"),
-    (page({"kind": "bar", "indicator": "mine", "by": "area"}), "dashboards.page.sections.0.widgets.0.bar", "needs `area`"),
+    (page({"kind": "bar", "indicator": "mine", "by": "area"}), "dashboards.page.sections.0.widgets.0", "needs `area`"),
     (page({"kind": "pie", "indicator": "mine"}), "dashboards.page.sections.0.widgets.0", "does not match"),
     (page(TILE, here={"label": LABEL}), "layers.here", "a layer has"),
     (page(TILE, here={"label": LABEL, "types": ["Manhole"], "property": "pm25"}), "layers.here.property", "there is no property of Manhole pm25"),
