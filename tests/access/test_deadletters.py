@@ -37,14 +37,14 @@ async def publish(estate: Estate, device: dict[str, Any], **letter: Any) -> None
 async def test_a_refused_message_is_kept_as_it_came_with_the_reason(
     estate: Estate, lin: httpx.AsyncClient, yang: httpx.AsyncClient, chen: httpx.AsyncClient
 ) -> None:
-    device = await estate.device(lin, "fuzhou", "letters")
-    await estate.client().post(f"/{device['token']}/telemetry", json={"pm25": 20, "no-such-property": 1})
+    device = await estate.device(lin, "fuzhou", "letters", type="WeatherStation")
+    await estate.client().post(f"/{device['token']}/telemetry", json={"windSpeed": 20, "no-such-property": 1})
 
     async def there() -> Any:
         return await found(lin, device)
 
     (letter,) = await eventually(there)
-    assert letter["raw"] == '{"pm25":20,"no-such-property":1}'
+    assert letter["raw"] == '{"windSpeed":20,"no-such-property":1}'
     assert (letter["encoding"], letter["org"], letter["replayed_at"]) == ("utf-8", "fuzhou", None)
     assert "no-such-property" in (letter["field"] or "") + letter["reason"]
     assert await found(yang, device) == [letter]

@@ -60,10 +60,11 @@ def pdf(document: Document, made: dt.datetime, fonts: str = "") -> bytes:
         "language": document.language, "title": document.title, "subtitle": document.subtitle, "digest": document.digest, "font": chosen,
         "made": made.strftime("%Y-%m-%d"), "blocks": [_block(one) for one in document.blocks],
     }
-    made_pdf: bytes = typst.compile(
+    made_pdf = typst.compile(
         TEMPLATE.read_bytes(), format="pdf", font_paths=[fonts] if fonts else [], timestamp=int(made.timestamp()),
         sys_inputs={"data": orjson.dumps(data).decode()},
     )
+    assert isinstance(made_pdf, bytes)
     return made_pdf
 
 
