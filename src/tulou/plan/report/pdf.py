@@ -61,7 +61,7 @@ def pdf(document: Document, made: dt.datetime, fonts: str = "") -> bytes:
         "made": made.strftime("%Y-%m-%d"), "blocks": [_block(one) for one in document.blocks],
     }
     made_pdf = typst.compile(
-        TEMPLATE.read_bytes(), format="pdf", font_paths=[fonts] if fonts else [], timestamp=int(made.timestamp()),
+        str(TEMPLATE), format="pdf", font_paths=[fonts] if fonts else [], timestamp=int(made.timestamp()),
         sys_inputs={"data": orjson.dumps(data).decode()},
     )
     assert isinstance(made_pdf, bytes)
