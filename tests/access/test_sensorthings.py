@@ -157,7 +157,7 @@ async def test_properties_values_and_references(
                   "/unitOfMeasurement/definition", 204)
     page = await sta.get(f"Things({no})/Datastreams/$ref?$top=2&$count=true")
     assert page["@iot.count"] == 28
-    assert page["value"][0] == {"@iot.selfLink": f"{STA}/Datastreams('{no}:co')"}
+    assert page["value"][0] == {"@iot.selfLink": f"{STA}/Datastreams('{no}:aqi')"}
     assert (await sta.get(page["@iot.nextLink"]))["value"][0].keys() == {"@iot.selfLink"}
 
 
