@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tulou.kernel.packs import Pack
@@ -19,7 +21,7 @@ def test_levels_of_particles_are_those_of_the_index(pack: Pack) -> None:
 @pytest.mark.parametrize(("indicator", "parameter"), [("oxygen_mean", "DO"), ("ammonia_mean", "NH3-N")])
 def test_levels_of_water_are_the_classes(pack: Pack, indicator: str, parameter: str) -> None:
     levels = pack.section("indicators")[indicator].levels
-    for level, after in zip(levels, levels[1:], strict=False):
+    for level, after in pairwise(levels):
         within = [level.below - 0.001, level.below + 0.001]
         classes = [surface_water.CLASSES[one] for one in surface_water.assess({parameter: within}).overall]
         assert classes == [level.label.zh, after.label.zh], level
