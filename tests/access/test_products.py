@@ -47,7 +47,7 @@ async def wu(estate: Estate) -> httpx.AsyncClient:
 
 
 async def make(client: httpx.AsyncClient, name: str, org: str = "fuzhou", **properties: Any) -> dict[str, Any]:
-    answer = await client.post("/products", json={"org": org, "name": name, "model": model(**properties or {"flow": FLOW})})
+    answer = await client.post("/products", json={"org": org, "name": name, "model": model(**properties or {"seepage": FLOW})})
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
     return made
@@ -73,11 +73,11 @@ async def test_who_declares_products_and_who_sees_them(
     estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient, yang: httpx.AsyncClient, su: httpx.AsyncClient,
     wu: httpx.AsyncClient, below: str,  # noqa: F811
 ) -> None:
-    body = {"org": "fuzhou", "name": "Seen", "model": model(flow=FLOW)}
+    body = {"org": "fuzhou", "name": "Seen", "model": model(seepage=FLOW)}
     for client in (lin, yang, chen, wu):
         assert (await client.post("/products", json=body)).status_code == 403
     made = await make(su, "Seen")
-    assert (made["org"], made["version"], made["entities"], made["model"]["properties"]["flow"]["max"]) == ("fuzhou", 1, 0, 500)
+    assert (made["org"], made["version"], made["entities"], made["model"]["properties"]["seepage"]["max"]) == ("fuzhou", 1, 0, 500)
     county = await estate.person("county", below, "admin")
     for client, status in ((lin, 200), (yang, 200), (county, 200), (chen, 404), (wu, 404)):
         assert (await client.get("/products/Seen")).status_code == status
@@ -108,7 +108,7 @@ async def test_who_declares_products_and_who_sees_them(
     assert made_device.status_code == 201, "a product of the organisation above"
     context = (await chen.get("http://house/ngsi-ld/contexts/tulou.jsonld")).json()["@context"][0]
     assert "AirQualityStation" in context
-    assert not {"Seen", "flow"} & context.keys(), "names are not everybody's"
+    assert not {"Seen", "seepage"} & context.keys(), "names are not everybody's"
     admin = estate.client(authorization=f"Bearer {estate.house.local_token}")
     audited = (await admin.get("/audit", params={"action": "access.product.create"})).json()["items"]
     assert [one["actor"] for one in audited if one["subject"] == "product Seen"] != []
@@ -154,40 +154,40 @@ async def test_a_name_that_others_entities_have_is_taken(estate: Estate, su: htt
 async def test_a_device_of_a_new_product_speaks_to_the_gateway_that_runs(
     estate: Estate, su: httpx.AsyncClient, lin: httpx.AsyncClient
 ) -> None:
-    await make(su, "Outfall", flow=FLOW, note={"kind": "string"})
+    await make(su, "Outfall", seepage=FLOW, note={"kind": "string"})
     device = await estate.device(lin, "fuzhou", "outfall-1", type="Outfall")
     thing = (await lin.get(f"/things/{device['no']}")).json()
-    assert [one["name"] for one in thing["model"]["properties"]] == ["flow", "note"]
+    assert [one["name"] for one in thing["model"]["properties"]] == ["seepage", "note"]
 
     async def refused() -> Any:
-        await publish(estate, device, flow=10.0, speed=1)
+        await publish(estate, device, seepage=10.0, speed=1)
         letters = (await lin.get("/dead-letters", params={"entity": device["no"]})).json()["items"]
         return [one for one in letters if one["entity"] == device["no"] and one["field"] == "speed"]
 
     await eventually(refused)
-    assert await quality(lin, device, "flow", 10.0) == 0
-    await publish(estate, device, flow=501)
-    assert await quality(lin, device, "flow", 501) == 2, "out of range"
+    assert await quality(lin, device, "seepage", 10.0) == 0
+    await publish(estate, device, seepage=501)
+    assert await quality(lin, device, "seepage", 501) == 2, "out of range"
 
-    changed = await su.put("/products/Outfall", json={"model": model(flow={**FLOW, "max": 900}, speed={}, note={"kind": "string"}), "version": 1})
+    changed = await su.put("/products/Outfall", json={"model": model(seepage={**FLOW, "max": 900}, speed={}, note={"kind": "string"}), "version": 1})
     assert (changed.status_code, changed.json()["version"], changed.json()["entities"]) == (200, 2, 1)
-    stale = await su.put("/products/Outfall", json={"model": model(flow=FLOW), "version": 1})
+    stale = await su.put("/products/Outfall", json={"model": model(seepage=FLOW), "version": 1})
     assert (stale.status_code, stale.json()["rule"]) == (409, "2")
 
     async def good() -> bool:
-        await publish(estate, device, flow=502, speed=3)
+        await publish(estate, device, seepage=502, speed=3)
         found = (await lin.get(f"/things/{device['no']}")).json()["latest"]
-        return bool(found["flow"]["value"] == 502 and found["flow"]["quality"] == 0 and found.get("speed", {}).get("value") == 3)
+        return bool(found["seepage"]["value"] == 502 and found["seepage"]["quality"] == 0 and found.get("speed", {}).get("value") == 3)
 
     await eventually(good)
-    await estate.say(device, flow=901)
-    assert await quality(lin, device, "flow", 901) == 2, "the door of HTTP follows too"
+    await estate.say(device, seepage=901)
+    assert await quality(lin, device, "seepage", 901) == 2, "the door of HTTP follows too"
     entity = (await lin.get(f"http://house/ngsi-ld/v1/entities/{device['entity_id']}")).json()
-    assert entity["flow"]["unitCode"] == "MQH"
+    assert entity["seepage"]["unitCode"] == "MQH"
 
-    again = model(flow={**FLOW, "kind": "string"}, note={"kind": "string"})
+    again = model(seepage={**FLOW, "kind": "string"}, note={"kind": "string"})
     kind = await su.put("/products/Outfall", json={"model": again, "version": 2})
-    assert (kind.status_code, kind.json()["field"]) == (409, "model.properties.flow.kind")
+    assert (kind.status_code, kind.json()["field"]) == (409, "model.properties.seepage.kind")
     without = await su.put("/products/Outfall", json={"model": model(note={"kind": "string"}), "version": 2})
     assert without.status_code == 200
     back = await su.put("/products/Outfall", json={"model": again, "version": 3})

@@ -76,7 +76,7 @@ async def estate(
 
 
 def rule(condition: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"org": "fuzhou", "name": "规则", "type": "AirQualityStation", "condition": condition, **more}
+    return {"org": "fuzhou", "name": "规则", "type": "AirQualityStation", "condition": condition} | more
 
 
 async def make(estate: Estate, client: httpx.AsyncClient, condition: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -155,9 +155,9 @@ async def test_a_rule_belongs_to_its_organisation(
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("body", "field"), [
-    (rule({"kind": "threshold", "property": "nothing", "above": 1}), "condition"),
+    (rule({"kind": "threshold", "property": "nothing", "above": 1}, type="WeatherStation"), "condition"),
     (rule({"kind": "threshold", "property": "pm25"}), "condition.threshold"),
-    (rule({"kind": "expression", "raise_if": "pm25 > 1 and nothing > 2"}), "condition"),
+    (rule({"kind": "expression", "raise_if": "windSpeed > 1 and nothing > 2"}, type="WeatherStation"), "condition"),
     (rule({"kind": "expression", "raise_if": "__import__('os')"}), "condition.expression.raise_if"),
     (rule({"kind": "threshold", "property": "pm25", "above": 1}, type="Nothing"), "type"),
     (rule({"kind": "threshold", "property": "pm25", "above": 1}, entities=["urn:ngsi-ld:T:1"]), "entities"),

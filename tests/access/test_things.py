@@ -245,7 +245,7 @@ async def test_organisations_below_are_seen_from_above(estate: Estate, lin: http
 async def test_dead_letters_are_replayed_by_their_own_organisation_only(
     estate: Estate, lin: httpx.AsyncClient, chen: httpx.AsyncClient
 ) -> None:
-    made = await estate.device(lin, "fuzhou", "letters")
+    made = await estate.device(lin, "fuzhou", "letters", type="WeatherStation")
     assert (await estate.client().post(f"/{made['token']}/telemetry", json={"nonsense": 1})).status_code == 400
 
     async def letter() -> Any:

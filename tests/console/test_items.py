@@ -10,6 +10,7 @@ def test_a_supervision_item_from_demand_to_close(page: Browser, house: Tulou) ->
     page.sees("没有待您办理的事项")
     page.shot("items-none")
     page.press("新建事项")
+    page.pick("#workflow", "督办")
     page.pick("#org", "fuzhou")
     page.fill("#title", "闽江口水质自动站数据中断")
     page.fill("#fields_demand", "三日内查明原因并恢复数据上报")

@@ -37,7 +37,7 @@ def test_a_product_is_made_and_its_device_speaks(page: Browser, house: Tulou, de
     page.fill("#name", "1st")
     page.sees("字母开头，只含字母、数字、下划线与连字符，至多")
     page.fill("#name", "AirQualityStation")
-    page.sees("类型 AirQualityStation 属于包 base")
+    page.sees("类型 AirQualityStation 属于包 ecology")
     page.fill("#name", "OutfallMonitor")
     page.pick("#org", "fuzhou")
     page.fill("#label_zh", "排口监测仪")

@@ -15,12 +15,15 @@ from tests.access.conftest import Estate, eventually
 from tests.access.test_field import Station
 from tests.access.test_hj212 import EXAMPLE, MN, frame
 from tulou.kernel.bus import free_port
+from tulou.kernel.errors import Forbidden
 from tulou.kernel.house import House
+from tulou.kernel.policy import system
 from tulou.kernel.readings import day_of, start_of
 from tulou.kernel.readings.rows import rows_of
 from tulou.kernel.settings import Settings
 from tulou.packs.ecology import cap
 from tulou.packs.ecology.service import Ecology
+from tulou.packs.ecology.warnings import Warnings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -256,6 +259,8 @@ async def test_a_warning_is_signed_by_a_second_person_and_never_changed(
     assert made.status_code == 201, made.text
     first = made.json()["id"]
     assert (await lin.post(f"/ecology/warnings/{first}/signature")).status_code == 403
+    with pytest.raises(Forbidden, match="named person"):
+        await estate.house.service(Warnings).sign(system("cli"), first)
     assert (await chen.get(f"/ecology/warnings/{first}")).status_code == 404
     assert (await chen.get(f"/ecology/warnings/{first}.xml")).status_code == 404
     assert (await chen.post("/ecology/warnings", json=DRAFT)).status_code == 403

@@ -127,7 +127,7 @@ function NewItem({ workflows, onClose }: { workflows: Workflow[]; onClose(): voi
         }
       >
         <Form.Item name="workflow" label={text.items.workflow} rules={[{ required: true }]}>
-          <Select options={workflows.map((one) => ({ value: one.name, label: one.label[language] }))} />
+          <Select showSearch={{ optionFilterProp: "label" }} options={workflows.map((one) => ({ value: one.name, label: one.label[language] }))} />
         </Form.Item>
         <Form.Item name="org" label={text.items.org} rules={[{ required: true }]}>
           <OrgSelect />

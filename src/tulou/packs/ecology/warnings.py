@@ -100,6 +100,8 @@ class Warnings:
     async def sign(self, actor: Actor, id: int) -> dict[str, Any]:
         """Sign and publish a draft. Raises `Forbidden` for who drafted it, `Conflict` when it is published already."""
         seen = await self._row(actor, SIGN, id)
+        if not actor.person:
+            raise Forbidden("预警须由具名的人签发", "a warning is signed by a named person", field="actor", value=actor.id, rule="a person")
         if _person(actor) == seen.drafted_by:
             raise Forbidden("须由起草人以外的人签发", "another person than the author signs", field="id", value=id, rule="second person")
 
