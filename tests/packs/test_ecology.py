@@ -161,7 +161,11 @@ async def test_an_entry_by_hand_counts_when_a_second_person_has_approved_it(
 ) -> None:
     good, taken, wrong = [await entered(lin, air["no"], *of) for of in ((MISSING + 1, 80.0), (2, 1.0), (MISSING + 2, 99999.0))]
     await derive(estate)
-    assert (await ask(lin, f"air/{air['no']}", day=str(yesterday())))["pollutants"]["PM2.5"]["hours"] == MISSING
+
+    async def nothing_yet() -> bool:
+        return int((await ask(lin, f"air/{air['no']}", day=str(yesterday())))["pollutants"]["PM2.5"]["hours"]) == MISSING
+
+    await eventually(nothing_yet)
     assert (await lin.post(f"/items/{good}/steps", json={"transition": "approve", "step": 1})).status_code == 403
     for no in (good, taken, wrong):
         assert (await wu.post(f"/items/{no}/steps", json={"transition": "approve", "step": 1})).status_code == 200
