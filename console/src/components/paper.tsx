@@ -1,5 +1,5 @@
 /** Papers: what one person submits with evidence and another decides. */
-import { Button, Input, Modal, Upload } from "antd";
+import { Button, Form, Input, Modal, Upload } from "antd";
 import { useState, type ReactNode } from "react";
 import type { Paper } from "../api/plan.ts";
 import { useFormat } from "../format.ts";
@@ -20,7 +20,12 @@ export async function evidenceOf(file: File | null): Promise<{ evidence_name?: s
   return { evidence_name: file.name, evidence_base64: url.slice(url.indexOf(",") + 1) };
 }
 
-export function FileField({ file, onChoose }: { file: File | null; onChoose(file: File | null): void }) {
+interface FileProps {
+  file: File | null;
+  onChoose(file: File | null): void;
+}
+
+function FileField({ file, onChoose }: FileProps) {
   const text = useText();
   return (
     <>
@@ -35,6 +40,21 @@ export function FileField({ file, onChoose }: { file: File | null; onChoose(file
         <Button>{text.plan.chooseFile}</Button>
       </Upload>
       {file && file.size > MAX_FILE && <span className="tone-alarm">{text.plan.evidenceFile}</span>}
+    </>
+  );
+}
+
+/** The part of a form that asks for evidence: in words (`evidence_text`), and a file. */
+export function EvidenceFields({ label, rows, placeholder, ...file }: FileProps & { label?: string; rows: number; placeholder?: string }) {
+  const text = useText();
+  return (
+    <>
+      <Form.Item name="evidence_text" label={label ?? text.plan.evidence} rules={[{ required: true, whitespace: true }]}>
+        <Input.TextArea rows={rows} maxLength={20_000} placeholder={placeholder} />
+      </Form.Item>
+      <Form.Item label={text.plan.evidenceFile}>
+        <FileField {...file} />
+      </Form.Item>
     </>
   );
 }

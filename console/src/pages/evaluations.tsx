@@ -1,6 +1,6 @@
 /** The annual evaluation: agencies and tasks with what their scores are made of, versions, appeals, and the report. */
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Alert, Button, DatePicker, Form, Input, InputNumber, Modal, Select, Skeleton, Switch, Table, Tag, type TableColumnsType } from "antd";
+import { Alert, Button, DatePicker, Form, InputNumber, Modal, Select, Skeleton, Switch, Table, Tag, type TableColumnsType } from "antd";
 import dayjs, { type Dayjs } from "dayjs";
 import { useState } from "react";
 import { Link, useSearchParams } from "react-router";
@@ -10,7 +10,7 @@ import { changed } from "../api/search.ts";
 import type { Page } from "../api/types.ts";
 import { useOrgName } from "../components/org-select.tsx";
 import { Nothing, PageHead } from "../components/page.tsx";
-import { Decide, evidenceOf, FileField, Signatures } from "../components/paper.tsx";
+import { Decide, evidenceOf, EvidenceFields, Signatures } from "../components/paper.tsx";
 import { ProblemAlert, useSending } from "../components/problem.tsx";
 import { ReportButtons } from "../components/report-buttons.tsx";
 import { useFormat, useLabel } from "../format.ts";
@@ -475,12 +475,7 @@ function NewAppeal({ of, again, onClose }: { of: Evaluation; again(): Promise<un
             </>
           )}
         </Form.List>
-        <Form.Item name="evidence_text" label={text.plan.evidence} rules={[{ required: true, whitespace: true }]}>
-          <Input.TextArea rows={3} maxLength={20_000} />
-        </Form.Item>
-        <Form.Item label={text.plan.evidenceFile}>
-          <FileField file={file} onChoose={setFile} />
-        </Form.Item>
+        <EvidenceFields rows={3} file={file} onChoose={setFile} />
       </Form>
     </Modal>
   );

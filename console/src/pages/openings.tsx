@@ -9,7 +9,7 @@ import type { Paper } from "../api/plan.ts";
 import { changed } from "../api/search.ts";
 import { OrgSelect, useOrgName } from "../components/org-select.tsx";
 import { Facts, Nothing, PageHead } from "../components/page.tsx";
-import { Decide, evidenceOf, FileField, Signatures } from "../components/paper.tsx";
+import { Decide, evidenceOf, EvidenceFields, Signatures } from "../components/paper.tsx";
 import { ProblemAlert, useSending } from "../components/problem.tsx";
 import { useFormat } from "../format.ts";
 import { useCan, useSession } from "../session.tsx";
@@ -267,12 +267,7 @@ function Apply({ no, again, onClose }: FormProps & { no: number }) {
         <Form.Item name="org" label={text.openings.applicant} rules={[{ required: true }]}>
           <OrgSelect />
         </Form.Item>
-        <Form.Item name="evidence_text" label={text.openings.proposal} rules={[{ required: true, whitespace: true }]}>
-          <Input.TextArea rows={4} maxLength={20_000} />
-        </Form.Item>
-        <Form.Item label={text.plan.evidenceFile}>
-          <FileField file={file} onChoose={setFile} />
-        </Form.Item>
+        <EvidenceFields label={text.openings.proposal} rows={4} file={file} onChoose={setFile} />
       </Form>
     </Modal>
   );

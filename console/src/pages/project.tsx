@@ -9,7 +9,7 @@ import { get, path, post, Problem, type ProblemBody } from "../api/client.ts";
 import { useTasks, type Milestone, type Movement, type ProjectDetail, type Stage } from "../api/plan.ts";
 import { useOrgName } from "../components/org-select.tsx";
 import { Facts, Nothing, PageHead } from "../components/page.tsx";
-import { Decide, evidenceOf, FileField, Signatures } from "../components/paper.tsx";
+import { Decide, evidenceOf, EvidenceFields, Signatures } from "../components/paper.tsx";
 import { ProblemAlert, useSending, useShowProblem } from "../components/problem.tsx";
 import { SyntheticTag } from "../components/tags.tsx";
 import { useFormat, useLabel } from "../format.ts";
@@ -476,12 +476,7 @@ function Reached({ of, again, onClose }: { of: Milestone; again(): Promise<unkno
         <Form.Item name="done_on" label={text.projects.doneOn} rules={[{ required: true }]}>
           <DatePicker className="wide" disabledDate={(day) => day.valueOf() > Date.now()} />
         </Form.Item>
-        <Form.Item name="evidence_text" label={text.plan.evidence} rules={[{ required: true, whitespace: true }]}>
-          <Input.TextArea rows={3} maxLength={20_000} />
-        </Form.Item>
-        <Form.Item label={text.plan.evidenceFile}>
-          <FileField file={file} onChoose={setFile} />
-        </Form.Item>
+        <EvidenceFields rows={3} file={file} onChoose={setFile} />
       </Form>
     </Dialog>
   );
@@ -558,12 +553,7 @@ function NewMovement({ no, again, onClose }: { no: number; again(): Promise<unkn
         <Form.Item name="at" label={kind === "planned" ? text.projects.by : text.projects.day} rules={[{ required: true }]}>
           <DatePicker className="wide" disabledDate={(day) => kind !== "planned" && day.valueOf() > Date.now()} />
         </Form.Item>
-        <Form.Item name="evidence_text" label={text.plan.evidence} rules={[{ required: true, whitespace: true }]}>
-          <Input.TextArea rows={2} maxLength={20_000} />
-        </Form.Item>
-        <Form.Item label={text.plan.evidenceFile}>
-          <FileField file={file} onChoose={setFile} />
-        </Form.Item>
+        <EvidenceFields rows={2} file={file} onChoose={setFile} />
       </Form>
     </Dialog>
   );

@@ -8,7 +8,7 @@ import { Link, useParams } from "react-router";
 import { get, path, post } from "../api/client.ts";
 import type { Report, TargetDetail } from "../api/types.ts";
 import { Nothing, PageHead } from "../components/page.tsx";
-import { evidenceOf, FileField } from "../components/paper.tsx";
+import { evidenceOf, EvidenceFields } from "../components/paper.tsx";
 import { ProblemAlert } from "../components/problem.tsx";
 import { Sparkline } from "../components/sparkline.tsx";
 import { MetTag, TargetStateTag } from "../components/tags.tsx";
@@ -369,12 +369,7 @@ function ReportForm({ target, onClose }: { target: TargetDetail; onClose(): void
             <DatePicker style={{ width: "100%" }} disabledDate={(day) => day.valueOf() > Date.now()} />
           </Form.Item>
         </div>
-        <Form.Item name="evidence_text" label={text.plan.evidence} rules={[{ required: true, whitespace: true }]}>
-          <Input.TextArea rows={4} maxLength={20_000} placeholder={text.plan.evidenceHint} />
-        </Form.Item>
-        <Form.Item label={text.plan.evidenceFile}>
-          <FileField file={file} onChoose={setFile} />
-        </Form.Item>
+        <EvidenceFields rows={4} placeholder={text.plan.evidenceHint} file={file} onChoose={setFile} />
       </Form>
     </Modal>
   );

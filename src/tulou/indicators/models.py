@@ -241,7 +241,6 @@ class Pages(Strict):
     layers: dict[Id, Layer] = Field(default_factory=dict, max_length=100)
     dashboards: dict[Id, Dashboard] = Field(default_factory=dict, max_length=50)
 
-
     def problems(self, pack: str, known: Catalogue, models: Mapping[str, Model], workflows: Collection[str]) -> Iterator[Problem]:
         """References of this file, which is of `pack`, to what is not `known`; its own layers are known, too."""
         for name, layer in self.layers.items():

@@ -65,7 +65,6 @@ class PackRegister:
         self.policy.require(actor, READ, ROOT)
         return schema(self.house.packs.known)
 
-
     async def record_changes(self) -> None:
         """Put what was installed and removed since the last start into the audit. Where a start ends in between, it is there twice."""
         home = self.house.settings.home
